@@ -1,0 +1,266 @@
+"""The nouns that cross between stages, and nothing else. Knows no torch.
+
+Clip         one utterance a user asks for: a row of the clip table
+FaceTrack    one face followed through one shot
+ClipSample   what extraction makes of a clip and training reads: words, face, speech
+Reject       a clip that gave no sample, and why: a row of rejects.csv
+FeatureSpec  how one kind of feature was made; the passport is one per modality
+ShardManifest  what lies in a tar, and by which passport
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = 1
+
+# FER+ order, as in the denseface encoder of MEmoBERT.
+EXPRESSIONS = (
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+)
+FACE_WIDTH = 342
+SAMPLE_RATE = 16_000
+
+_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
+_NOT_ID = re.compile(r"[^A-Za-z0-9_-]+")
+MAX_ID_LENGTH = 180  # file systems stop at 255 bytes; the field's suffix needs some of them
+
+
+class SchemaError(ValueError):
+    """Something read or built does not keep to its contract."""
+
+
+def slug(text: str) -> str:
+    """`text` with everything but letters, digits, - and _ turned into single underscores."""
+    return _NOT_ID.sub("_", text).strip("_")
+
+
+def clip_id(corpus: str, recording: str, start_seconds: float) -> str:
+    """Stable id of an utterance: corpus, recording, start in ms.
+
+    No dots (WebDataset splits keys there) and no slashes (nothing can leave its folder). A name
+    that has to be changed or cut to fit gets a digest of the original, so two never meet.
+    """
+    name = "-".join(part for part in (slug(corpus), slug(recording)) if part)
+    tail = f"-{round(start_seconds * 1000):06d}"
+    unsafe = slug(recording) != recording or slug(corpus) != corpus
+    if unsafe or len(name) + len(tail) > MAX_ID_LENGTH:
+        digest = hashlib.sha256(f"{corpus}\0{recording}".encode()).hexdigest()[:8]
+        tail = f"-{digest}{tail}"
+    return name[: MAX_ID_LENGTH - len(tail)] + tail
+
+
+def check_id(sample_id: str) -> None:
+    if not _ID_PATTERN.fullmatch(sample_id) or len(sample_id) > MAX_ID_LENGTH:
+        raise SchemaError(
+            f"bad clip id {sample_id!r}: expected 1 to {MAX_ID_LENGTH} letters, digits, - or _; "
+            "make ids with data_pipeline.schema.clip_id"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One utterance of the clip table, checked, with its video path made absolute."""
+
+    id: str
+    video: str
+    start: float = 0.0
+    """Seconds from the start of the video."""
+    end: float | None = None
+    """Seconds from the start of the video; None is the end of the file."""
+    text: str | None = None
+    """None asks for a transcript, when a transcriber is installed."""
+    speaker: str | None = None
+    recording: str | None = None
+    """What must never be split between train and test: dialogue, session, film."""
+    label: str | None = None
+    corpus: str = "clips"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceTrack:
+    """One face through one shot. F frames, in order of time; gaps in time are gaps in the face."""
+
+    seconds_F: np.ndarray
+    """[F] float32, from the clip's start."""
+    boxes_F4: np.ndarray
+    """[F, 4] float32: x0 y0 x1 y1, in pixels of the decoded frame."""
+    points_F52: np.ndarray
+    """[F, 5, 2] float32: left eye, right eye, nose, left and right mouth corner, in pixels."""
+    confidence_F: np.ndarray
+    """[F] float32, the detector's, 0 to 1; 0 where the box was filled in between two detections."""
+    frame_F: np.ndarray
+    """[F] int64, index into the decoded frames."""
+
+    def __len__(self) -> int:
+        return len(self.seconds_F)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """A clip that gave no sample."""
+
+    clip: str
+    stage: str
+    """The step that gave up: table, media, faces, voice, active_speaker, text, features."""
+    reason: str
+    """A short slug that can be counted: no_face, unreadable_video, nobody_speaks, ..."""
+    detail: str
+    """What was found, what was expected, what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """How one feature was made. Two features with unequal specs must never meet in one model."""
+
+    name: str
+    """Name of the encoder: a hub name, or the name on its model card."""
+    weights_sha256: str
+    layer: int
+    """Index into the hidden states; -1 is the last."""
+    pooling: int
+    """Mean over this many neighbouring states; 1 is none."""
+    rate_hz: float
+    """Feature frames per second, after pooling."""
+    width: int
+    preprocessing: str = ""
+    """What was done to the raw input that the weights do not say, such as `align5-64-perimage`."""
+
+
+Passport = dict[str, FeatureSpec]
+"""Modality ("face", "speech") to the spec of its feature."""
+
+
+def passport_to_json(passport: Passport) -> dict[str, Any]:
+    return {name: dataclasses.asdict(spec) for name, spec in sorted(passport.items())}
+
+
+def passport_from_json(data: dict[str, Any]) -> Passport:
+    try:
+        return {name: FeatureSpec(**spec) for name, spec in data.items()}
+    except TypeError as error:
+        raise SchemaError(f"bad feature passport: {error}; extract the shards again") from error
+
+
+def check_passport(found: Passport, expected: Passport, where: str) -> None:
+    """Raise unless every feature in `found` was made as `expected` says."""
+    problems = []
+    for name in sorted(found.keys() | expected.keys()):
+        mine, theirs = expected.get(name), found.get(name)
+        if mine is None or theirs is None:
+            problems.append(f"{name}: found {theirs}, expected {mine}")
+            continue
+        for f in dataclasses.fields(FeatureSpec):
+            a, b = getattr(theirs, f.name), getattr(mine, f.name)
+            if a != b:
+                problems.append(f"{name}.{f.name}: found {a!r}, expected {b!r}")
+    if problems:
+        raise SchemaError(
+            f"{where} was made by another feature passport:\n  "
+            + "\n  ".join(problems)
+            + "\nExtract these clips again with the model's encoders (data_pipeline.extract with "
+            "the config saved beside the model), or train on these shards from the start."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipSample:
+    """One utterance as training sees it. An absent modality is None, never rows of zeros.
+
+    F face frames (10 per second), S pooled speech states (60 ms each), D the speech encoder's
+    width.
+    """
+
+    id: str
+    text: str | None = None
+    words: list[str] = field(default_factory=list)
+    """As transcribed, in order; empty exactly when text is None."""
+    face: np.ndarray | None = None
+    """[F, 342] float16, the expression encoder's features of the active speaker's face."""
+    face_probs: np.ndarray | None = None
+    """[F, 8] float16, posterior over EXPRESSIONS."""
+    face_seconds: np.ndarray | None = None
+    """[F] float32, from the clip's start; a gap in it is a gap in the face."""
+    speech: np.ndarray | None = None
+    """[S, D] float16."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """corpus, recording, speaker, label, start, end (seconds), speaker_score."""
+
+    def check(self, passport: Passport) -> None:
+        """Raise SchemaError unless ids, shapes, dtypes and widths are as promised."""
+        check_id(self.id)
+        if (self.text is None) != (not self.words):
+            raise SchemaError(f"{self.id}: text {self.text!r} but words {self.words!r}")
+        face = (self.face, self.face_probs, self.face_seconds)
+        if any(x is None for x in face) != all(x is None for x in face):
+            raise SchemaError(f"{self.id}: face, face_probs and face_seconds go together")
+        if self.text is None and self.face is None and self.speech is None:
+            raise SchemaError(f"{self.id}: no text, no face and no speech")
+        if self.face is not None:
+            frames = len(self.face)
+            self._check_array("face", np.float16, (frames, passport["face"].width))
+            self._check_array("face_probs", np.float16, (frames, len(EXPRESSIONS)))
+            self._check_array("face_seconds", np.float32, (frames,))
+            if frames > 1 and not (np.diff(self.face_seconds) > 0).all():
+                raise SchemaError(f"{self.id}: face_seconds do not increase")
+        if self.speech is not None:
+            self._check_array("speech", np.float16, (len(self.speech), passport["speech"].width))
+
+    def _check_array(self, name: str, dtype: type, shape: tuple[int, ...]) -> None:
+        x = getattr(self, name)
+        if x.dtype != dtype or x.shape != shape or len(x) == 0:
+            raise SchemaError(
+                f"{self.id}: {name} is {x.dtype} {x.shape}, expected {np.dtype(dtype)} {shape}, "
+                "at least one row"
+            )
+        if not np.isfinite(x).all():
+            raise SchemaError(f"{self.id}: {name} holds values that are not finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardManifest:
+    """What lies in NNNNNN.tar; written beside it as NNNNNN.json, after it."""
+
+    format_version: int = FORMAT_VERSION
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    """Of the tar."""
+    task: str
+    """Digest of the clips and settings that this shard answers for; a rerun compares it."""
+    passport: dict[str, Any]
+    versions: dict[str, str]
+    """Libraries that made the features."""
+    samples: list[str]
+    """Ids, in the order of the tar."""
+    rejects: list[dict[str, str]]
+    """The clips of this task that gave no sample: samples + rejects = clips of the task."""
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "ShardManifest":
+        try:
+            data = json.loads(text)
+            manifest = cls(**data)
+        except (json.JSONDecodeError, TypeError) as error:
+            raise SchemaError(f"{where} is no shard manifest: {error}; extract it again") from error
+        if manifest.format_version != FORMAT_VERSION:
+            raise SchemaError(
+                f"{where} has format version {manifest.format_version}, this code reads "
+                f"{FORMAT_VERSION}; extract the shards again"
+            )
+        return manifest
