@@ -1,0 +1,29 @@
+PYTHON ?= python3.11
+VENV   ?= .venv
+CLIPS  ?=
+OUT    ?= runs/demo
+BIN    := $(VENV)/bin
+ENV    := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test test-fast lint clean
+
+demo: $(VENV)/.ready  ## the main job, from raw clips to an emotion: make demo [CLIPS=folder-or-table]
+	@$(ENV) python -m finetune.demo output=$(OUT) $(if $(CLIPS),clips=$(CLIPS))
+
+test: $(VENV)/.ready  ## every test
+	@$(ENV) python -m pytest -q
+
+test-fast: $(VENV)/.ready  ## the tests that take seconds
+	@$(ENV) python -m pytest -q -m "not slow and not distributed"
+
+lint: $(VENV)/.ready
+	@$(ENV) ruff check . && $(ENV) ruff format --check .
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade "pip>=25"
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
