@@ -1,0 +1,108 @@
+"""Start the text side, and the layers that all modalities share, from a BERT checkpoint.
+
+What a face and a voice need is new in any case; the word head is new too when the checkpoint is an
+encoder alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, BertConfig, BertForPreTraining
+from transformers.utils import logging
+
+from data_pipeline.weights import resolve_weights
+from pretrain.model.memobert import MEmoBert
+
+
+class BertError(ValueError):
+    """A checkpoint that is no BERT, or one of another size than the model."""
+
+
+def bert_shape(checkpoint: str) -> dict[str, int]:
+    """The arguments of MEmoBert that a BERT checkpoint fixes.
+
+    `MEmoBert(**bert_shape("bert-base-uncased"))` without `load_bert` is the "Direct" setting: the
+    same shape, nothing learned. `checkpoint` is any name that resolve_weights takes.
+    """
+    config = _config(checkpoint)
+    return {
+        "vocab_size": config.vocab_size,
+        "width": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "ffn_width": config.intermediate_size,
+        "max_text_positions": config.max_position_embeddings,
+    }
+
+
+def load_bert(model: MEmoBert, checkpoint: str) -> list[str]:
+    """Copy a BERT checkpoint into `model`; return lines for the log: what came in, what is new.
+
+    Raises:
+        BertError: the checkpoint is no BERT, or its sizes are not the model's.
+    """
+    _config(checkpoint)
+    found = _read_tensors(checkpoint)
+    own = dict(model.named_parameters())
+    wrong = [
+        f"{name}: {checkpoint} has {list(found[name].shape)}, the model {list(own[name].shape)}"
+        for name in own
+        if name in found and found[name].shape != own[name].shape
+    ]
+    layers = len({name.split(".")[2] for name in found if name.startswith("encoder.layer.")})
+    if layers != len(model.encoder.layer):
+        wrong.append(f"layers: {checkpoint} has {layers}, the model {len(model.encoder.layer)}")
+    if wrong:
+        raise BertError(
+            "the BERT checkpoint does not fit the model:\n  "
+            + "\n  ".join(wrong[:5])
+            + "\nBuild the model with bert_shape of the same checkpoint."
+        )
+    taken = [name for name in own if name in found]
+    with torch.no_grad():
+        for name in taken:
+            own[name].copy_(found[name])
+    new = [name for name in own if name not in found]
+    return [f"from {checkpoint}: {_summary(taken)}", f"new: {_summary(new)}"]
+
+
+def _config(checkpoint: str) -> Any:
+    folder = resolve_weights(checkpoint)
+    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
+        raise BertError(f"no config.json in {folder}; expected a BERT checkpoint of transformers")
+    config = AutoConfig.from_pretrained(folder)
+    if not isinstance(config, BertConfig) or config.hidden_act != "gelu":
+        raise BertError(
+            f"{checkpoint} is a {config.model_type} with {getattr(config, 'hidden_act', 'no')} "
+            "activation; expected a bert with gelu, such as bert-base-uncased"
+        )
+    return config
+
+
+def _read_tensors(checkpoint: str) -> dict[str, torch.Tensor]:
+    """What the checkpoint really holds, under MEmoBert's names; what it lacks is left out."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of missing tensors is ours to write
+    try:
+        bert, info = BertForPreTraining.from_pretrained(
+            resolve_weights(checkpoint), output_loading_info=True, dtype=torch.float32
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = set(info["missing_keys"])
+    return {
+        name.removeprefix("bert."): tensor.detach()
+        for name, tensor in bert.named_parameters()
+        if name not in missing
+    }
+
+
+def _summary(names: list[str]) -> str:
+    """`embeddings (5), encoder (96)`: parameters counted by the module that owns them."""
+    counts: dict[str, int] = {}
+    for name in names:
+        part = name.split(".")[0]
+        counts[part] = counts.get(part, 0) + 1
+    labels = {"cls": "word head", "embeddings": "text embeddings"}
+    return ", ".join(f"{labels.get(p, p)} ({n})" for p, n in counts.items()) or "nothing"

@@ -1,0 +1,111 @@
+"""From word pieces, face features and speech states to vectors of one width.
+
+text    word + position + type 0                            -> LN -> dropout   (BERT's own)
+face    LN(Linear(342 -> H)) + own position + type 1        -> LN -> dropout
+speech  LN(Linear(D -> H)) + own position + own type        -> LN -> dropout
+
+A masked frame comes in as zeros; the learned mask vector is added before the linear layer.
+
+Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a modality (face or speech),
+C feature width, H model width.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+FACE_HZ = 10.0
+"""Face frames per second."""
+SPEECH_HZ = 50.0 / 3.0
+"""Speech states per second: the mean of every 3 wav2vec2 states, 60 ms."""
+
+
+class TextEmbedder(nn.Module):
+    """BERT's embedder; also owner of the type table, whose second row goes to the faces."""
+
+    def __init__(self, vocab_size: int, width: int, max_positions: int, dropout: float) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocab_size, width)
+        self.position_embeddings = nn.Embedding(max_positions, width)
+        self.token_type_embeddings = nn.Embedding(2, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids_NT: torch.Tensor) -> torch.Tensor:
+        num_pieces, table = ids_NT.shape[1], self.position_embeddings.num_embeddings
+        if num_pieces > table:
+            raise ValueError(
+                f"a text of {num_pieces} word pieces, but the position table ends at {table} "
+                "(max_text_positions); lower the limit on word pieces"
+            )
+        x_NTH = self.word_embeddings(ids_NT)
+        x_NTH = x_NTH + self.position_embeddings.weight[:num_pieces]
+        x_NTH = x_NTH + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(x_NTH))
+
+
+class FrameEmbedder(nn.Module):
+    """Frames of features, one modality's: faces or speech.
+
+    `position_hz` None: a frame's position is its index among the frames kept (the reference).
+    Otherwise it is its time in ticks of that rate, so that a gap in the face is a gap in position
+    and equal positions of the two modalities' clocks are equal times.
+    """
+
+    def __init__(
+        self,
+        feature_width: int,
+        width: int,
+        max_positions: int,
+        dropout: float,
+        position_hz: float | None,
+        own_type: bool,
+    ) -> None:
+        super().__init__()
+        self.position_hz = position_hz
+        self.mask_embedding = nn.Embedding(2, feature_width, padding_idx=0)
+        self.linear = nn.Linear(feature_width, width)
+        # Not named LayerNorm: the reference decays this one's weight (see pretrain.optim).
+        self.input_norm = nn.LayerNorm(width, eps=1e-12)
+        self.position_embeddings = nn.Embedding(max_positions, width)
+        self.type_embedding = nn.Embedding(1, width) if own_type else None
+        self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        features_NFC: torch.Tensor,
+        masked_NF: torch.Tensor,
+        seconds_NF: torch.Tensor,
+        type_H: torch.Tensor,
+    ) -> torch.Tensor:
+        """`type_H` is BERT's type vector, used when the modality has none of its own."""
+        features_NFC = features_NFC.to(self.linear.weight.dtype)
+        features_NFC = features_NFC + self.mask_embedding(masked_NF.long())
+        x_NFH = self.input_norm(self.linear(features_NFC))
+        x_NFH = x_NFH + self._positions(seconds_NF)
+        x_NFH = x_NFH + (type_H if self.type_embedding is None else self.type_embedding.weight[0])
+        return self.dropout(self.LayerNorm(x_NFH))
+
+    def check_reach(self, num_frames: int, last_seconds: float, name: str) -> None:
+        """Raise ValueError if a frame lies beyond the position table.
+
+        Takes numbers the host knows (collate counted them), so the device is never waited for.
+        """
+        table = self.position_embeddings.num_embeddings
+        last = num_frames - 1
+        if self.position_hz is not None:
+            # A hair above one half: the device rounds in float32 and may land one higher.
+            last = math.floor(last_seconds * self.position_hz + 0.501)
+        if last >= table:
+            raise ValueError(
+                f"a {name} frame at position {last} ({last_seconds:.1f} s), but the position table "
+                f"ends at {table - 1} (max_frame_positions = {table}); raise it, or limit the "
+                f"frames of a clip (max_{name} in the limits)"
+            )
+
+    def _positions(self, seconds_NF: torch.Tensor) -> torch.Tensor:
+        if self.position_hz is None:
+            return self.position_embeddings.weight[: seconds_NF.shape[1]]
+        return self.position_embeddings(torch.round(seconds_NF * self.position_hz).long())
