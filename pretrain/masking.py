@@ -1,0 +1,180 @@
+"""Who is masked: whole words, and spans of frames (the rules of MEmoBERT, ICASSP 2022).
+
+Masking is data preparation: numpy in, numpy out, and every draw comes from (run seed, epoch, clip
+id) alone, so neither rank, nor batch, nor order changes what a clip looks like.
+
+Shapes: T word pieces with [CLS] and [SEP], W words, F frames of one modality, C feature width,
+V pieces that may replace another.
+"""
+
+import hashlib
+import math
+import numbers
+from dataclasses import dataclass
+
+import numpy as np
+
+TASKS = ("wwmlm", "span_mvfr", "span_mvfc_kl", "span_mafr")
+TASK_MODALITY = {
+    "wwmlm": "text",
+    "span_mvfr": "face",
+    "span_mvfc_kl": "face",
+    "span_mafr": "speech",
+}
+REFERENCE_WEIGHTS = {"wwmlm": 2.0, "span_mvfr": 1.0, "span_mvfc_kl": 1.0, "span_mafr": 1.0}
+IGNORED = -100
+"""Label of a piece that is no target."""
+
+
+class ClipDropped(Exception):
+    """A clip that training leaves out: `reason` is a slug to count, `detail` a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingSettings:
+    """How much is masked, and how."""
+
+    word_ratio: float = 0.15
+    """Chance of each whitespace word to be a target; at least one always is."""
+    face_ratio: float = 0.20
+    """Share of face frames in spans, before rounding down to whole spans."""
+    speech_ratio: float = 0.15
+    """Share of speech states in spans, before rounding down to whole spans."""
+    span_length: int = 3
+    """Frames in a span."""
+    dice: bool = True
+    """True, the paper's: one throw per utterance masks all spans (80 %), puts other spans of the
+    clip in their place (10 %) or leaves them (10 %). False: spans are always masked."""
+
+    def __post_init__(self) -> None:
+        for name in ("word_ratio", "face_ratio", "speech_ratio"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected above 0, up to 1")
+        if self.span_length < 1:
+            raise ValueError(f"span_length is {self.span_length}; expected 1 or more")
+
+
+def random_generator(*key: int | str) -> np.random.Generator:
+    """A generator that `key` alone decides, e.g. random_generator(seed, epoch, clip_id)."""
+    parts = [int(k) if isinstance(k, numbers.Integral) else str(k) for k in key]
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return np.random.default_rng(np.random.SeedSequence(int.from_bytes(digest, "little")))
+
+
+def draw_task(weights: dict[str, float], available: set[str], *key: int | str) -> str:
+    """One task of those `available`, by weight; `key` decides (clip by clip, or step by step).
+
+    Raises:
+        ClipDropped: no task of positive weight is available.
+        ValueError: a weight for a task that does not exist, or a negative one.
+    """
+    for name, weight in weights.items():
+        if name not in TASKS or weight < 0:
+            raise ValueError(f"weight {weight} for the task {name!r}; the tasks are {TASKS}")
+    names = [name for name in TASKS if name in available and weights.get(name, 0) > 0]
+    if not names:
+        raise ClipDropped(
+            "no_task", f"available: {sorted(available)}; weights: {weights}; nothing in common"
+        )
+    shares = np.array([weights[name] for name in names], dtype=np.float64)
+    # Its own key, so that the draw of the task and that of the mask are not one number.
+    return names[random_generator("task", *key).choice(len(names), p=shares / shares.sum())]
+
+
+def mask_words(
+    ids_T: np.ndarray,
+    word_T: np.ndarray,
+    ratio: float,
+    mask_id: int,
+    replacements_V: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whole-word masking: corrupted ids [T] and labels [T] (IGNORED where nothing is asked).
+
+    `word_T` is the index of the word a piece belongs to, -1 for special pieces. Each word is a
+    target with chance `ratio`, and one at least always is (the reference meant that too, but its
+    check never fired). A target word as a whole becomes [MASK]s (80 %), random pieces (10 %), or
+    stays (10 %).
+
+    Raises:
+        ClipDropped: there is no word.
+    """
+    words_W = np.unique(word_T[word_T >= 0])
+    if len(words_W) == 0:
+        raise ClipDropped("no_word_pieces", "its text has no piece that could be masked")
+    chosen_W = rng.random(len(words_W)) < ratio
+    if not chosen_W.any():
+        chosen_W[rng.integers(len(words_W))] = True
+    ids_T, labels_T = ids_T.copy(), np.full(len(ids_T), IGNORED, dtype=np.int64)
+    for word, throw in zip(words_W[chosen_W], rng.random(chosen_W.sum()), strict=True):
+        pieces = np.flatnonzero(word_T == word)
+        labels_T[pieces] = ids_T[pieces]
+        if throw < 0.8:
+            ids_T[pieces] = mask_id
+        elif throw < 0.9:
+            ids_T[pieces] = rng.choice(replacements_V, size=len(pieces))
+    return ids_T, labels_T
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CorruptedFrames:
+    """One modality of one clip, corrupted."""
+
+    features_FC: np.ndarray
+    """Zeros where masked; another span's features where replaced."""
+    masked_F: np.ndarray
+    """bool: where the model adds its mask vector."""
+    target_F: np.ndarray
+    """bool: where the original is asked for."""
+
+
+def num_spans(num_frames: int, ratio: float, span_length: int) -> int:
+    """floor(F x ratio / span): 2 for 36 faces at 0.20, 3 for 64 states at 0.15."""
+    # The small term keeps 15 x 0.2 / 3 a whole 1 on every machine.
+    return math.floor(num_frames * ratio / span_length + 1e-9)
+
+
+def mask_spans(
+    features_FC: np.ndarray, ratio: float, settings: MaskingSettings, rng: np.random.Generator
+) -> CorruptedFrames:
+    """Span masking of the frames [F, C] of one clip.
+
+    `num_spans` starts are drawn without replacement from [0, F - span - 1); spans may overlap. A
+    clip too short for a span has exactly one random frame masked, and so has a clip whose throw
+    says to leave the spans alone, since it would ask for nothing otherwise.
+    """
+    num_frames, length = len(features_FC), settings.span_length
+    range_of_starts = num_frames - length - 1
+    count = min(num_spans(num_frames, ratio, length), max(range_of_starts, 0))
+    throw = rng.random() if settings.dice else 0.0
+    features_FC = features_FC.copy()
+    masked_F, target_F = np.zeros(num_frames, dtype=bool), np.zeros(num_frames, dtype=bool)
+    if count == 0 or throw >= 0.9:
+        target_F[rng.integers(num_frames)] = True
+    else:
+        starts = rng.choice(range_of_starts, size=count, replace=False)
+        for start in starts:
+            target_F[start : start + length] = True
+        if throw >= 0.8:
+            _replace_spans(features_FC, starts, length, rng)
+            return CorruptedFrames(features_FC=features_FC, masked_F=masked_F, target_F=target_F)
+    masked_F |= target_F
+    features_FC[masked_F] = 0
+    return CorruptedFrames(features_FC=features_FC, masked_F=masked_F, target_F=target_F)
+
+
+def _replace_spans(
+    features_FC: np.ndarray, starts: np.ndarray, length: int, rng: np.random.Generator
+) -> None:
+    """Put another span of the clip, as it was, in the place of each."""
+    original_FC = features_FC.copy()
+    num_starts = len(features_FC) - length + 1
+    for start in starts:
+        other = rng.integers(num_starts - 1)
+        other += other >= start  # every start but this one
+        features_FC[start : start + length] = original_FC[other : other + length]
