@@ -1,0 +1,61 @@
+"""AdamW, which parameters it decays, and the learning rate over the steps.
+
+torch's own AdamW, under DeepSpeed too: DeepSpeed's fused one does not resume exactly.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+UNDECAYED = ("bias", "LayerNorm.weight")
+"""A parameter whose name holds one of these is not decayed. It is the reference's rule, names and
+all: the norms named LayerNorm, which are BERT's own and the last of each embedder, are spared;
+the norm after an embedder's linear layer (`input_norm`) and those of the frame heads (`norm`) are
+decayed, as there."""
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for an optimizer, decayed and not, in the model's order; frozen ones left out."""
+    decayed, spared = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (spared if any(part in name for part in UNDECAYED) else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+
+
+def build_adamw(
+    model: nn.Module,
+    *,
+    learning_rate: float = 5e-5,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-6,
+) -> torch.optim.AdamW:
+    """The reference's AdamW, with bias correction."""
+    groups = parameter_groups(model, weight_decay)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), eps=eps)
+
+
+def warmup_linear(step: int, warmup: int, total: int, floor: float = 0.0) -> float:
+    """Factor on the peak: 0 up to 1 over `warmup` steps, down to 0 at `total`, never below floor.
+
+    Steps count from 1: the first update of a run is step 1.
+    """
+    if not 0 <= warmup < total:
+        raise ValueError(
+            f"{warmup} warm-up steps of {total} in all; expected fewer warm-up steps than steps"
+        )
+    if step < warmup:
+        factor = step / warmup
+    else:
+        factor = (total - step) / (total - warmup)
+    return max(factor, floor)
+
+
+def learning_rate(step: int, *, peak: float, warmup: int, total: int, floor: float = 1e-8) -> float:
+    """The reference's rate at `step`: `warmup_linear` of the peak, and `floor` at the least."""
+    return max(peak * warmup_linear(step, warmup, total), floor)
