@@ -128,12 +128,12 @@ class Batch:
         return dataclasses.replace(self, targets=targets, **changed)
 
 
-def available_tasks(sample: ClipSample, limits: Limits) -> set[str]:
-    """The tasks whose modality the clip has, within the limits."""
+def available_tasks(sample: ClipSample, limits: Limits | None = None) -> set[str]:
+    """The tasks whose modality the clip has, and the limits (None: no limits) do not leave out."""
     has = {
-        "text": bool(sample.words) and limits.max_pieces != 0,
-        "face": sample.face is not None and limits.max_faces != 0,
-        "speech": sample.speech is not None and limits.max_speech != 0,
+        "text": bool(sample.words) and (limits is None or limits.max_pieces != 0),
+        "face": sample.face is not None and (limits is None or limits.max_faces != 0),
+        "speech": sample.speech is not None and (limits is None or limits.max_speech != 0),
     }
     return {task for task in TASKS if has[TASK_MODALITY[task]]}
 
@@ -269,7 +269,7 @@ def _pieces(
         room = min(room, limits.max_pieces)
     if num_pieces > room:
         raise ClipDropped(
-            "too_many_pieces", f"{sample.id} has {num_pieces} word pieces, the limit is {room}"
+            "text_too_long", f"{sample.id} has {num_pieces} word pieces, the limit is {room}"
         )
     return ids_T, word_T
 

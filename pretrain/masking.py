@@ -26,8 +26,19 @@ IGNORED = -100
 """Label of a piece that is no target."""
 
 
+DROP_REASONS = (
+    "text_too_long",
+    "no_word_pieces",
+    "beyond_positions",
+    "no_text",
+    "no_face",
+    "no_speech",
+    "no_task",
+)
+
+
 class ClipDropped(Exception):
-    """A clip that training leaves out: `reason` is a slug to count, `detail` a sentence."""
+    """A clip that training leaves out: `reason` is of DROP_REASONS, `detail` a sentence."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
