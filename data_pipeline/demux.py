@@ -1,0 +1,331 @@
+"""The first pass over a media file: its packets' times, its sound, and whether it breaks off.
+
+Containers say less than one hopes: durations are missing (live recordings) or estimated (MPEG),
+edit lists hide packets that decoders then skip, a cut file still promises its full length. The
+packets tell. Nothing but the sound and one frame is decoded here.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from data_pipeline.sound import SoundTrack
+
+MAX_PIXELS = 8192 * 4352
+_SEEK_SECONDS = 5.0
+"""Spans that start earlier are read from the beginning: seeking is not exact in every container."""
+_PREROLL_SECONDS = 0.5
+"""Sound decoded before the span: the first packets after a seek come out wrong (MP3, AAC)."""
+_MISSING_SECONDS = 0.25
+"""A file that ends so much before its declared end is cut; durations are seldom off by more."""
+_SLACK_SECONDS = 1e-3
+"""Many containers count in milliseconds: a frame this near to a span's bound lies on it."""
+
+
+class MediaError(Exception):
+    """A clip without frames and sound to give; `reason` is a slug, `detail` a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What the first pass found in a span. Times are in seconds from the file's time 0."""
+
+    origin: float
+    """The timestamp that is time 0: the earliest of the streams' beginnings, as in players."""
+    start: float
+    end: float
+    """Of the span: as asked for, or where the file's data end."""
+    frame_seconds: list[float]
+    """Of every frame of the span that can be shown, sorted; as the packets say."""
+    times_known: bool
+    """Every video packet of the span says its time."""
+    video_start: float
+    """Of the first frame of the file."""
+    truncated: bool
+    """The file promises more than it holds."""
+    width: int
+    """Of a frame as shown: upright, square pixels. 0 without picture."""
+    height: int
+    sound_T: np.ndarray | None
+    """float32, 16 kHz mono, index 0 = start; None without sound in the span."""
+    notes: list[str]
+    """What was odd, in sentences."""
+
+
+def scan(path: Path, start: float, end: float | None, max_seconds: float) -> Scan:
+    """Read the packets from `start` to `end` (seconds; None = to the end of the file).
+
+    Raises MediaError (no_video, empty_range, too_short left to the caller, too_long, too_large)
+    and whatever PyAV raises for a file that it cannot open.
+    """
+    for seek in (True, False) if start > _SEEK_SECONDS else (False,):
+        with av.open(str(path), metadata_errors="replace") as container:
+            reading = _Reading(container, path, start, end, max_seconds)
+            if reading.read(seek):
+                return reading.result()
+    raise AssertionError("reading from the beginning cannot miss it")
+
+
+class _Reading:
+    """One pass over one opened file. Times in here are the file's own timestamps, in seconds."""
+
+    def __init__(self, container, path, start, end, max_seconds) -> None:
+        self.container, self.path = container, path
+        self.video, self.audio = _streams(container, path)
+        self.origin = (container.start_time or 0) / av.time_base
+        self.start = self.origin + start
+        self.end = math.inf if end is None else self.origin + end
+        self.max_seconds = max_seconds
+        self.sound = SoundTrack(self.start, self.end)
+        self.first_frame: av.VideoFrame | None = None
+        self.key_seconds: float | None = None
+        self.frame_seconds: list[float] = []
+        self.video_end = -math.inf
+        self.num_video_packets = 0
+        self.times_known = True
+        self.at_end = False
+        self.broken = False
+        self.num_bad_sound = 0
+        self.declared_end = math.inf
+        if container.duration is not None:
+            self.declared_end = self.origin + container.duration / av.time_base
+            self._check_length(min(self.end, self.declared_end))
+
+    def read(self, seek: bool) -> bool:
+        """Go over the span; False when a seek came out behind the span's start."""
+        if seek:
+            target = round((self.start - _PREROLL_SECONDS) * av.time_base)
+            try:
+                self.container.seek(target, backward=True)
+            except av.FFmpegError:
+                return False
+        streams = [s for s in (self.video, self.audio) if s is not None]
+        reached = {s.index: -math.inf for s in streams}
+        packets = self.container.demux(streams)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                self.at_end = True
+                break
+            except av.FFmpegError as error:
+                # Everything up to here is good, and is used.
+                if self.num_video_packets == 0 and self.sound.last_seconds == -math.inf:
+                    raise
+                self.at_end = self.broken = True
+                del error
+                break
+            if packet.stream is self.video:
+                self._add_video(packet)
+            else:
+                self._add_audio(packet)
+            if packet.dts is not None:
+                now = float(packet.dts * packet.time_base)
+                reached[packet.stream.index] = now
+                self._check_length(min(now, self.end))
+                # A quarter second more lets the sound's decoder finish; a stream that is ten
+                # seconds ahead of the other shows that the other has ended.
+                past = [seconds >= self.end + 0.25 for seconds in reached.values()]
+                if all(past) or max(reached.values()) >= self.end + 10.0:
+                    break
+        if seek and self.video is not None and self.num_video_packets:
+            frame = self.first_frame
+            return frame is not None and frame.time is not None and frame.time <= self.start
+        return not (seek and self.video is None and self.sound.last_seconds == -math.inf)
+
+    def result(self) -> Scan:
+        if self.num_video_packets and self.first_frame is None:
+            raise MediaError(
+                "unreadable_video",
+                f"{self.path.name}: none of {self.num_video_packets} pictures can be decoded",
+            )
+        data_end = max(self.video_end, self.sound.last_seconds)
+        truncated = self._is_truncated(data_end)
+        end = min(self.end, data_end)
+        if end <= self.start:
+            raise MediaError("empty_range", self._empty_range(data_end, truncated))
+        notes = []
+        if truncated:
+            notes.append(f"the file breaks off at {data_end - self.origin:.2f} s")
+        if self.num_bad_sound:
+            notes.append(f"{self.num_bad_sound} sound packets cannot be decoded")
+        if self.video is not None and not self.frame_seconds:
+            notes.append("there is sound but no picture in this span")
+        width, height = _shown_size(self.video, self.first_frame)
+        return Scan(
+            origin=self.origin,
+            start=self.start - self.origin,
+            end=end - self.origin,
+            frame_seconds=[t - self.origin for t in sorted(self.frame_seconds)],
+            times_known=self.times_known,
+            video_start=self._video_start() - self.origin,
+            truncated=truncated,
+            width=width,
+            height=height,
+            sound_T=self.sound.samples(end - self.start),
+            notes=notes,
+        )
+
+    def _add_video(self, packet: av.Packet) -> None:
+        if self.first_frame is None:
+            try:
+                self.first_frame = next(iter(packet.decode()), None)
+            except av.FFmpegError:
+                pass  # a broken picture; the next may be whole, and none at all is an error later
+        if packet.is_corrupt:
+            self.broken = True
+            return
+        if not packet.size:
+            return
+        self.num_video_packets += 1
+        if packet.pts is None:
+            self.times_known = False
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is None or packet.is_discard:  # an edit list hides it: decoders drop it
+            return
+        seconds = float(stamp * packet.time_base)
+        if self.key_seconds is None:
+            if not packet.is_keyframe:
+                return
+            self.key_seconds = seconds
+        if seconds < self.key_seconds:
+            return  # refers to pictures before the first whole one
+        rate = self.video.average_rate or self.video.guessed_rate or 25
+        length = float(packet.duration * packet.time_base) if packet.duration else float(1 / rate)
+        self.video_end = max(self.video_end, seconds + length)
+        if in_span(seconds, self.start, self.end):
+            self.frame_seconds.append(seconds)
+
+    def _add_audio(self, packet: av.Packet) -> None:
+        if packet.pts is not None:
+            if float(packet.pts * packet.time_base) < self.start - _PREROLL_SECONDS:
+                return
+        try:
+            for frame in packet.decode():
+                self.sound.add(frame)
+        except av.FFmpegError:
+            self.num_bad_sound += 1
+
+    def _check_length(self, reached: float) -> None:
+        if reached - self.start > self.max_seconds:
+            raise MediaError(
+                "too_long",
+                f"the clip of {self.path.name} is longer than {self.max_seconds:g} s; cut it into "
+                "utterances with start and end, or put an .srt beside the video",
+            )
+
+    def _is_truncated(self, data_end: float) -> bool:
+        if not self.at_end:
+            return False
+        missing = min(self.end, self.declared_end) - data_end
+        if self.video is not None and self.video.duration is not None:
+            declared = self._video_start() + float(self.video.duration * self.video.time_base)
+            missing = max(missing, min(self.end, declared) - self.video_end)
+        return self.broken or (math.isfinite(missing) and missing > _MISSING_SECONDS)
+
+    def _video_start(self) -> float:
+        if self.video is None:
+            return self.origin
+        if self.video.start_time is not None:
+            return float(self.video.start_time * self.video.time_base)
+        return self.origin if self.key_seconds is None else self.key_seconds
+
+    def _empty_range(self, data_end: float, truncated: bool) -> str:
+        known = data_end if math.isfinite(data_end) else self.declared_end
+        ends = (
+            f"ends at {known - self.origin:.2f} s" if math.isfinite(known) else "has ended by then"
+        )
+        cut = " (it breaks off there)" if truncated else ""
+        return (
+            f"the clip starts at {self.start - self.origin:.2f} s, but {self.path.name} {ends}{cut}"
+        )
+
+
+def decode_video(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame]]:
+    """(seconds from the file's time 0, frame) of each frame of the span, times increasing.
+
+    Frames that come out damaged are left out.
+    """
+    for seek in (True, False) if found.start > _SEEK_SECONDS else (False,):
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream, _ = _streams(container, path)
+            stream.codec_context.thread_count = 1
+            if seek:
+                try:
+                    container.seek(
+                        round((found.origin + found.start) * av.time_base), backward=True
+                    )
+                except av.FFmpegError:
+                    continue
+            last = -math.inf
+            for frame in _whole_frames(container, stream):
+                if frame.time is None:
+                    continue
+                seconds = frame.time - found.origin
+                if seek and last == -math.inf and seconds > found.start + _SLACK_SECONDS:
+                    break  # came out behind the start: read from the beginning instead
+                if seconds >= found.end - _SLACK_SECONDS and math.isfinite(last):
+                    return
+                if seconds > last and in_span(seconds, found.start, found.end):
+                    yield seconds, frame
+                last = max(last, seconds)
+            else:
+                return
+
+
+def in_span(seconds: float, start: float, end: float) -> bool:
+    return start - _SLACK_SECONDS <= seconds < end - _SLACK_SECONDS
+
+
+def _whole_frames(container, stream) -> Iterator[av.VideoFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+            frames = [] if packet.is_corrupt else packet.decode()
+        except StopIteration:
+            return
+        except av.InvalidDataError:
+            continue
+        yield from (frame for frame in frames if not frame.is_corrupt)
+
+
+def _streams(container, path: Path):
+    """The best video (cover pictures are none) and audio stream, either of them or None."""
+    video = container.streams.best("video")
+    if video is not None and Disposition.attached_pic in video.disposition:
+        video = None
+    audio = container.streams.best("audio")
+    for stream in (video, audio):
+        if stream is not None and stream.codec_context is None:
+            raise MediaError("unreadable_video", f"{path.name}: {stream.type} of an unknown codec")
+    if video is None and audio is None:
+        raise MediaError("no_video", f"{path.name} holds neither picture nor sound")
+    if video is not None and video.codec_context.width * video.codec_context.height > MAX_PIXELS:
+        size = f"{video.codec_context.width} x {video.codec_context.height}"
+        raise MediaError(
+            "too_large", f"{path.name} has frames of {size}; expected at most {MAX_PIXELS:,} pixels"
+        )
+    return video, audio
+
+
+def _shown_size(stream, frame: av.VideoFrame | None) -> tuple[int, int]:
+    """Width and height of `frame` turned upright and with square pixels."""
+    if frame is None:
+        return 0, 0
+    width, height = frame.width, frame.height
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    # Old PAL and NTSC tapes are off by a few percent, which no detector minds; DVDs by 40.
+    if aspect and abs(aspect - 1) > 0.1:
+        width = 2 * round(width * aspect / 2)
+    return (height, width) if round(frame.rotation / 90) % 2 else (width, height)

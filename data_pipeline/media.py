@@ -1,0 +1,298 @@
+"""One clip's frames, with their true times, and its sound.
+
+    media = open_clip(clip)
+    media.sound_T                       float32 [T], 16 kHz mono, index 0 = the clip's start
+    for window in media.windows():      at most 10 s and 256 MB of frames at a time
+        window.frames_NHW3, window.seconds_N
+
+A first pass with PyAV goes over the packets of the clip's span: it decodes the sound, reads every
+frame's time and finds out whether the file breaks off. Then decord decodes the frames, once. It is
+the fastest of the maintained decoders here for whole clips, but it cannot open AV1, and where data
+are missing it repeats frames without a word; so its times are held against those of the first
+pass, and where they differ, or the file is cut, PyAV decodes the frames too. `media.decoder` says
+which did and why. Both give the same frames (tests/data_pipeline/test_media.py).
+
+Time 0 of a file is the earliest of its streams' beginnings, as in players.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from data_pipeline.demux import MediaError, Scan, decode_video, scan
+from data_pipeline.schema import Clip
+
+__all__ = ["ClipMedia", "FrameWindow", "MediaError", "open_clip"]
+
+MIN_SECONDS = 0.2
+"""Shorter clips hold neither a word nor two face frames."""
+MAX_SECONDS = 1800.0
+"""Longer clips are films that nobody cut; half an hour of sound alone is 115 MB."""
+MAX_WINDOW_BYTES = 256_000_000
+_DECORD_FRAMES = 32
+"""Frames asked of decord at once: it holds them twice, in its own array and in ours."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrameWindow:
+    """Neighbouring frames of a clip: at most `window_seconds` and MAX_WINDOW_BYTES of them."""
+
+    frames_NHW3: np.ndarray
+    """uint8 RGB, upright."""
+    seconds_N: np.ndarray
+    """float64, each frame's own time from the clip's start."""
+    index_N: np.ndarray
+    """int64, counted over all windows of the clip."""
+
+
+def open_clip(
+    clip: Clip,
+    *,
+    frames_per_second: float = 25.0,
+    window_seconds: float = 10.0,
+    max_height: int = 720,
+    decoder: str = "decord",
+    max_seconds: float = MAX_SECONDS,
+) -> "ClipMedia":
+    """Open `clip`, decode its sound, get ready to decode its frames.
+
+    frames_per_second: at most so many; of a faster video the frame nearest to each tick is given.
+    max_height: taller frames are scaled down to it. decoder: "decord" or "pyav".
+
+    A file without picture, or with none in the clip's span, gives a ClipMedia with has_video False.
+
+    Raises MediaError: missing_file, unreadable_video, no_video (no sound either), empty_range (the
+    clip starts after the file's end), too_short, too_long, too_large.
+    """
+    if decoder not in ("decord", "pyav"):
+        raise ValueError(f"no decoder {decoder!r}; there are decord and pyav")
+    path = Path(clip.video)
+    if not path.exists():
+        raise MediaError("missing_file", f"no file {path}; paths are relative to the clip table")
+    try:
+        found = scan(path, clip.start, clip.end, max_seconds)
+    except (av.FFmpegError, OSError) as error:
+        what = getattr(error, "strerror", None) or str(error)
+        raise MediaError(
+            "unreadable_video", f"{path.name} ({path.stat().st_size:,} bytes): {what}"
+        ) from error
+    if found.end - found.start < MIN_SECONDS:
+        raise MediaError(
+            "too_short",
+            f"{found.end - found.start:.3f} s of {path.name}; expected at least {MIN_SECONDS:g} s",
+        )
+    scale = min(1.0, max_height / max(1, found.height))
+    size = (found.width, found.height)
+    return ClipMedia(
+        path=path,
+        scan=found,
+        size=size if scale == 1.0 else (_even(size[0] * scale), _even(size[1] * scale)),
+        frames_per_second=frames_per_second,
+        window_seconds=window_seconds,
+        decoder=decoder,
+    )
+
+
+class ClipMedia:
+    """One opened clip. The sound is at hand; frames are decoded as `windows` is read."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        scan: Scan,
+        size: tuple[int, int],
+        frames_per_second: float,
+        window_seconds: float,
+        decoder: str,
+    ) -> None:
+        self.path = path
+        self.duration = scan.end - scan.start
+        """Seconds."""
+        self.has_video = bool(scan.frame_seconds)
+        self.width, self.height = size if self.has_video else (0, 0)
+        """Of the frames that `windows` gives; 0 without video."""
+        self.sound_T = scan.sound_T
+        """float32 [T], 16 kHz mono, None without sound; zeros where a file has no sound yet."""
+        self.truncated = scan.truncated
+        """The file promises more than it holds; what it holds is given."""
+        self.notes = list(scan.notes)
+        """Sentences for the log: what was odd about the file."""
+        self.decoder = "none: there is no picture"
+        """Which decoder gives the frames, and why."""
+        self._scan = scan
+        self._rate, self._window_seconds = frames_per_second, window_seconds
+        self._reader: Any = None
+        self._reader_first = 0
+        if self.has_video:
+            self._choose_decoder(decoder)
+
+    def windows(self) -> Iterator[FrameWindow]:
+        """The clip's frames in order, none twice; the last frame of one window is not repeated.
+
+        Raises MediaError unreadable_video when no frame at all can be decoded.
+        """
+        if not self.has_video:
+            return
+        shape = (self.height, self.width, 3)
+        room = min(
+            math.ceil(self._window_seconds * self._rate), MAX_WINDOW_BYTES // math.prod(shape)
+        )
+        frames_NHW3, seconds = np.empty((0, *shape), np.uint8), []
+        first = 0
+        for second, frame_HW3 in self._frames():
+            if len(seconds) == room or (seconds and second - seconds[0] >= self._window_seconds):
+                yield _window(frames_NHW3, seconds, first)
+                first, seconds = first + len(seconds), []
+            if not seconds:  # a new array: the reader may keep the last window
+                frames_NHW3 = np.empty((max(1, room), *shape), np.uint8)
+            frames_NHW3[len(seconds)] = frame_HW3
+            seconds.append(second)
+        if seconds:
+            yield _window(frames_NHW3, seconds, first)
+        elif first == 0:
+            raise MediaError("unreadable_video", f"{self.path.name}: no frame can be decoded")
+
+    def _choose_decoder(self, decoder: str) -> None:
+        if decoder == "pyav":
+            self.decoder = "pyav: asked for"
+        elif self.truncated:
+            self.decoder = "pyav: the file breaks off, where decord would repeat frames"
+        elif not self._scan.times_known:
+            self.decoder = "pyav: some frames carry no time, which decord would guess"
+        else:
+            try:
+                self._reader, self._reader_first = self._open_decord()
+            except _DecordUnfitError as error:
+                self.decoder = f"pyav: {error}"
+            else:
+                self.decoder = "decord: asked for"
+
+    def _open_decord(self) -> tuple[Any, int]:
+        """decord's reader, and its index of the span's first frame."""
+        try:
+            import decord
+        except ImportError:
+            raise _DecordUnfitError("decord is not installed") from None
+        decord.logging.set_level(decord.logging.QUIET)
+        try:
+            # One thread: decord's own choice, 0, was the slowest, and extraction runs a process
+            # a core anyway.
+            reader = decord.VideoReader(
+                str(self.path), num_threads=1, width=self.width, height=self.height
+            )
+            stamps = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        except (RuntimeError, decord.DECORDError) as error:
+            reason = str(error).strip().splitlines()[0][-100:]
+            raise _DecordUnfitError(f"decord cannot open it ({reason})") from error
+        # decord counts from the video's first frame, not from the file's time 0.
+        seconds = stamps.astype(np.float64) + self._scan.video_start
+        wanted = self._scan.frame_seconds
+        first = int(np.argmin(np.abs(seconds - wanted[0])))
+        found = seconds[first : first + len(wanted)]
+        if len(found) < len(wanted) or np.abs(found - wanted).max() > 2e-3:
+            raise _DecordUnfitError("decord's frame times are not the file's")
+        return reader, first
+
+    def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
+        """(seconds from the clip's start, frame [H, W, 3]) of the frames nearest to the ticks."""
+        given = 0
+        if self._reader is not None:
+            try:
+                for item in self._frames_decord():
+                    yield item
+                    given += 1
+                return
+            except _DecordUnfitError as error:
+                self.decoder = f"pyav: {error}, after {given} frames"
+                self._reader = None
+        for k, item in enumerate(self._frames_pyav()):
+            if k >= given:
+                yield item
+
+    def _frames_decord(self) -> Iterator[tuple[float, np.ndarray]]:
+        import decord
+
+        ticks = _Ticks(self._rate)
+        seconds = self._scan.frame_seconds
+        picks = [k - 1 for k, second in enumerate(seconds) if ticks.passes_previous(second)]
+        if ticks.passes_previous(None):
+            picks.append(len(seconds) - 1)
+        for k in range(0, len(picks), _DECORD_FRAMES):
+            some = picks[k : k + _DECORD_FRAMES]
+            try:
+                frames = self._reader.get_batch([self._reader_first + i for i in some]).asnumpy()
+            except (RuntimeError, decord.DECORDError) as error:
+                reason = str(error).strip().splitlines()[0][-100:]
+                raise _DecordUnfitError(f"decord gave up ({reason})") from error
+            for i, frame_HW3 in zip(some, frames, strict=True):
+                yield seconds[i] - self._scan.start, frame_HW3
+
+    def _frames_pyav(self) -> Iterator[tuple[float, np.ndarray]]:
+        ticks = _Ticks(self._rate)
+        previous: tuple[float, av.VideoFrame] | None = None
+        for second, frame in decode_video(self.path, self._scan):
+            if ticks.passes_previous(second):
+                yield previous[0] - self._scan.start, self._upright(previous[1])
+            previous = second, frame
+        if previous is not None and ticks.passes_previous(None):
+            yield previous[0] - self._scan.start, self._upright(previous[1])
+
+    def _upright(self, frame: av.VideoFrame) -> np.ndarray:
+        """RGB [height, width, 3]; scaled first, then turned, as the file's display matrix says."""
+        turns = round(frame.rotation / 90) % 4
+        width, height = (self.width, self.height)[:: -1 if turns % 2 else 1]
+        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
+        return np.rot90(rgb.to_ndarray(), turns)
+
+
+class _DecordUnfitError(Exception):
+    """Why decord cannot decode this clip."""
+
+
+class _Ticks:
+    """Picks, of a stream of frame times, the nearest to each tick of a grid; none twice.
+
+    The grid starts at the first frame, so that a video of the asked-for rate gives every frame.
+    Whether a frame is the nearest shows when the next one comes: the answer is one frame late.
+    """
+
+    def __init__(self, frames_per_second: float) -> None:
+        self._rate = frames_per_second
+        self._tick = 0
+        self._first: float | None = None
+        self._previous = 0.0
+
+    def passes_previous(self, seconds: float | None) -> bool:
+        """Give the next frame's time (None: no more); is the one before it a pick?"""
+        if self._first is None:
+            self._first = self._previous = seconds
+            return False
+        # Up to here the previous frame is the nearest one; behind the last, half a tick.
+        reach = self._previous + 0.5 / self._rate
+        if seconds is not None:
+            reach = (self._previous + seconds) / 2
+        # Half a millisecond, the rounding of containers that count in milliseconds.
+        ahead = (reach + 5e-4 - self._first) * self._rate
+        picked = self._tick <= ahead
+        self._tick = max(self._tick, math.floor(ahead) + 1)
+        if seconds is not None:
+            self._previous = seconds
+        return picked
+
+
+def _window(frames_NHW3: np.ndarray, seconds: list[float], first: int) -> FrameWindow:
+    return FrameWindow(
+        frames_NHW3=frames_NHW3[: len(seconds)],
+        seconds_N=np.array(seconds, dtype=np.float64),
+        index_N=np.arange(first, first + len(seconds), dtype=np.int64),
+    )
+
+
+def _even(x: float) -> int:
+    return max(2, 2 * round(x / 2))
