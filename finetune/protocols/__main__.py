@@ -1,0 +1,60 @@
+"""python -m finetune.protocols make --shards FOLDER --by speaker --folds 5 --output FILE"""
+
+import argparse
+import logging
+import sys
+
+from data_pipeline.config import ConfigError, load_config
+from data_pipeline.schema import SchemaError
+from finetune.config import FinetuneConfig
+from finetune.datasets import DatasetError, LabelMap, read_labelled
+from finetune.protocols import ProtocolError, make_protocol, save_protocol
+
+log = logging.getLogger("finetune.protocols")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m finetune.protocols", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", help="deal the labelled clips of some shards into folds")
+    make.add_argument("--shards", nargs="+", help="shard folders; default: those of the config")
+    make.add_argument("--config", help="finetuning config: its label map and shard folders")
+    make.add_argument("--by", choices=["speaker", "recording", "clip"], default="speaker")
+    make.add_argument("--folds", type=int, default=5)
+    make.add_argument("--no-dev", action="store_true", help="folds of train and test alone")
+    make.add_argument(
+        "--allow-shared-speakers",
+        action="store_true",
+        help="let a speaker be in training and test; such results show mechanics, not accuracy",
+    )
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--name", help="default: corpus and grouping")
+    make.add_argument("--output", required=True, help="fold file to write")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        data = load_config(FinetuneConfig, args.config, []).data
+        labels = LabelMap.build(data.labels, data.ignore_labels)
+        found = read_labelled(args.shards or data.shards, labels)
+        protocol = make_protocol(
+            found.clips,
+            name=args.name or f"{found.corpus}-{args.by}{args.folds}",
+            by=args.by,
+            num_folds=args.folds,
+            dev=not args.no_dev,
+            allow_shared_speakers=args.allow_shared_speakers,
+            seed=args.seed,
+        )
+        save_protocol(protocol, args.output)
+    except (ConfigError, DatasetError, ProtocolError, SchemaError) as error:
+        log.error("%s", error)
+        return 2
+    for line in found.summary():
+        log.info("%s", line)
+    log.info("%s: %d folds, sha256 %s", args.output, len(protocol.folds), protocol.sha256[:12])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Fold files: read, check, write."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from data_pipeline.shards import atomic_file
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "dev", "test")
+Group = Literal["speaker", "recording", "clip"]
+_strict = ConfigDict(extra="forbid")
+
+
+class ProtocolError(ValueError):
+    """A fold file that cannot be used, or that does not fit the clips."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class Fold:
+    """Units of the three splits: `corpus/speaker`, `corpus/recording`, or clip ids."""
+
+    train: tuple[str, ...]
+    dev: tuple[str, ...] = ()
+    """May be empty: then the last step is the one reported."""
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class Protocol:
+    """One way of dividing a corpus."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    version: int = 1
+    """Raised whenever the folds change."""
+    group: Group
+    """What a unit of the folds is, and what must never lie in two splits of one fold."""
+    allow_shared_speakers: bool = False
+    """True: a speaker may be in training and test. Such results show mechanics, not accuracy."""
+    note: str = ""
+    folds: tuple[Fold, ...]
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(f"format version {self.format_version}, this code reads 1")
+        if not self.folds:
+            raise ValueError("no folds")
+        if self.group == "clip" and not self.allow_shared_speakers:
+            raise ValueError(
+                "folds of single clips put one speaker into training and test; set "
+                "allow_shared_speakers to true if that is meant, or group by speaker"
+            )
+        for number, fold in enumerate(self.folds):
+            for split in SPLITS:
+                units = getattr(fold, split)
+                twice = sorted({unit for unit in units if units.count(unit) > 1})
+                if twice:
+                    raise ValueError(f"fold {number}: {split} lists {some(twice)} twice")
+            for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
+                both = sorted(set(getattr(fold, a)) & set(getattr(fold, b)))
+                if both:
+                    raise ValueError(
+                        f"fold {number}: {self.group} {some(both)} in {a} and in {b}; a unit "
+                        "belongs to one split of a fold"
+                    )
+            if not fold.train or not fold.test:
+                empty = "train" if not fold.train else "test"
+                raise ValueError(f"fold {number}: {empty} is empty")
+
+    def to_json(self) -> str:
+        return TypeAdapter(Protocol).dump_json(self, indent=1).decode() + "\n"
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what the file says, whatever its layout."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def load_protocol(path: str | Path) -> Protocol:
+    """Read a fold file. Raises ProtocolError that says what is wrong with it."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ProtocolError(
+            f"no fold file {path}; make one with python -m finetune.protocols make --shards FOLDER "
+            f"--by speaker --folds 5 --output {path}"
+        ) from None
+    except ValueError as error:
+        raise ProtocolError(f"{path} is not JSON: {error}") from error
+    try:
+        return TypeAdapter(Protocol).validate_python(data)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise ProtocolError(f"{path} is no protocol:\n" + "\n".join(lines)) from error
+
+
+def save_protocol(protocol: Protocol, path: str | Path) -> None:
+    """Write a fold file, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(protocol.to_json().encode())
+
+
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """The first few of many names, for a message."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

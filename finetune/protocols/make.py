@@ -1,0 +1,80 @@
+"""Folds for a corpus that has no published protocol."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from finetune.protocols.files import Fold, Group, Protocol, ProtocolError
+
+if TYPE_CHECKING:
+    from finetune.datasets import LabelledClip
+
+
+def make_protocol(
+    clips: "Sequence[LabelledClip]",
+    *,
+    name: str,
+    by: Group,
+    num_folds: int,
+    dev: bool = True,
+    allow_shared_speakers: bool = False,
+    seed: int = 0,
+) -> Protocol:
+    """Deal the units of `clips` into parts; fold k is judged on part k and chooses on part k + 1.
+
+    Units go, the largest first, to the part that has fewest clips of the unit's classes, then
+    fewest clips: parts come out even in size and in classes. The same clips and seed give the
+    same folds. dev=False leaves the dev split empty (the last step is reported then).
+    Raises ProtocolError for fewer units than parts, or clips without the unit's name.
+    """
+    smallest = 3 if dev else 2
+    if num_folds < smallest:
+        raise ProtocolError(
+            f"{num_folds} folds; train{', dev' if dev else ''} and test need at least {smallest}"
+            + ("; or leave dev out (--no-dev)" if dev else "")
+        )
+    classes: dict[str, Counter[int]] = defaultdict(Counter)
+    for clip in clips:
+        classes[clip.unit(by)][clip.label] += 1
+    if len(classes) < num_folds:
+        raise ProtocolError(
+            f"{len(classes)} {by}s in {len(clips)} labelled clips, too few for {num_folds} folds; "
+            "take fewer folds" + (", or group by clip" if by != "clip" else "")
+        )
+
+    def order(unit: str) -> tuple[int, list[int], bytes]:
+        draw = hashlib.sha256(f"{seed}/{unit}".encode()).digest()
+        return -classes[unit].total(), sorted(classes[unit]), draw
+
+    parts: list[list[str]] = [[] for _ in range(num_folds)]
+    filled: list[Counter[int]] = [Counter() for _ in range(num_folds)]
+    for unit in sorted(classes, key=order):
+        k = min(
+            range(num_folds),
+            key=lambda k: (
+                sum(filled[k][c] * n for c, n in classes[unit].items()),
+                filled[k].total(),
+                k,
+            ),
+        )
+        parts[k].append(unit)
+        filled[k] += classes[unit]
+    folds = []
+    for k in range(num_folds):
+        chosen = (k + 1) % num_folds if dev else None
+        train = [u for i, part in enumerate(parts) if i not in (k, chosen) for u in part]
+        folds.append(
+            Fold(
+                train=tuple(sorted(train)),
+                dev=tuple(sorted(parts[chosen])) if dev else (),
+                test=tuple(sorted(parts[k])),
+            )
+        )
+    return Protocol(
+        name=name,
+        group=by,
+        allow_shared_speakers=allow_shared_speakers,
+        note=f"dealt by {by} into {num_folds} parts, seed {seed}",
+        folds=tuple(folds),
+    )
