@@ -1,0 +1,206 @@
+"""What a finetuning run can be told. Defaults are those of MEmoBERT's own runs.
+
+The four settings differ in where the weights come from and in how an emotion is read off:
+
+    direct             new weights                 linear head on [CLS]
+    bert_direct        text side from BERT         linear head
+    pretrain_finetune  multimodal checkpoint       linear head
+    pretrain_prompt    multimodal checkpoint       "I am [MASK] .", no new weights
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from finetune.datasets import Modality
+from finetune.protocols import Group
+
+Setting = Literal["direct", "bert_direct", "pretrain_finetune", "pretrain_prompt"]
+SETTINGS: tuple[Setting, ...] = ("direct", "bert_direct", "pretrain_finetune", "pretrain_prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deal:
+    """Folds for clips without a protocol of their own."""
+
+    by: Group = "speaker"
+    """What is never split: speaker, recording or (with allow_shared_speakers) single clips."""
+    folds: int = 5
+    dev: bool = True
+    """Give each fold a dev split; without one, selection must be `last`."""
+    allow_shared_speakers: bool = False
+    """Let a speaker be in training and test; such results show mechanics, not accuracy."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    shards: tuple[str, ...] = ("runs/demo/samples/shards",)
+    """Folders that extraction wrote."""
+    protocol: str | None = None
+    """Fold file; make one with python -m finetune.protocols make. None deals the folds as `deal`
+    says and writes the file to `output`."""
+    deal: Deal = Deal()
+    labels: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            "anger": ("anger", "angry", "ang"),
+            "happy": ("happy", "happiness", "joy", "hap", "excited", "exc"),
+            "neutral": ("neutral", "neu"),
+            "sad": ("sad", "sadness"),
+        }
+    )
+    """Class -> the labels of the clip table that mean it (case aside). A map in a YAML replaces
+    this one whole."""
+    ignore_labels: tuple[str, ...] = ()
+    """Labels whose clips are left out, and counted; "*" is every label that no class lists."""
+    modalities: tuple[Modality, ...] = ("text", "face", "speech")
+    """What the model may see, in training and in test."""
+    modality_cases: Literal["full", "seven"] = "full"
+    """seven: each training step sees one of the seven non-empty subsets of `modalities`, drawn
+    evenly, as in MEmoBERT's best prompt runs; dev and test always see all of `modalities`."""
+    max_text_pieces: int = 120
+    """Word pieces of an utterance; the rest is cut off, the prompt never is."""
+    max_faces: int | None = None
+    """Face frames, from the start. None is as many as the checkpoint was pretrained on (MEmoBERT:
+    36), or without a checkpoint all that the model has positions for."""
+    max_speech_states: int | None = None
+    """Speech states of 60 ms, from the start; None as above (MEmoBERT: 64, which is 3.8 s)."""
+
+    def __post_init__(self) -> None:
+        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(
+                f"modalities {list(self.modalities)}; expected one or more, none twice"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    checkpoint: str | None = "runs/demo/samples/pretrain"
+    """Folder of a pretraining run or of one checkpoint. It also gives direct and bert_direct their shape."""
+    bert: str = "bert-base-uncased"
+    """BERT checkpoint of bert_direct: a folder, a hub name or package:MODULE/FOLDER."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    template: str = "{text} I am [MASK] ."
+    """{text} is the utterance, given a full stop unless it ends in ? ! or . ; without text the
+    rest stands alone. The space before the last full stop is meant: older BERT tokenizers do not
+    know "[MASK]."."""
+    words: dict[str, str] = field(default_factory=dict)
+    """Class -> the word that stands for it, one piece of the vocabulary; default: the class."""
+    decode: Literal["label_words", "vocabulary"] = "label_words"
+    """vocabulary: the likeliest of all words wins, and one that stands for no class is wrong; as
+    MEmoBERT's first release did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one setting is trained."""
+
+    learning_rate: float = 5e-5
+    """Peak."""
+    warmup_steps: int = 0
+    """Steps of linear rise; then the rate falls linearly to 0."""
+    num_steps: int = 2000
+    patience: int | None = None
+    """Evaluations without a better UA after which training stops; None never stops early."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.num_steps:
+            raise ValueError(
+                f"{self.warmup_steps} warmup_steps of {self.num_steps} num_steps; expected fewer "
+                "steps of warm-up than steps, and at least one step"
+            )
+        if self.learning_rate <= 0 or (self.patience is not None and self.patience < 1):
+            raise ValueError(
+                f"learning_rate {self.learning_rate}, patience {self.patience}; expected a rate "
+                "above 0, and a patience of at least 1 or null"
+            )
+
+
+# A class for each default, so that a YAML which sets one field of a plan keeps the others.
+@dataclass(frozen=True, kw_only=True)
+class ScratchPlan(Plan):
+    patience: int | None = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPlan(Plan):
+    num_steps: int = 1500
+    patience: int | None = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptPlan(Plan):
+    learning_rate: float = 3e-5
+    warmup_steps: int = 100
+    num_steps: int = 2500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plans:
+    direct: ScratchPlan = ScratchPlan()
+    bert_direct: ScratchPlan = ScratchPlan()
+    pretrain_finetune: CheckpointPlan = CheckpointPlan()
+    pretrain_prompt: PromptPlan = PromptPlan()
+
+    def of(self, setting: Setting) -> Plan:
+        return getattr(self, setting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    batch_size: int = 32
+    """Clips a step, over all processes together."""
+    weight_decay: float = 0.01
+    """Not on biases and on LayerNorm weights."""
+    max_grad_norm: float = 5.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16, weights and their updates in float32."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.max_grad_norm <= 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"batch_size {self.batch_size}, max_grad_norm {self.max_grad_norm}, weight_decay "
+                f"{self.weight_decay}; expected at least 1, above 0, at least 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    settings: tuple[Setting, ...] = SETTINGS
+    output: str = "runs/finetune"
+    """Results, curves, tables."""
+    folds: tuple[int, ...] | None = None
+    """Folds of the protocol to run; None is all."""
+    seeds: tuple[int, ...] = (1234, 4321, 5678)
+    selection: Literal["dev", "oracle", "last"] = "dev"
+    """Which step is reported: the best UA on dev, the best on test itself (oracle: a number to
+    compare with papers that did so, never an honest one), or the last."""
+    eval_every_steps: int = 100
+    overwrite: bool = False
+    """True: run again what has a result already."""
+    num_resamples: int = 1000
+    """Bootstrap draws behind each row's intervals."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    prompt: PromptConfig = PromptConfig()
+    plans: Plans = Plans()
+    optim: OptimConfig = OptimConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("settings", "seeds", "folds"):
+            values = getattr(self, name)
+            if values is not None and (not values or len(set(values)) != len(values)):
+                raise ValueError(f"{name} {list(values)}; expected at least one, none twice")
+        if self.eval_every_steps < 1 or self.num_resamples < 0:
+            raise ValueError(
+                f"eval_every_steps {self.eval_every_steps}, num_resamples {self.num_resamples}; "
+                "expected at least 1, at least 0"
+            )
+        needs = [setting for setting in self.settings if setting.startswith("pretrain")]
+        if needs and self.model.checkpoint is None:
+            raise ValueError(
+                f"{', '.join(needs)} need model.checkpoint; pretrain one with launch/pretrain.sh, "
+                "or leave them out of settings"
+            )

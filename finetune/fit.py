@@ -1,0 +1,239 @@
+"""Training one classifier on one fold, and choosing the step that is reported.
+
+Batches are an endless stream of shuffled clips, so each has the same number; a batch is dealt to
+the processes clip by clip, and the loss is the sum over all of them over the batch size. The
+number of processes therefore changes neither batches nor loss: with dropout 0 the weights agree
+up to float rounding; with dropout each process draws masks of its own.
+
+Numbers leave the device at evaluations only.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from finetune.config import OptimConfig, Plan
+from finetune.metrics import Scores, score
+from pretrain.example import Batch, Example
+from pretrain.optim import build_adamw, learning_rate
+from pretrain.runtime import seed_rank
+
+
+class FitError(RuntimeError):
+    """Training that cannot go on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encodings:
+    """Tokenized clips of one split. `cases_KN` holds K modality cases of the same N clips."""
+
+    cases_KN: list[list[Example]]
+    label_N: np.ndarray
+    """int64."""
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """Of N clips, in their order."""
+
+    scores_NC: np.ndarray
+    """Logits."""
+    prediction_N: np.ndarray
+    """Class, or C for none of them."""
+    loss: float
+    """Mean cross-entropy."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """What training came to."""
+
+    step: int
+    """The step that was chosen."""
+    selection_ua: float | None
+    """UA there on the split that chose, None for the last step."""
+    test: Predictions
+    """Of the chosen step."""
+    curve: list[dict[str, Any]]
+    """One dict per evaluation: step, learning_rate, train_loss, and loss, wa, ua, macro_f1 of the
+    split that chooses."""
+
+
+def fit(
+    classifier: nn.Module,
+    *,
+    train: Encodings,
+    dev: Encodings,
+    test: Encodings,
+    collate: Callable[[Sequence[Example]], Batch],
+    num_classes: int,
+    plan: Plan,
+    optim: OptimConfig,
+    selection: str,
+    eval_every_steps: int,
+    seed: int,
+    accelerator: Accelerator,
+    log: logging.Logger,
+) -> Fit:
+    """Train `classifier` by `plan`, choose a step by `selection`, judge the test clips there.
+
+    Raises FitError for a loss that is no number, or fewer clips in a batch than processes.
+    """
+    batch_size = min(optim.batch_size, len(train))
+    if batch_size < accelerator.num_processes:
+        raise FitError(
+            f"a batch of {batch_size} clips for {accelerator.num_processes} processes; start fewer "
+            "processes, or raise optim.batch_size"
+        )
+    judged = {"dev": dev, "oracle": test, "last": None}[selection]
+    optimizer = build_adamw(classifier, weight_decay=optim.weight_decay)
+    model, optimizer = accelerator.prepare(classifier, optimizer)
+    seed_rank(seed, accelerator.process_index)
+    draws = np.random.default_rng(np.random.SeedSequence((seed, 1)))
+    batches = shuffled_batches(len(train), batch_size, seed)
+    curve: list[dict[str, Any]] = []
+    best: tuple[float, int, dict[str, torch.Tensor]] | None = None
+    losses = torch.zeros((), device=accelerator.device)
+    num_losses = 0
+    try:
+        for step in range(1, plan.num_steps + 1):
+            rate = learning_rate(
+                step, peak=plan.learning_rate, warmup=plan.warmup_steps, total=plan.num_steps
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            case_N = train.cases_KN[draws.integers(len(train.cases_KN))]
+            mine = next(batches)[accelerator.process_index :: accelerator.num_processes]
+            batch, label_N = _load(case_N, train.label_N, mine, collate, accelerator.device)
+            model.train()
+            with accelerator.autocast():
+                loss_sum = model(batch, label_N).loss_sum
+            # Gradients are averaged over processes; the loss is a mean over the whole batch.
+            loss = loss_sum * (accelerator.num_processes / batch_size)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses += loss.detach()
+            num_losses += 1
+
+            last = step == plan.num_steps
+            if not last and step % eval_every_steps:
+                continue
+            train_loss = float(accelerator.reduce(losses, "mean")) / num_losses
+            if not np.isfinite(train_loss):
+                raise FitError(
+                    f"the training loss is {train_loss} at step {step}; lower the learning rate, "
+                    "or use optim.precision=fp32"
+                )
+            losses.zero_()
+            num_losses = 0
+            row = {"step": step, "learning_rate": rate, "train_loss": train_loss}
+            if judged is not None:
+                found = predict(model, judged, collate, 2 * batch_size, accelerator)
+                scores = score(judged.label_N, found.prediction_N, num_classes)
+                row |= {"loss": found.loss, **_numbers(scores)}
+                if best is None or scores.ua > best[0]:
+                    weights = accelerator.unwrap_model(model).state_dict()
+                    best = scores.ua, step, {k: v.to("cpu", copy=True) for k, v in weights.items()}
+            curve.append(row)
+            log.info(_line(row, selection))
+            if best and plan.patience and _evaluations_since(curve, best[1]) >= plan.patience:
+                log.info(f"no better UA for {plan.patience} evaluations: stopped at step {step}")
+                break
+        if best is not None:
+            accelerator.unwrap_model(model).load_state_dict(best[2])
+        return Fit(
+            step=best[1] if best else plan.num_steps,
+            selection_ua=best[0] if best else None,
+            test=predict(model, test, collate, 2 * batch_size, accelerator),
+            curve=curve,
+        )
+    finally:
+        accelerator.free_memory()
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    clips: Encodings,
+    collate: Callable[[Sequence[Example]], Batch],
+    batch_size: int,
+    accelerator: Accelerator,
+) -> Predictions:
+    """Judge `clips` with all modalities in use; every process gets the same, whole answer."""
+    model.eval()
+    plain = accelerator.unwrap_model(model)
+    mine = np.arange(len(clips))[accelerator.process_index :: accelerator.num_processes]
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray, float]] = []
+    for start in range(0, len(mine), batch_size):
+        index_M = mine[start : start + batch_size]
+        batch, label_M = _load(
+            clips.cases_KN[0], clips.label_N, index_M, collate, accelerator.device
+        )
+        with accelerator.autocast():
+            said = plain(batch, label_M)
+        found.append(
+            (
+                index_M,
+                said.scores_NC.float().cpu().numpy(),
+                said.prediction_N.cpu().numpy(),
+                float(said.loss_sum),
+            )
+        )
+    if accelerator.num_processes > 1:
+        found = gather_object(found)
+    order_N = np.argsort(np.concatenate([part[0] for part in found]))
+    return Predictions(
+        scores_NC=np.concatenate([part[1] for part in found])[order_N],
+        prediction_N=np.concatenate([part[2] for part in found])[order_N],
+        loss=sum(part[3] for part in found) / len(clips),
+    )
+
+
+def shuffled_batches(num_clips: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Endless batches of indices: one shuffle of all clips after another, never a short batch."""
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 0)))
+    waiting = np.empty(0, np.int64)
+    while True:
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, rng.permutation(num_clips)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def _load(
+    examples_N: list[Example],
+    label_N: np.ndarray,
+    index_M: np.ndarray,
+    collate: Callable[[Sequence[Example]], Batch],
+    device: torch.device,
+) -> tuple[Batch, torch.Tensor]:
+    batch = collate([examples_N[i] for i in index_M]).to(device, non_blocking=True)
+    return batch, torch.from_numpy(label_N[index_M]).to(device, non_blocking=True)
+
+
+def _numbers(scores: Scores) -> dict[str, float]:
+    return {"wa": scores.wa, "ua": scores.ua, "macro_f1": scores.macro_f1}
+
+
+def _evaluations_since(curve: list[dict[str, Any]], step: int) -> int:
+    return sum(row["step"] > step for row in curve)
+
+
+def _line(row: dict[str, Any], selection: str) -> str:
+    line = f"step {row['step']} | loss {row['train_loss']:.3f}"
+    if "ua" in row:
+        split = "test" if selection == "oracle" else "dev"
+        line += f" | {split} loss {row['loss']:.3f} WA {row['wa']:.3f} UA {row['ua']:.3f}"
+    return line

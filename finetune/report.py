@@ -1,0 +1,198 @@
+"""Tables and pictures of a finetuning run, from its results rows alone.
+
+    report = finetune_report(Path("runs/finetune"))
+
+writes table.md, table.csv, confusion.png and curves.png into the folder.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+from finetune.config import SETTINGS  # noqa: E402
+from finetune.results import ResultsRow, read_rows, run_folder, write_text  # noqa: E402
+
+NAMES = {
+    "direct": "Direct",
+    "bert_direct": "BERT+Direct",
+    "pretrain_finetune": "Pretrain+Finetune",
+    "pretrain_prompt": "Pretrain+Prompt",
+}
+COLUMNS = ("Setting", "WA", "UA", "Macro-F1", "Runs", "Test clips", "Step chosen on")
+ORACLE = "test (oracle)"
+
+
+class ReportError(ValueError):
+    """A folder that has nothing to report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneReport:
+    """What a page shows of a finetuning run."""
+
+    folder: Path
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    """One per setting, as text; percentages, mean and standard deviation over folds x seeds."""
+    pictures: list[Path]
+    """confusion.png, curves.png."""
+    notes: list[str]
+    """What a reader must know beside the numbers."""
+
+    @property
+    def markdown(self) -> str:
+        """The table and the notes."""
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return table + "\n\n" + "\n".join(f"- {note}" for note in self.notes) + "\n"
+
+
+def finetune_report(folder: Path) -> FinetuneReport:
+    """Report the latest recipe of each setting in `folder`; write its tables and pictures.
+
+    Raises ReportError when there is no finished run.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        raise ReportError(f"no {path}; run accelerate launch finetune/run.py output={folder} first")
+    about = json.loads(path.read_text(encoding="utf-8"))
+    every = read_rows(folder)
+    groups = {
+        setting: [r for r in every if r.recipe == about["recipes"].get(setting)]
+        for setting in SETTINGS
+    }
+    groups = {setting: rows for setting, rows in groups.items() if rows}
+    if not groups:
+        raise ReportError(f"no finished run in {folder}; run accelerate launch finetune/run.py")
+    shown = [row for rows in groups.values() for row in rows]
+    report = FinetuneReport(
+        folder=folder,
+        columns=COLUMNS,
+        rows=[_table_row(setting, rows) for setting, rows in groups.items()],
+        pictures=[
+            _plot_confusion(folder, groups, about["classes"]),
+            _plot_curves(folder, groups),
+        ],
+        notes=_notes(about, shown, len(every) - len(shown)),
+    )
+    write_text(folder / "table.md", report.markdown)
+    table = pd.DataFrame([_numbers(setting, rows) for setting, rows in groups.items()])
+    write_text(folder / "table.csv", table.to_csv(index=False))
+    return report
+
+
+def _numbers(setting: str, rows: list[ResultsRow]) -> dict[str, object]:
+    table = pd.DataFrame(map(dataclasses.asdict, rows))
+    numbers: dict[str, object] = {"setting": setting, "head": rows[0].head}
+    for name in ("wa", "ua", "macro_f1"):
+        numbers |= {f"{name}_mean": table[name].mean(), f"{name}_sd": table[name].std(ddof=1)}
+    return numbers | {
+        "num_runs": len(rows),
+        "num_folds": table.fold.nunique(),
+        "num_seeds": table.seed.nunique(),
+        "num_test_clips": int(table.drop_duplicates("fold").num_test.sum()),
+        "selection": rows[0].selection,
+        "shared_speakers": bool(table.shared_speakers.any()),
+    }
+
+
+def _table_row(setting: str, rows: list[ResultsRow]) -> tuple[str, ...]:
+    n = _numbers(setting, rows)
+
+    def percent(name: str) -> str:
+        mean, sd = n[f"{name}_mean"], n[f"{name}_sd"]
+        return f"{mean:.1%}" if np.isnan(sd) else f"{100 * mean:.1f} ± {100 * sd:.1f} %"
+
+    return (
+        NAMES[setting],
+        percent("wa"),
+        percent("ua"),
+        percent("macro_f1"),
+        f"{n['num_runs']} ({n['num_folds']} folds x {n['num_seeds']} seeds)",
+        str(n["num_test_clips"]),
+        {"dev": "dev", "oracle": ORACLE, "last": "none (last step)"}[str(n["selection"])],
+    )
+
+
+def _notes(about: dict, shown: list[ResultsRow], num_old: int) -> list[str]:
+    notes = [f"protocol {about['protocol']}", *about["notes"]]
+    if any(row.shared_speakers for row in shown):
+        notes.append("training and test may share speakers: mechanics, not accuracy")
+    if any(row.selection == "oracle" for row in shown):
+        notes.append("the step was chosen on the test clips: no honest number")
+    for what, name in (("fold_file_sha256", "fold files"), ("data_sha256", "shards")):
+        if len({getattr(row, what) for row in shown}) > 1:
+            notes.append(f"the settings were run on different {name} and cannot be compared")
+    if num_old:
+        notes.append(f"{num_old} rows of earlier recipes are in results.csv, not in this table")
+    return notes
+
+
+def _plot_confusion(folder: Path, groups: dict[str, list[ResultsRow]], classes: list[str]) -> Path:
+    """Rows are truth; shares of a row, and counts over all folds and seeds."""
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(3.3 * len(groups) + 0.6, 3.6), layout="constrained", squeeze=False
+    )
+    for axis, (setting, rows) in zip(axes[0], groups.items(), strict=True):
+        said = pd.concat([_read(folder, row, "predictions.csv") for row in rows])
+        names = [*classes, *sorted(set(said.prediction) - set(classes))]
+        counts = pd.crosstab(said.truth, said.prediction).reindex(
+            index=classes, columns=names, fill_value=0
+        )
+        counts_CP = counts.to_numpy()
+        share_CP = counts_CP / np.maximum(counts_CP.sum(1, keepdims=True), 1)
+        axis.imshow(share_CP, vmin=0, vmax=1, cmap="Blues")
+        for (c, p), count in np.ndenumerate(counts_CP):
+            color = "white" if share_CP[c, p] > 0.55 else "#223"
+            axis.text(p, c, str(count), ha="center", va="center", color=color, fontsize=8)
+        axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+        axis.set_yticks(range(len(classes)), classes, fontsize=8)
+        axis.set_title(NAMES[setting], fontsize=10)
+    axes[0][0].set_ylabel("truth")
+    figure.supxlabel("prediction", fontsize=10)
+    return _save(figure, folder / "confusion.png")
+
+
+def _plot_curves(folder: Path, groups: dict[str, list[ResultsRow]]) -> Path:
+    """Training loss and the UA that chooses the step, one thin line a run."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for number, (setting, rows) in enumerate(groups.items()):
+        for k, row in enumerate(rows):
+            curve = _read(folder, row, "curve.csv")
+            label = NAMES[setting] if k == 0 else None
+            style = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1.2, "label": label}
+            axes[0].plot(curve.step, curve.train_loss, **style)
+            if "ua" in curve:
+                axes[1].plot(curve.step, curve.ua, marker=".", **style)
+    chosen_on = {row.selection for rows in groups.values() for row in rows}
+    axes[0].set_title("training loss", fontsize=10)
+    axes[1].set_title(
+        "UA on dev" if chosen_on != {"oracle"} else "UA on test (oracle)", fontsize=10
+    )
+    axes[1].set_ylim(-0.02, 1.02)
+    if chosen_on == {"last"}:
+        axes[1].text(0.5, 0.5, "no split chooses: last step", ha="center", va="center")
+    for axis in axes:
+        axis.set_xlabel("step")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0].legend(frameon=False, fontsize=8)
+    return _save(figure, folder / "curves.png")
+
+
+def _read(folder: Path, row: ResultsRow, name: str) -> pd.DataFrame:
+    return pd.read_csv(run_folder(folder, row.setting, row.fold, row.seed, row.recipe) / name)
+
+
+def _save(figure: plt.Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

@@ -1,0 +1,113 @@
+"""Toy corpora with a signal, and a toy pretrained model: what the finetuning tests run on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import BertTokenizerFast
+
+from data_pipeline.schema import ClipSample, FeatureSpec
+from data_pipeline.shards import write_shard
+from pretrain.checkpoint import save_checkpoint
+from pretrain.config import PretrainConfig
+from pretrain.model.memobert import MEmoBert
+
+EMOTIONS = ("anger", "happy", "neutral", "sad")
+SPEECH_WIDTH = 6
+PASSPORT = {
+    "face": FeatureSpec(
+        name="toy", weights_sha256="f" * 64, layer=-1, pooling=1, rate_hz=10.0, width=342
+    ),
+    "speech": FeatureSpec(
+        name="toy",
+        weights_sha256="5" * 64,
+        layer=-1,
+        pooling=3,
+        rate_hz=50 / 3,
+        width=SPEECH_WIDTH,
+    ),
+}
+VOCABULARY = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "!", "i", "am", "it", "was"),
+    *("do", "##n", "not", "forget", "a", "jacket", "the", "sur", "##face", "is", "slick"),
+    *(*EMOTIONS, "hungry", "an", "##ger", "other"),
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory) -> BertTokenizerFast:
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(VOCABULARY) + "\n")
+    return BertTokenizerFast(str(path))
+
+
+def make_clips(
+    *, num_speakers: int, per_speaker: int, signal: float, seed: int = 0, labels=EMOTIONS
+) -> list[ClipSample]:
+    """Clips whose speech and faces are noise plus `signal` times their emotion's own vector."""
+    rng = np.random.default_rng(seed)
+    speech_ED = rng.normal(size=(len(EMOTIONS), SPEECH_WIDTH))
+    face_E342 = rng.normal(size=(len(EMOTIONS), 342)) / 4
+    clips = []
+    for number in range(num_speakers * per_speaker):
+        emotion = number % len(labels)
+        speaker = number // per_speaker
+        frames, states = rng.integers(3, 7), rng.integers(4, 9)
+        words = ["Do", "not", "forget", "a", "jacket."] if number % 2 else ["The", "surface"]
+        clips.append(
+            ClipSample(
+                id=f"toy-s{speaker}-{number:03d}",
+                text=" ".join(words),
+                words=words,
+                face=(rng.normal(size=(frames, 342)) + signal * face_E342[emotion]).astype(
+                    np.float16
+                ),
+                face_probs=rng.dirichlet(np.ones(8), size=frames).astype(np.float16),
+                face_seconds=np.arange(frames, dtype=np.float32) / 10,
+                speech=(
+                    rng.normal(size=(states, SPEECH_WIDTH)) + signal * speech_ED[emotion]
+                ).astype(np.float16),
+                meta={
+                    "corpus": "toy",
+                    "speaker": str(speaker),
+                    "recording": f"r{number}",
+                    "label": labels[emotion],
+                },
+            )
+        )
+    return clips
+
+
+@pytest.fixture
+def write_shards(tmp_path) -> Callable[..., Path]:
+    """write_shards(clips, name="shards", passport=PASSPORT) -> folder."""
+
+    def write(clips: list[ClipSample], name: str = "shards", passport=PASSPORT) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        half = len(clips) // 2
+        for index, part in enumerate((clips[:half], clips[half:])):
+            write_shard(folder, index, part, [], passport, {"numpy": "2"}, "toy")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, tokenizer) -> Path:
+    """A model of two narrow layers, as pretraining would leave it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = MEmoBert(
+        vocab_size=len(VOCABULARY),
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        ffn_width=32,
+        max_text_positions=48,
+        max_frame_positions=40,
+        speech_width=SPEECH_WIDTH,
+        dropout=0.0,
+    )
+    save_checkpoint(folder, model, tokenizer, PASSPORT, PretrainConfig())
+    return folder
