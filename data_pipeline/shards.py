@@ -23,7 +23,9 @@ import json
 import math
 import os
 import secrets
+import socket
 import tarfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,6 +41,7 @@ from data_pipeline.schema import (
     check_passport,
     passport_from_json,
     passport_to_json,
+    slug,
 )
 from data_pipeline.weights import sha256_of
 
@@ -49,6 +52,8 @@ ARRAYS = {
     "speech": np.dtype("<f2"),
 }
 """Array fields of a sample and how they lie in the tar, in the order of its members."""
+
+_HOST = slug(socket.gethostname()) or "host"
 
 _verified: set[tuple[str, int, int]] = set()
 """Tars this process has hashed: (path, bytes, mtime in ns)."""
@@ -66,7 +71,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     disk, renamed, and the folder is flushed too, so that the name survives a power cut.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    token = f"{_HOST}.{os.getpid()}.{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{token}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -85,6 +91,33 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(folder: str | Path) -> list[Path]:
+    """Delete the temporary files that killed processes left in `folder`; return what went.
+
+    One whose process still runs on this machine stays, and so does another machine's for a day:
+    that process may be alive.
+    """
+    removed = []
+    for path in Path(folder).glob(".*.tmp"):
+        *_, host, pid, _token, _tmp = path.name.split(".")
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            dead = host == _HOST and not _is_running(int(pid))
+            if dead or time.time() - path.stat().st_mtime > 24 * 3600:
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def shard_name(index: int) -> str:

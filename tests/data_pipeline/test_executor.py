@@ -1,0 +1,228 @@
+"""The executor: nothing lost, nothing doubled, whatever dies and whenever."""
+
+import csv
+import dataclasses
+import functools
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.ledger import read_summary
+from data_pipeline.schema import Reject
+from data_pipeline.shards import list_shards, read_shard
+from data_pipeline.worker_pool import ExtractionError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """The toy extractor's module, importable in worker processes too."""
+    monkeypatch.syspath_prepend(str(HERE))
+    import toy_extractor
+
+    return toy_extractor
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.glob("0*.*"))}
+
+
+def sample_ids(folder: Path) -> list[str]:
+    return [sample.id for tar in list_shards(folder) for sample in read_shard(tar)]
+
+
+def rejects_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "rejects.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_clip_is_a_sample_or_a_reject(tmp_path, toy):
+    clips = toy.make_clips(["one", "reject", "two", "three", "four", "error"])
+    bad_row = Reject(clip="row 7", stage="table", reason="bad_number", detail="start is 'x'")
+    summary = toy.run_toy(tmp_path / "out", clips, rejects=[bad_row], num_previews=1)
+    assert str(summary) == "input clips 7 = samples 4 + rejects 3"
+    assert summary.reasons == {"bad_number": 1, "reject": 1, "error": 1}
+    assert sample_ids(tmp_path / "out") == ["toy-000", "toy-002", "toy-003", "toy-004"]
+    rows = rejects_of(tmp_path / "out")
+    assert [row["clip"] for row in rows] == ["row 7", "toy-001", "toy-005"]
+    assert rows[0] == dataclasses.asdict(bad_row)
+    assert read_summary(tmp_path / "out") == summary
+    assert summary.stage_seconds["media"]["mean"] == pytest.approx(0.1)
+    assert (tmp_path / "out/previews/toy-000-0.jpg").read_bytes() == b"jpeg"
+    assert not (tmp_path / "out/previews/toy-002.json").exists()
+
+
+def test_a_rerun_does_nothing_again(tmp_path, toy):
+    log = tmp_path / "calls"
+    make = functools.partial(toy.ToyExtractor, log_path=str(log))
+    clips = toy.make_clips([f"word {n}" for n in range(9)])
+    first = toy.run_toy(tmp_path / "out", clips, make)
+    before = shard_bytes(tmp_path / "out")
+    assert toy.run_toy(tmp_path / "out", clips, make) == first
+    assert len(log.read_text().split()) == 9
+    assert shard_bytes(tmp_path / "out") == before
+
+    (tmp_path / "out/000001.tar").write_bytes(before["000001.tar"][:-100])
+    (tmp_path / "out/000002.json").write_text("{")
+    toy.run_toy(tmp_path / "out", clips, make)  # makes those two again, and no other
+    assert shard_bytes(tmp_path / "out") == before
+    assert len(log.read_text().split()) == 9 + 5
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("segfault", "SIGSEGV"),
+        ("exit", "exit code 7"),
+        ("hang", "no result within 1 s (clip_timeout_seconds)"),
+    ],
+)
+def test_a_clip_that_kills_its_process_is_a_reject(tmp_path, toy, text, cause):
+    clips = toy.make_clips(["one", text, "two", "three", "four"])
+    summary = toy.run_toy(tmp_path / "out", clips, attempts=2, clip_timeout_seconds=1.0)
+    assert str(summary) == "input clips 5 = samples 4 + rejects 1"
+    (row,) = rejects_of(tmp_path / "out")
+    assert (row["clip"], row["reason"]) == ("toy-001", "crashed")
+    assert cause in row["detail"] and "/nowhere/1.mp4" in row["detail"]
+
+
+def test_a_table_with_nothing_but_bad_rows_still_ends(tmp_path, toy):
+    bad_row = Reject(clip="row 1", stage="table", reason="bad_number", detail="x")
+    summary = toy.run_toy(tmp_path / "out", [], rejects=[bad_row])
+    assert str(summary) == "input clips 1 = samples 0 + rejects 1"
+
+
+def test_encoders_that_do_not_load_stop_the_run(tmp_path, toy):
+    clips = toy.make_clips(["one"])
+    with pytest.raises(ExtractionError, match="cannot load: FileNotFoundError: no weights"):
+        toy.run_toy(tmp_path / "a", clips, toy.fails_to_load)
+    with pytest.raises(ExtractionError, match="as far as loading the encoders.*SIGKILL.*memory"):
+        toy.run_toy(tmp_path / "b", clips, toy.dies_while_loading)
+
+
+def test_the_same_error_in_the_first_ten_clips_stops_the_run(tmp_path, toy):
+    with pytest.raises(ExtractionError, match="first 10 clips all ended in the same"):
+        toy.run_toy(tmp_path / "out", toy.make_clips(["error"] * 12))
+    summary = toy.run_toy(tmp_path / "b", toy.make_clips(["one", *["error"] * 12]), num_workers=1)
+    assert summary.reasons == {"error": 12}
+
+
+def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path, toy):
+    clips = toy.make_clips([f"word {n}" for n in range(6)])
+    toy.run_toy(tmp_path / "out", clips)
+    before = shard_bytes(tmp_path / "out")
+    with pytest.raises(ExtractionError, match="clips_per_shard: found 4, expected 3"):
+        toy.run_toy(tmp_path / "out", clips, clips_per_shard=3)
+    with pytest.raises(ExtractionError, match="another clip table: 1 of its clips.*another output"):
+        toy.run_toy(tmp_path / "out", clips[:-1])
+    other = dataclasses.replace(toy.SPEC, weights_sha256="1" * 64)
+    with pytest.raises(ExtractionError, match="speech.weights_sha256"):
+        toy.run_toy(tmp_path / "out", clips, functools.partial(toy.ToyExtractor, spec=other))
+    assert shard_bytes(tmp_path / "out") == before
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/holiday.mp4").touch()
+    with pytest.raises(ExtractionError, match="holds holiday.mp4 and is no extraction folder"):
+        toy.run_toy(tmp_path / "videos", clips)
+
+
+def test_array_tasks_together_give_what_one_run_gives(tmp_path, toy):
+    clips = toy.make_clips(["reject" if n == 5 else f"word {n}" for n in range(14)])
+    whole = toy.run_toy(tmp_path / "whole", clips)
+    for index in (2, 0, 1):
+        part = toy.run_toy(tmp_path / "parts", clips, array_index=index, array_count=3)
+        if index == 2:
+            assert "not done yet (1 of 4 shards are there)" in str(part)
+    assert shard_bytes(tmp_path / "parts") == shard_bytes(tmp_path / "whole")
+    assert str(part) == str(whole) == "input clips 14 = samples 13 + rejects 1"
+    assert rejects_of(tmp_path / "parts") == rejects_of(tmp_path / "whole")
+
+
+def command(folder: Path, *words: object) -> list[str]:
+    return [sys.executable, str(HERE / "toy_extractor.py"), str(folder), *map(str, words)]
+
+
+@pytest.fixture
+def run_environment(root, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(root))
+
+
+def check_killed_run(killed: Path, clean: Path, num_clips: int) -> None:
+    """Finish what was killed; the shards must be those of an undisturbed run."""
+    end = subprocess.run(command(killed, num_clips), capture_output=True, text=True, check=True)
+    subprocess.run(command(clean, num_clips), capture_output=True, check=True)
+    assert shard_bytes(killed) == shard_bytes(clean)
+    assert (killed / "rejects.csv").read_bytes() == (clean / "rejects.csv").read_bytes()
+    assert end.stdout == f"{read_summary(clean)}\n"
+    assert (
+        len(sample_ids(killed)) == len(set(sample_ids(killed))) == read_summary(clean).num_samples
+    )
+    leftovers = [p for p in killed.rglob("*") if p.name.endswith(".tmp")]
+    assert leftovers == []
+    names = [{p.relative_to(f) for f in [top] for p in top.rglob("*")} for top in (killed, clean)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_killed_at_any_file_operation_and_rerun_gives_the_same_bytes(tmp_path, run_environment):
+    num_clips = 48
+    for moment in range(1, 45, 2):  # 22 kills; opening, flushing, renaming of every kind of file
+        end = subprocess.run(command(tmp_path / "killed", num_clips, moment), capture_output=True)
+        assert end.returncode == -signal.SIGKILL
+    check_killed_run(tmp_path / "killed", tmp_path / "clean", num_clips)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_killed_at_any_time_and_rerun_gives_the_same_bytes(tmp_path, run_environment):
+    num_clips, kills = 120, 0
+    rng = random.Random(0)
+    started = time.monotonic()
+    subprocess.run(command(tmp_path / "clean", num_clips), capture_output=True, check=True)
+    duration = time.monotonic() - started
+    folders = [tmp_path / "killed-0"]
+    while kills < 20:
+        run = subprocess.Popen(
+            command(folders[-1], num_clips), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(0.1, 0.9) * duration)
+        if kills % 4 == 3:  # one of its workers first
+            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            subprocess.run(["kill", "-9", *children[-1:]], stderr=subprocess.DEVNULL)
+            time.sleep(0.1)
+        run.kill()
+        if run.wait() == 0:  # it had reached the end
+            folders.append(tmp_path / f"killed-{len(folders)}")
+        else:
+            kills += 1
+    for folder in folders:
+        check_killed_run(folder, tmp_path / "clean", num_clips)
+
+
+def test_two_runs_at_once_on_one_folder_do_no_harm(tmp_path, run_environment):
+    runs = [subprocess.Popen(command(tmp_path / "both", 40)) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    check_killed_run(tmp_path / "both", tmp_path / "clean", 40)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path, run_environment):
+    run = subprocess.Popen(command(tmp_path / "out", 2000), stdout=subprocess.DEVNULL)
+    children_file = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    while not (tmp_path / "out/000000.json").exists():
+        time.sleep(0.05)
+    children = [Path("/proc") / pid for pid in children_file.read_text().split()]
+    assert len(children) >= 2
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 30
+    while any(child.exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [child for child in children if child.exists()]
+    json.loads((tmp_path / "out/000000.json").read_text())
