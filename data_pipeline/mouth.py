@@ -7,7 +7,7 @@ the video's compression.
 """
 
 import numpy as np
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, gaussian_filter
 
 # Left eye, right eye, nose, mouth corners, in template pixels: the mean face used to align
 # InsightFace's crops (96 x 112).
@@ -68,3 +68,55 @@ def face_patches(frame_HW3: np.ndarray, points_52: np.ndarray) -> tuple[np.ndarr
         cells = sampled.reshape(PATCH_HEIGHT, dense, PATCH_WIDTH, dense).mean(axis=(1, 3))
         patches.append(np.clip(np.round(cells), 0, 255).astype(np.uint8))
     return patches[0], patches[1]
+
+
+def movement(patches_FHW: np.ndarray) -> np.ndarray:
+    """[F] float32: how much a patch changes from the frame before, beyond moving as a whole.
+
+    The mean absolute difference of neighbouring frames after the best shift of the whole patch
+    (one Lucas-Kanade step: difference = dx * gradient_x + dy * gradient_y) and the best change of
+    brightness and contrast have been taken out, relative to the patch's own contrast. A head that
+    moves, or points that drift between two detections, shift the patch; lips that part do not.
+    The first frame takes the value of the second; a single frame is 0.
+    """
+    num_frames = len(patches_FHW)
+    if num_frames < 2:
+        return np.zeros(num_frames, np.float32)
+    # Blurred, as gradients of compression blocks are no guide to where a patch went.
+    smooth_FHW = gaussian_filter(patches_FHW.astype(np.float32), (0, 0.7, 0.7))
+    # 4 grey levels keep a patch without any contrast from counting its noise as movement.
+    contrast = float(smooth_FHW.std(axis=(1, 2)).mean()) + 4.0
+    moved_F = np.empty(num_frames, np.float32)
+    for start in range(0, num_frames - 1, 128):
+        before_BHW = smooth_FHW[start : start + 128][: num_frames - 1 - start]
+        after_BHW = smooth_FHW[start + 1 : start + 129]
+        mean_BHW = (before_BHW + after_BHW) / 2
+        gradient_y, gradient_x = np.gradient(mean_BHW, axis=(1, 2))
+        explained_BP4 = np.stack(
+            [gradient_x, gradient_y, np.ones_like(mean_BHW), mean_BHW - mean_BHW.mean()], axis=-1
+        ).reshape(len(mean_BHW), -1, 4)
+        change_BP = (after_BHW - before_BHW).reshape(len(mean_BHW), -1)
+        normal_B44 = np.einsum("bpi,bpj->bij", explained_BP4, explained_BP4)
+        # A flat patch has no gradients to solve for.
+        normal_B44 += 1e-3 * explained_BP4.shape[1] * np.eye(4, dtype=np.float32)
+        right_B4 = np.einsum("bpi,bp->bi", explained_BP4, change_BP)
+        solved_B4 = np.linalg.solve(normal_B44, right_B4[..., None])[..., 0]
+        rest_BP = change_BP - np.einsum("bpi,bi->bp", explained_BP4, solved_B4)
+        moved_F[start + 1 : start + 1 + len(rest_BP)] = np.abs(rest_BP).mean(axis=1) / contrast
+    moved_F[0] = moved_F[1]
+    return moved_F
+
+
+def openness(patches_FHW: np.ndarray) -> np.ndarray:
+    """[F] float32: how unlike its median picture a patch is, relative to its contrast.
+
+    Stands in for the lip gap of landmark methods: a mouth at rest most of the time is unlike
+    itself when it opens.
+    """
+    if len(patches_FHW) == 0:
+        return np.zeros(0, np.float32)
+    level_FHW = patches_FHW.astype(np.float32)
+    level_FHW -= level_FHW.mean(axis=(1, 2), keepdims=True)
+    contrast = float(level_FHW.std(axis=(1, 2)).mean()) + 4.0
+    away_F = np.abs(level_FHW - np.median(level_FHW, axis=0)).mean(axis=(1, 2))
+    return (away_F / contrast).astype(np.float32)

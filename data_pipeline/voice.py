@@ -107,8 +107,8 @@ def _energy_voice(sound_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The reference meant this smoothing, but its loop tested the frame itself for each neighbour,
     so it did nothing. Energies are of 16-bit sound, which its 5.5 supposes; they are floored at
     one least significant bit, or digital silence (log 0) would drag the mean, and the threshold
-    with it, below the hiss of a room. Steady noise of more than about 5e-4 of full scale is above its
-    own threshold (E > 5.5 + E / 2 for E > 11): there this detector hears a voice all the time.
+    with it, below the hiss of a room. Steady noise of more than about 5e-4 of full scale is above
+    its own threshold (E > 5.5 + E / 2 for E > 11): there this detector hears a voice throughout.
     """
     emphasized_T = np.append(sound_T[:1], sound_T[1:] - PREEMPHASIS * sound_T[:-1]) * 32768.0
     num_frames = max(1, -(-(len(sound_T) - ENERGY_FRAME) // ENERGY_HOP) + 1)
