@@ -51,6 +51,10 @@ class Scan:
     """Every video packet of the span says its time."""
     video_start: float
     """Of the first frame of the file."""
+    first_frame: av.VideoFrame | None
+    """The first that was decoded: the span's, or one before it."""
+    container: str
+    """FFmpeg's name of the file format."""
     truncated: bool
     """The file promises more than it holds."""
     width: int
@@ -103,12 +107,8 @@ class _Reading:
 
     def read(self, seek: bool) -> bool:
         """Go over the span; False when a seek came out behind the span's start."""
-        if seek:
-            target = round((self.start - _PREROLL_SECONDS) * av.time_base)
-            try:
-                self.container.seek(target, backward=True)
-            except av.FFmpegError:
-                return False
+        if seek and not _seek(self.container, self.start - _PREROLL_SECONDS):
+            return False
         streams = [s for s in (self.video, self.audio) if s is not None]
         reached = {s.index: -math.inf for s in streams}
         packets = self.container.demux(streams)
@@ -150,6 +150,12 @@ class _Reading:
                 f"{self.path.name}: none of {self.num_video_packets} pictures can be decoded",
             )
         data_end = max(self.video_end, self.sound.last_seconds)
+        if data_end == -math.inf and self.start < self.declared_end:
+            raise MediaError(
+                "unreadable_video",
+                f"{self.path.name} ({self.path.stat().st_size:,} bytes) has a header but no "
+                "picture or sound that can be read; it may be cut",
+            )
         truncated = self._is_truncated(data_end)
         end = min(self.end, data_end)
         if end <= self.start:
@@ -167,8 +173,10 @@ class _Reading:
             start=self.start - self.origin,
             end=end - self.origin,
             frame_seconds=[t - self.origin for t in sorted(self.frame_seconds)],
-            times_known=self.times_known,
+            times_known=self.times_known and getattr(self.first_frame, "time", None) is not None,
             video_start=self._video_start() - self.origin,
+            first_frame=self.first_frame,
+            container=self.container.format.name,
             truncated=truncated,
             width=width,
             height=height,
@@ -207,6 +215,9 @@ class _Reading:
             self.frame_seconds.append(seconds)
 
     def _add_audio(self, packet: av.Packet) -> None:
+        if packet.is_corrupt:
+            self.broken = True
+            return
         if packet.pts is not None:
             if float(packet.pts * packet.time_base) < self.start - _PREROLL_SECONDS:
                 return
@@ -228,8 +239,13 @@ class _Reading:
         if not self.at_end:
             return False
         missing = min(self.end, self.declared_end) - data_end
-        if self.video is not None and self.video.duration is not None:
-            declared = self._video_start() + float(self.video.duration * self.video.time_base)
+        if self.video is not None:
+            declared = -math.inf
+            if self.video.duration is not None:
+                declared = float(self.video.duration * self.video.time_base)
+            if self.video.frames and self.video.average_rate:  # all that a cut AVI tells
+                declared = max(declared, float(self.video.frames / self.video.average_rate))
+            declared += self._video_start()
             missing = max(missing, min(self.end, declared) - self.video_end)
         return self.broken or (math.isfinite(missing) and missing > _MISSING_SECONDS)
 
@@ -260,13 +276,8 @@ def decode_video(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame
         with av.open(str(path), metadata_errors="replace") as container:
             stream, _ = _streams(container, path)
             stream.codec_context.thread_count = 1
-            if seek:
-                try:
-                    container.seek(
-                        round((found.origin + found.start) * av.time_base), backward=True
-                    )
-                except av.FFmpegError:
-                    continue
+            if seek and not _seek(container, found.origin + found.start):
+                continue
             last = -math.inf
             for frame in _whole_frames(container, stream):
                 if frame.time is None:
@@ -280,11 +291,23 @@ def decode_video(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame
                     yield seconds, frame
                 last = max(last, seconds)
             else:
-                return
+                if not seek or math.isfinite(last):
+                    return
 
 
 def in_span(seconds: float, start: float, end: float) -> bool:
     return start - _SLACK_SECONDS <= seconds < end - _SLACK_SECONDS
+
+
+def _seek(container, seconds: float) -> bool:
+    """Go to the last whole picture before timestamp `seconds`; False where that cannot be done."""
+    if container.format.name == "mpeg":
+        return False  # program streams: the times of the pictures behind a seek are guesses
+    try:
+        container.seek(round(seconds * av.time_base), backward=True)
+    except av.FFmpegError:
+        return False
+    return True
 
 
 def _whole_frames(container, stream) -> Iterator[av.VideoFrame]:

@@ -6,11 +6,11 @@
         window.frames_NHW3, window.seconds_N
 
 A first pass with PyAV goes over the packets of the clip's span: it decodes the sound, reads every
-frame's time and finds out whether the file breaks off. Then decord decodes the frames, once. It is
-the fastest of the maintained decoders here for whole clips, but it cannot open AV1, and where data
-are missing it repeats frames without a word; so its times are held against those of the first
-pass, and where they differ, or the file is cut, PyAV decodes the frames too. `media.decoder` says
-which did and why. Both give the same frames (tests/data_pipeline/test_media.py).
+frame's time and finds out whether the file breaks off. Then decord decodes the frames. It cannot
+open AV1, starts half a second late in MPEG streams, and repeats frames without a word where data
+are missing; so its times and its first picture are held against those of the first pass, and where
+they differ, or the file is cut, PyAV decodes the frames. `media.decoder` says which did and why.
+Both give the same frames (tests/data_pipeline/test_media.py).
 
 Time 0 of a file is the earliest of its streams' beginnings, as in players.
 """
@@ -34,6 +34,8 @@ MIN_SECONDS = 0.2
 MAX_SECONDS = 1800.0
 """Longer clips are films that nobody cut; half an hour of sound alone is 115 MB."""
 MAX_WINDOW_BYTES = 256_000_000
+_NO_INDEX = ("mpeg", "mpegts")
+"""File formats in which decord, which seeks before it reads, loses the first frames."""
 _DECORD_FRAMES = 32
 """Frames asked of decord at once: it holds them twice, in its own array and in ours."""
 
@@ -165,6 +167,8 @@ class ClipMedia:
             self.decoder = "pyav: the file breaks off, where decord would repeat frames"
         elif not self._scan.times_known:
             self.decoder = "pyav: some frames carry no time, which decord would guess"
+        elif self._scan.container in _NO_INDEX:
+            self.decoder = "pyav: MPEG streams have no index, and decord starts late in them"
         else:
             try:
                 self._reader, self._reader_first = self._open_decord()
@@ -197,6 +201,12 @@ class ClipMedia:
         found = seconds[first : first + len(wanted)]
         if len(found) < len(wanted) or np.abs(found - wanted).max() > 2e-3:
             raise _DecordUnfitError("decord's frame times are not the file's")
+        # The times being right, the pictures can still be others.
+        at = self._scan.first_frame.time - self._scan.origin
+        theirs = reader.get_batch([int(np.argmin(np.abs(seconds - at)))]).asnumpy()[0]
+        ours = self._upright(self._scan.first_frame)
+        if np.abs(theirs.astype(np.int16) - ours).mean() > 1.0:
+            raise _DecordUnfitError("decord's pictures do not belong to their times")
         return reader, first
 
     def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
@@ -247,7 +257,7 @@ class ClipMedia:
         """RGB [height, width, 3]; scaled first, then turned, as the file's display matrix says."""
         turns = round(frame.rotation / 90) % 4
         width, height = (self.width, self.height)[:: -1 if turns % 2 else 1]
-        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
+        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
         return np.rot90(rgb.to_ndarray(), turns)
 
 
