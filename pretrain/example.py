@@ -255,15 +255,16 @@ def _pieces(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids with [CLS] and [SEP], and the word of each piece (-1: special)."""
     if not sample.words or limits.max_pieces == 0:
-        return np.array([tokenizer.cls_token_id]), np.array([-1])
+        return np.array([tokenizer.cls_token_id], dtype=np.int64), np.array([-1])
     encoding = tokenizer(
         sample.words, is_split_into_words=True, truncation=False, padding=False, verbose=False
     )
-    ids_T = np.array(encoding["input_ids"], dtype=np.int64)
-    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id)
-    word_T = np.array([-1 if word is None else word for word in encoding.word_ids()])
-    word_T[np.isin(ids_T, special)] = -1
-    num_pieces = len(ids_T) - 2
+    ids = encoding["input_ids"]
+    # A transcript may hold "[SEP]" itself; a prompt does hold "[MASK]".
+    special = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id}
+    words = zip(ids, encoding.word_ids(), strict=True)
+    word_T = np.array([-1 if i in special or word is None else word for i, word in words])
+    num_pieces = len(ids) - 2
     room = limits.max_text_positions - 2
     if limits.max_pieces is not None:
         room = min(room, limits.max_pieces)
@@ -271,7 +272,7 @@ def _pieces(
         raise ClipDropped(
             "text_too_long", f"{sample.id} has {num_pieces} word pieces, the limit is {room}"
         )
-    return ids_T, word_T
+    return np.array(ids, dtype=np.int64), word_T
 
 
 def _check_reach(clip: str, modality: str, seconds: np.ndarray, hz: float, limits: Limits) -> None:

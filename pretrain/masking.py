@@ -92,9 +92,10 @@ def draw_task(weights: dict[str, float], available: set[str], *key: int | str) -
         raise ClipDropped(
             "no_task", f"available: {sorted(available)}; weights: {weights}; nothing in common"
         )
-    shares = np.array([weights[name] for name in names], dtype=np.float64)
+    ends = np.cumsum([weights[name] for name in names])
     # Its own key, so that the draw of the task and that of the mask are not one number.
-    return names[random_generator("task", *key).choice(len(names), p=shares / shares.sum())]
+    throw = random_generator("task", *key).random() * ends[-1]
+    return names[np.searchsorted(ends[:-1], throw, side="right")]
 
 
 def mask_words(

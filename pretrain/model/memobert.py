@@ -247,6 +247,11 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         hub = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         hub_kwargs = {name: kwargs.pop(name) for name in hub if name in kwargs}
         kwargs.pop("strict", None)
+        if "vocab_size" not in kwargs:
+            raise FileNotFoundError(
+                f"no config.json at {model_id}; expected a checkpoint folder as save_pretrained "
+                "writes it, or the name of one on the hub"
+            )
         model = cls(**kwargs)
         if os.path.isdir(model_id):
             path = os.path.join(model_id, SAFETENSORS_SINGLE_FILE)

@@ -407,6 +407,9 @@ def test_no_tensor_may_be_missing_or_left_over(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match="no model.safetensors in"):
         MEmoBert.from_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no config.json at"):
+        MEmoBert.from_pretrained(tmp_path)
 
 
 def test_bfloat16_weights_take_a_batch_of_float16():
@@ -430,3 +433,22 @@ def test_it_learns_four_clips_by_heart():
         history.append({task: loss.item() / count for task, (loss, count) in outs.items()})
     for task in TASKS:
         assert history[-1][task] < 0.5 * history[0][task]
+
+
+def test_the_paper_sizes():
+    """Text side 109,482,240 weights, as BERT-base has; the rest by arithmetic."""
+    with torch.device("meta"):
+        model = MEmoBert(vocab_size=30_522, speech_width=768)
+
+    def count(*names):
+        return sum(p.numel() for n in names for p in model.get_submodule(n).parameters())
+
+    assert count("embeddings", "encoder", "pooler") == 109_482_240
+    norm, square = 2 * 768, 768 * 768 + 768
+    face = 2 * 342 + 342 * 768 + 768 + norm + 512 * 768 + norm
+    speech = 2 * 768 + square + norm + 512 * 768 + 768 + norm
+    assert (count("face_embeddings"), count("speech_embeddings")) == (face, speech)
+    assert count("cls") == square + norm + 30_522
+    assert count("face_regression") == square + norm + 342
+    assert count("face_expression") == square + norm + 768 * 8 + 8
+    assert count("speech_regression") == square + norm + 768
