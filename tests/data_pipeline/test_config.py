@@ -1,0 +1,86 @@
+"""Config: YAML, overrides, and what a user reads when one of them is wrong."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from data_pipeline.config import ConfigError, dump_config, load_config, parse_command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    steps: int = 3
+    peak_learning_rate: float = 1e-3
+    kind: Literal["adamw", "sgd"] = "adamw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    optim: Optim = field(default_factory=Optim)
+    sizes: tuple[int, ...] = (1,)
+    output: Path = Path("runs")
+    limit: int | None = 30
+
+
+def test_yaml_then_overrides_then_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("optim:\n  steps: 7\n  peak_learning_rate: 5e-5\nlimit: null\n")
+    config = load_config(Run, path, ["optim.steps=9", "--sizes=[1, 2]"])
+    assert config == Run(optim=Optim(steps=9, peak_learning_rate=5e-5), sizes=(1, 2), limit=None)
+
+
+def test_dump_reads_back_equal(tmp_path: Path) -> None:
+    config = Run(optim=Optim(peak_learning_rate=3e-5), sizes=(4, 5), output=Path("a/b"))
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(Run, path, []) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.stpes=3", r"no setting 'optim.stpes'; the nearest is 'optim.steps'"),
+        ("otpim.steps=3", r"no setting 'otpim'; the nearest is 'optim'"),
+        ("optim.steps=many", r"optim.steps: .*found 'many'"),
+        ("optim.kind=adam", r"'adamw' or 'sgd'"),
+        ("optim=3", r"optim: "),
+        ("steps", r"write key=value"),
+        ("sizes=[1", r"not YAML"),
+    ],
+)
+def test_bad_override_says_what_is_wrong(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(Run, None, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim:\n  lr: 1\n", r"run.yaml: there is no setting 'optim.lr'"),
+        ("- 1\n", "expected `key: value` lines"),
+        ("a: [\n", "not YAML"),
+        ("optim: !!python/object/apply:os.getcwd []\n", "not YAML"),
+    ],
+)
+def test_bad_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(Run, path, [])
+
+
+def test_missing_file_says_where_to_look() -> None:
+    with pytest.raises(ConfigError, match="see configs/"):
+        load_config(Run, "no/such.yaml", [])
+
+
+def test_command_line_takes_three_spellings_and_the_launchers_rank() -> None:
+    argv = "--config a.yaml optim.steps=1 --optim.kind=sgd --limit 4 --local_rank=1".split()
+    assert parse_command_line("", argv) == (
+        "a.yaml",
+        ["optim.steps=1", "--optim.kind=sgd", "--limit=4"],
+    )
+    with pytest.raises(ConfigError, match="without a value"):
+        parse_command_line("", ["--optim.steps"])
