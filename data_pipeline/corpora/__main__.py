@@ -1,0 +1,69 @@
+"""python -m data_pipeline.corpora NAME ROOT --output clips.csv"""
+
+import argparse
+import csv
+import difflib
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+import data_pipeline.corpora
+from data_pipeline.clips import COLUMNS, ClipTableError
+from data_pipeline.schema import Reject
+
+
+def adapter_names() -> list[str]:
+    modules = pkgutil.iter_modules(data_pipeline.corpora.__path__)
+    return sorted(m.name for m in modules if not m.name.startswith("_"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    names = adapter_names()
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipeline.corpora", description="Write the clip table of a corpus."
+    )
+    parser.add_argument("name", help=f"the corpus: {', '.join(names)}")
+    parser.add_argument("root", type=Path, help="its folder (csv: also a table or one video)")
+    parser.add_argument("--output", type=Path, required=True, help="the table to write, .csv")
+    arguments = parser.parse_args(argv)
+    if arguments.name not in names:
+        near = difflib.get_close_matches(arguments.name, names, n=1, cutoff=0.0)
+        parser.error(
+            f"no corpus {arguments.name!r}; the nearest of {', '.join(names)} is {near[0]}"
+        )
+    if not arguments.root.exists():
+        parser.error(f"no folder {arguments.root}; expected the files of {arguments.name}")
+    adapter = importlib.import_module(f"data_pipeline.corpora.{arguments.name}")
+    rejects: list[Reject] = []
+    try:
+        rows = adapter.clips(arguments.root, rejects.append)
+    except ClipTableError as error:
+        parser.error(str(error))
+    write_clip_table(arguments.output, rows)
+    for reject in rejects:
+        print(f"reject {reject.clip}: {reject.reason}: {reject.detail}", file=sys.stderr)
+    print(
+        f"{len(rows) + len(rejects)} clips = {len(rows)} rows in {arguments.output} + "
+        f"{len(rejects)} rejects"
+    )
+    return 0 if rows else 1
+
+
+def write_clip_table(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write `rows` as CSV; videos become relative to the table, so both can be moved together."""
+    folder = path.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{**row, "video": os.path.relpath(row["video"], folder)} for row in rows]
+    used = {name for row in rows for name, value in row.items() if value}
+    columns = [name for name in COLUMNS if name in used or name == "video"]
+    columns += sorted(used - set(COLUMNS))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
