@@ -142,9 +142,12 @@ def _subtitle_lines(path: Path) -> list[tuple[int, float, float, str]]:
         timing = _TIMING.match(line)
         if timing is None:
             continue
-        text = []
+        text: list[str] = []
         for words in lines[i + 1 :]:
-            if not words.strip() or _TIMING.match(words):
+            if not words.strip():
+                break
+            if _TIMING.match(words):  # the blank line is missing: this is the next line's number
+                text = text[:-1] if text and text[-1].strip().isdigit() else text
                 break
             text.append(words)
         start, end = (_seconds(*timing.groups()[k : k + 4]) for k in (0, 4))
