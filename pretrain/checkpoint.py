@@ -1,0 +1,302 @@
+"""Checkpoints: a folder that transformers' users know, and the training state beside it.
+
+    runs/tiny/checkpoints/
+        latest                  the name of the newest whole checkpoint: "step-000200"
+        step-000200/
+            config.json  model.safetensors      MEmoBert.from_pretrained(folder)
+            tokenizer.json ...                  AutoTokenizer.from_pretrained(folder)
+            passport.json                       the features it was trained on
+            pretrain.yaml                       the resolved config
+            provenance.json                     step, git commit, digest of the clips, versions
+            state/                              optimizer, progress.json, rng-RRRRR.pt for each rank
+
+A checkpoint is written under a temporary name, flushed to the disk, renamed, and then pointed to,
+so that a process killed at any moment leaves the one before in force. Nothing is unpickled.
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from data_pipeline.config import dump_config, load_config
+from data_pipeline.schema import Passport, passport_from_json, passport_to_json
+from data_pipeline.shards import atomic_file, sync_folder
+from pretrain.config import PretrainConfig
+from pretrain.engine import Engine
+from pretrain.model.memobert import MEmoBert, WeightsMismatch
+from pretrain.runtime import Runtime
+
+MODEL_FILES = ("config.json", "model.safetensors", "passport.json")
+CONFIG_FILE = "pretrain.yaml"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not whole, not there, or of another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    model: MEmoBert
+    tokenizer: PreTrainedTokenizerBase
+    passport: Passport
+    config: PretrainConfig | None
+    """Of the run that made it; None when the folder holds none."""
+    folder: Path
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: MEmoBert,
+    tokenizer: PreTrainedTokenizerBase,
+    passport: Passport,
+    config: Any,
+    *,
+    provenance: dict[str, Any] | None = None,
+) -> None:
+    """Write what a user needs of a trained model into `folder`; one process calls it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _own_storage(model):
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(str(folder))
+    _write_json(folder / "passport.json", passport_to_json(passport))
+    (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
+    _write_json(folder / "provenance.json", {**(provenance or {}), **_origin()})
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """A trained model from its folder, or the newest of a run's folder; in eval mode, on the CPU.
+
+    Raises CheckpointError when a file is missing or the weights are not of config.json's sizes.
+    """
+    folder = find_checkpoint(folder)
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"no {', '.join(missing)} in {folder}; expected a checkpoint of pretraining, such as "
+            "runs/NAME/checkpoints/step-000200"
+        )
+    try:
+        model = MEmoBert.from_pretrained(str(folder))
+    except WeightsMismatch as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    config_path = folder / CONFIG_FILE
+    return Checkpoint(
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(str(folder)),
+        passport=passport_from_json(_read_json(folder / "passport.json")),
+        config=load_config(PretrainConfig, config_path, []) if config_path.is_file() else None,
+        folder=folder,
+    )
+
+
+def find_checkpoint(folder: str | Path) -> Path:
+    """`folder` itself, or where the `latest` in it or in its checkpoints/ points."""
+    folder = Path(folder)
+    for root in (folder, folder / "checkpoints"):
+        newest = read_latest(root)
+        if newest is not None:
+            return newest
+    if not folder.is_dir():
+        raise CheckpointError(f"no checkpoint folder {folder}; run pretraining first")
+    return folder
+
+
+def read_latest(root: Path) -> Path | None:
+    """The checkpoint that `root`/latest names; None when there is no such file."""
+    try:
+        name = (root / "latest").read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    others = sorted(path.name for path in root.glob("step-*"))
+    if not re.fullmatch(r"step-\d+", name) or not (root / name).is_dir():
+        raise CheckpointError(
+            f"{root}/latest names {name!r}, which is not there (there is: "
+            f"{', '.join(others) or 'no checkpoint'}); write the name of a whole one into it, or "
+            "remove it to start anew"
+        )
+    return root / name
+
+
+class CheckpointStore:
+    """The checkpoints of one run, with their training state. Every rank calls every method."""
+
+    def __init__(self, root: str | Path, keep: int, runtime: Runtime) -> None:
+        self.root = Path(root)
+        self.keep = keep
+        self.runtime = runtime
+
+    def save(
+        self,
+        step: int,
+        engine: Engine,
+        progress: dict[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        passport: Passport,
+        config: PretrainConfig,
+    ) -> Path:
+        """Write step-NNNNNN, point `latest` to it, remove the oldest beyond `keep`."""
+        final = self.root / f"step-{step:06d}"
+        temporary = self.root / f".{final.name}.tmp"
+        state = temporary / "state"
+        rank, is_main = self.runtime.rank, self.runtime.is_main
+        if is_main:
+            shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+            state.mkdir(parents=True)
+        self.runtime.barrier()
+        if is_main:
+            provenance = {"step": step, "clips_sha256": progress["loader"]["clips"]}
+            save_checkpoint(
+                temporary, engine.model, tokenizer, passport, config, provenance=provenance
+            )
+            about = {"engine": engine.name, "world_size": self.runtime.world_size}
+            _write_json(state / "progress.json", {**progress, **about})
+        engine.save_state(state)
+        torch.save(_random_state(self.runtime.device), state / f"rng-{rank:05d}.pt")
+        self.runtime.barrier()
+        if is_main:
+            _sync_tree(temporary)
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(temporary, final)
+            sync_folder(self.root)
+            with atomic_file(self.root / "latest") as file:
+                file.write(f"{final.name}\n".encode())
+            self._prune(final)
+        self.runtime.barrier()
+        return final
+
+    def load(self, engine: Engine) -> dict[str, Any] | None:
+        """Put the newest checkpoint's state into `engine` and the generators; its progress.
+
+        None when the run has no checkpoint yet. Raises CheckpointError when it is of a model of
+        another size, another engine, or a number of ranks that the engine cannot change to.
+        """
+        folder = read_latest(self.root)
+        if folder is None:
+            return None
+        state = folder / "state"
+        if not (state / "progress.json").is_file():
+            raise CheckpointError(
+                f"{folder} has no training state; write an older one's name into "
+                f"{self.root}/latest, or remove that file to start anew"
+            )
+        progress = _read_json(state / "progress.json")
+        self._check_fits(folder, progress, engine)
+        weights = folder / "model.safetensors"
+        try:
+            engine.model.load_weights(load_file(weights), str(weights))
+        except WeightsMismatch as error:
+            raise CheckpointError(f"cannot go on from {folder}: {error}") from error
+        engine.load_state(state)
+        rng = state / f"rng-{self.runtime.rank:05d}.pt"
+        if progress["world_size"] == self.runtime.world_size:
+            _set_random_state(torch.load(rng, weights_only=True), self.runtime.device)
+        else:
+            self.runtime.log.info(
+                f"{folder} was saved by {progress['world_size']} ranks, now there are "
+                f"{self.runtime.world_size}: same clips, masks and optimizer, dropout drawn anew"
+            )
+        return progress
+
+    def _check_fits(self, folder: Path, progress: dict[str, Any], engine: Engine) -> None:
+        found, ranks = progress["engine"], progress["world_size"]
+        if found != engine.name:
+            raise CheckpointError(
+                f"{folder} holds the training state {found!r}, this run reads {engine.name!r}; set "
+                "engine.kind and engine.zero_stage as in its pretrain.yaml, or use another "
+                "run.output"
+            )
+        if ranks != self.runtime.world_size and not engine.elastic:
+            raise CheckpointError(
+                f"{folder} was saved by {ranks} ranks at a ZeRO stage above 0, this run has "
+                f"{self.runtime.world_size}; start {ranks} ranks (deepspeed --num_gpus {ranks} "
+                "...). Runs at engine.zero_stage=0 go on at any number of ranks"
+            )
+
+    def _prune(self, newest: Path) -> None:
+        whole = sorted(self.root.glob("step-*"), key=lambda path: int(path.name[5:]))
+        older = [path for path in whole if path != newest]
+        for path in older[: max(0, len(older) - (self.keep - 1))]:
+            shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _own_storage(model: MEmoBert) -> Iterator[None]:
+    """For its duration no two weights share memory: ZeRO keeps them all in one buffer, of which
+    safetensors refuses to write a part."""
+    parameters = list(model.parameters())
+    views = [parameter.data for parameter in parameters]
+    try:
+        for parameter, view in zip(parameters, views, strict=True):
+            if view.untyped_storage().nbytes() != view.nbytes:
+                parameter.data = view.clone()
+        yield
+    finally:
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.data = view
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    random.setstate(state["python"])
+
+
+def _origin() -> dict[str, Any]:
+    """Where the code is from."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    libraries = {name: version(name) for name in ("torch", "transformers", "deepspeed")}
+    return {"git_commit": git.stdout.strip() or None, "versions": libraries}
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error

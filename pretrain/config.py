@@ -1,0 +1,204 @@
+"""Every setting of a pretraining run, one dataclass a component.
+
+    config = load_config(PretrainConfig, "configs/pretrain/tiny.yaml", ["optim.steps=200"])
+
+The defaults are the paper's run; configs/pretrain/reference.yaml spells them out. A value that
+cannot work raises ConfigError here, before any data is read.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data_pipeline.config import ConfigError
+from pretrain.masking import REFERENCE_WEIGHTS, TASKS, MaskingSettings
+from pretrain.runtime import RuntimeSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    text_checkpoint: str = "bert-base-uncased"
+    """BERT that gives the tokenizer, the sizes and, with `text_init: checkpoint`, the weights.
+    A hub name, a folder, or `package:module/folder`."""
+    text_init: Literal["checkpoint", "none"] = "checkpoint"
+    """`none`: every weight is new, the "Direct" setting."""
+    width: int | None = None
+    """Sizes other than the checkpoint's, for runs with `text_init: none`; null takes its own."""
+    num_layers: int | None = None
+    num_heads: int | None = None
+    ffn_width: int | None = None
+    max_frame_positions: int = 512
+    """Rows of the position tables of face and speech."""
+    dropout: float = 0.1
+    """On embeddings, attention and layer outputs."""
+    positions: Literal["index", "seconds"] = "index"
+    """Of face and speech frames: index among the kept ones (the paper), or true time."""
+    speech_type: Literal["separate", "shared"] = "separate"
+    """Type vector of speech: its own (the paper), or the face's."""
+    attention: Literal["sdpa", "plain"] = "sdpa"
+    """torch's fused kernel, or its plain twin."""
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes that are set here."""
+        names = ("width", "num_layers", "num_heads", "ffn_width")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected 0 up to 1")
+        if self.text_init == "checkpoint" and self.sizes():
+            raise ConfigError(
+                f"model sizes {self.sizes()} are set, but text_init=checkpoint takes its own; "
+                "leave them out, or set model.text_init=none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    shards: list[str] = field(default_factory=lambda: ["runs/shards"])
+    """Folders that data_pipeline.extract wrote; their clips form one pool."""
+    batch_clips: int = 640
+    """Clips in one optimizer step, over all ranks and micro-batches."""
+    micro_batch_clips: int = 160
+    """Most clips in one forward pass of one rank; the rest of its share is accumulated."""
+    num_lanes: int = 32
+    """Readers the clips are dealt to, however many ranks there are: must be a multiple of the
+    number of ranks and divide batch_clips. Memory: one decoded shard a lane, shared by its rank."""
+    max_text_pieces: int | None = 30
+    """Clips with more word pieces (without [CLS] and [SEP]) are left out, as in the paper. In
+    these three, null is no limit and 0 leaves the modality out."""
+    max_face_frames: int | None = 36
+    """First face frames that are read: 3.6 s at 10 a second."""
+    max_speech_frames: int | None = 64
+    """First speech states that are read: 3.84 s at 60 ms."""
+    validation_share: float = 0.05
+    """Share of the clips held out, whole recordings where they are small enough; 0 is none."""
+    validation_clips: int = 3000
+    """Most clips held out."""
+    validation_shards: list[str] = field(default_factory=list)
+    """Folders with the held-out clips, in place of a share of `shards`."""
+    prefetch_steps: int = 2
+    """Steps that a thread prepares ahead; 0 prepares them in the loop itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_clips", "micro_batch_clips", "num_lanes"):
+            _need(getattr(self, name) > 0, f"data.{name} is {getattr(self, name)}, expected > 0")
+        for name in ("max_text_pieces", "max_face_frames", "max_speech_frames"):
+            value = getattr(self, name)
+            _need(value is None or value >= 0, f"data.{name} is {value}, expected >= 0 or null")
+        for name in ("validation_clips", "prefetch_steps"):
+            _need(getattr(self, name) >= 0, f"data.{name} is {getattr(self, name)}, expected >= 0")
+        _need(bool(self.shards), "data.shards is empty, expected at least one folder of shards")
+        _need(
+            self.batch_clips % self.num_lanes == 0,
+            f"data.num_lanes={self.num_lanes} does not divide data.batch_clips="
+            f"{self.batch_clips}; each lane gives the same number of clips to a step",
+        )
+        _need(
+            0 <= self.validation_share < 1,
+            f"data.validation_share is {self.validation_share}, expected 0 up to 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    weights: dict[str, float] = field(default_factory=lambda: dict(REFERENCE_WEIGHTS))
+    """Objective to its weight; one that is left out, or has 0, is off."""
+    mixing: Literal["step", "clip"] = "step"
+    """step: one objective a step, drawn by weight (the paper). clip: every clip draws its own
+    among those its modalities allow; the step's loss is the weighted mean of the objectives'
+    means. Both have the same expected gradient where every clip has every modality."""
+
+    def shares(self) -> dict[str, float]:
+        """The objectives that are on, in the order of TASKS, with weights that sum to one."""
+        total = sum(self.weights.values())
+        return {task: self.weights[task] / total for task in TASKS if self.weights.get(task)}
+
+    def __post_init__(self) -> None:
+        for task, weight in self.weights.items():
+            _need(
+                task in TASKS,
+                f"objectives.weights: no objective {task!r}; there are {', '.join(TASKS)}",
+            )
+            _need(weight >= 0, f"objectives.weights.{task} is {weight}, expected >= 0")
+        _need(any(self.weights.values()), "objectives.weights: every objective is off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+    steps: int = 40_000
+    """Optimizer steps of the whole run."""
+    warmup_steps: int = 4_000
+    peak_learning_rate: float = 5e-5
+    floor_learning_rate: float = 1e-8
+    """The rate never falls below it."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    """Not on biases and LayerNorm weights."""
+    clip_norm: float = 5.0
+    """Longest gradient, over all weights together."""
+
+    def __post_init__(self) -> None:
+        _need(self.steps > 0, f"optim.steps is {self.steps}, expected > 0")
+        _need(self.clip_norm > 0, f"optim.clip_norm is {self.clip_norm}, expected > 0")
+        _need(
+            0 <= self.warmup_steps < self.steps,
+            f"optim.warmup_steps={self.warmup_steps} of optim.steps={self.steps}: expected fewer "
+            "warm-up steps than steps; set optim.warmup_steps too",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    kind: Literal["deepspeed", "torch"] = "deepspeed"
+    """DeepSpeed, or its plain-torch twin."""
+    zero_stage: Literal[0, 1, 2] = 0
+    """What DeepSpeed splits over the ranks: 0 nothing, 1 optimizer state, 2 gradients too. A
+    model of BERT's size fits a GPU at 0, and only 0 resumes on another number of ranks."""
+
+    def __post_init__(self) -> None:
+        _need(
+            self.kind == "deepspeed" or self.zero_stage == 0,
+            f"engine.zero_stage={self.zero_stage} needs engine.kind=deepspeed",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(RuntimeSettings):
+    output: str = "runs/pretrain"
+    """Folder of the run: metrics.csv, checkpoints/, config.yaml. A run that finds a checkpoint
+    there goes on from it."""
+    log_every: int = 10
+    """Steps between two lines of the log and of metrics.csv; the device is read only then."""
+    validate_every: int = 5_000
+    """Steps between validations; there is one before the first and one after the last step."""
+    checkpoint_every: int = 1_000
+    """Steps between checkpoints, a multiple of log_every; there is one after the last step."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    tensorboard: bool = False
+    """Write the metrics to `output`/tensorboard as well."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
+            _need(getattr(self, name) > 0, f"run.{name} is {getattr(self, name)}, expected > 0")
+        _need(
+            self.checkpoint_every % self.log_every == 0,
+            f"run.checkpoint_every={self.checkpoint_every} is no multiple of run.log_every="
+            f"{self.log_every}; a resumed run could not repeat the line of the log it was in",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    objectives: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)

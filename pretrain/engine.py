@@ -1,0 +1,248 @@
+"""Forward, backward, step, state: by DeepSpeed, or by plain torch. The same four methods.
+
+    predictions = engine(batch)               # under autocast where the precision says so
+    engine.backward(loss)                     # once a micro-batch; losses add up over ranks
+    engine.step(learning_rate)                # once a step: reduce, clip, update, zero
+    engine.save_state(folder); engine.load_state(folder)
+
+`loss` is this micro-batch's part of the step's loss, its sums divided by the counts of all ranks
+and micro-batches, so gradients are *summed* over ranks. DeepSpeed takes means instead, and is given
+`loss` times the number of ranks.
+
+Both run torch.optim.AdamW on fp32 weights: DeepSpeed's fused one does not resume exactly.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from pretrain.config import EngineSettings
+from pretrain.model.memobert import MEmoBert
+from pretrain.runtime import Runtime, open_group_of_one
+
+
+class EngineError(ValueError):
+    """A training state that does not fit this run."""
+
+
+class Engine(Protocol):
+    model: MEmoBert
+    name: str
+    """Of the kind of state it saves."""
+    elastic: bool
+    """Whether its state loads at another number of ranks."""
+
+    def __call__(self, batch: Any) -> dict[str, torch.Tensor]: ...
+    def backward(self, loss: torch.Tensor) -> None: ...
+    def step(self, learning_rate: float) -> None: ...
+    def save_state(self, folder: Path) -> None: ...
+    def load_state(self, folder: Path) -> None: ...
+
+
+class TorchEngine:
+    """Plain torch: one sum of all gradients over the ranks, no wrapper around the model.
+
+    Not DistributedDataParallel: the heads that a step's objective does not touch have no gradient,
+    differently on each rank, and one flat sum is both simpler and exact.
+    """
+
+    name = "adamw"
+    elastic = True
+
+    def __init__(
+        self, model: MEmoBert, optimizer: torch.optim.Optimizer, clip_norm: float, runtime: Runtime
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.runtime = runtime
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if runtime.world_size > 1:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(tensor.detach(), src=0)
+
+    def __call__(self, batch: Any) -> dict[str, torch.Tensor]:
+        with self.runtime.autocast():
+            return self.model(batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self, learning_rate: float) -> None:
+        # A weight without gradient counts as zero, as under DeepSpeed: its moments decay.
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        if self.runtime.world_size > 1:
+            flat = torch.cat([grad.flatten() for grad in grads])
+            dist.all_reduce(flat)
+            parts = flat.split([grad.numel() for grad in grads])
+            grads = [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)]
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            parameter.grad = grad
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        _set_rate(self.optimizer, learning_rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def save_state(self, folder: Path) -> None:
+        _save_adamw(folder, self.optimizer, self.runtime)
+
+    def load_state(self, folder: Path) -> None:
+        _load_adamw(folder, self.optimizer)
+
+
+class DeepSpeedEngine:
+    """DeepSpeed at ZeRO stage 0, 1 or 2.
+
+    At stage 0 the state is AdamW's own, in TorchEngine's format, and loads at any number of ranks
+    and in either engine. At 1 and 2 DeepSpeed writes one file a rank.
+    """
+
+    def __init__(
+        self,
+        model: MEmoBert,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float,
+        runtime: Runtime,
+        *,
+        zero_stage: int,
+        num_micro_batches: int,
+        micro_batch_clips: int,
+    ) -> None:
+        deepspeed = _import_deepspeed(runtime)
+        self.model = model
+        self.runtime = runtime
+        self.num_micro_batches = num_micro_batches
+        self.elastic = zero_stage == 0
+        self.name = "adamw" if self.elastic else f"deepspeed-zero{zero_stage}"
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            dist_init_required=False,
+            config={
+                "train_micro_batch_size_per_gpu": micro_batch_clips,
+                "gradient_accumulation_steps": num_micro_batches,
+                "gradient_clipping": clip_norm,
+                "zero_optimization": {"stage": zero_stage},
+                "zero_allow_untested_optimizer": True,
+                "steps_per_print": 2**31,  # the log is ours
+                # Autocast as in TorchEngine; with no "safe" module gradients stay fp32 on the wire.
+                "torch_autocast": {
+                    "enabled": runtime.dtype != torch.float32,
+                    "dtype": str(runtime.dtype).removeprefix("torch."),
+                    "lower_precision_safe_modules": [],
+                },
+            },
+        )
+
+    def __call__(self, batch: Any) -> dict[str, torch.Tensor]:
+        return self.engine(batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.engine.backward(loss * self.runtime.world_size, scale_wrt_gas=False)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()  # counts the micro-batch; updates nothing
+
+    def step(self, learning_rate: float) -> None:
+        if not self.engine.is_gradient_accumulation_boundary():
+            raise RuntimeError(
+                f"step() after fewer than {self.num_micro_batches} calls of backward()"
+            )
+        _set_rate(self.optimizer, learning_rate)
+        self.engine.step()
+
+    def save_state(self, folder: Path) -> None:
+        if self.elastic:
+            _save_adamw(folder, self.optimizer, self.runtime)
+        else:
+            self.engine.save_checkpoint(str(folder), tag=self.name, save_latest=False)
+
+    def load_state(self, folder: Path) -> None:
+        if self.elastic:
+            _load_adamw(folder, self.optimizer)
+        else:
+            self.engine.checkpoint_engine.load = _load_tensors_only
+            path, _ = self.engine.load_checkpoint(str(folder), tag=self.name)
+            if path is None:
+                raise EngineError(f"no training state {self.name} in {folder}")
+
+
+def build_engine(
+    settings: EngineSettings,
+    model: MEmoBert,
+    optimizer: torch.optim.Optimizer,
+    runtime: Runtime,
+    *,
+    clip_norm: float,
+    num_micro_batches: int,
+    micro_batch_clips: int,
+) -> Engine:
+    """The engine that the config asks for; `model` is on its device already."""
+    if settings.kind == "torch":
+        return TorchEngine(model, optimizer, clip_norm, runtime)
+    return DeepSpeedEngine(
+        model,
+        optimizer,
+        clip_norm,
+        runtime,
+        zero_stage=settings.zero_stage,
+        num_micro_batches=num_micro_batches,
+        micro_batch_clips=micro_batch_clips,
+    )
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _save_adamw(folder: Path, optimizer: torch.optim.Optimizer, runtime: Runtime) -> None:
+    if runtime.is_main:
+        torch.save(optimizer.state_dict(), folder / "adamw.pt")
+
+
+def _load_adamw(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    path = folder / "adamw.pt"
+    if not path.is_file():
+        raise EngineError(
+            f"no {path}: this training state was saved at a ZeRO stage above 0; set "
+            "engine.kind=deepspeed and engine.zero_stage as they were"
+        )
+    optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _load_tensors_only(path: str, map_location: Any = None) -> Any:
+    """In place of DeepSpeed's own torch.load, which unpickles anything: tensors, plain values and
+    the three small classes that its files hold."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _import_deepspeed(runtime: Runtime) -> Any:
+    """deepspeed, set up for this device and this kind of start."""
+    if not dist.is_initialized():
+        open_group_of_one(runtime.device)
+    os.environ.setdefault("LOCAL_RANK", str(runtime.local_rank))  # it asks, even for one process
+    if runtime.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    from deepspeed import ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if runtime.device.type == "cpu":
+        # Its shared-memory collective is compiled at first use (35 s) and gains nothing here. The
+        # table is private, so look before touching it.
+        table = getattr(ops, "__compatible_ops__", None)
+        if isinstance(table, dict) and "deepspeed_shm_comm" in table:
+            table["deepspeed_shm_comm"] = False
+            runtime.log.info("DeepSpeed: gloo collectives, its shared-memory op is not compiled")
+        else:
+            runtime.log.info("DeepSpeed may now compile its shared-memory op, once")
+    return deepspeed

@@ -1,0 +1,302 @@
+"""Shards -> the clips of every optimizer step: the same for any number of ranks, resumable.
+
+An epoch has one global order: the shards permuted by (seed, epoch), the clips permuted inside each
+shard. It is cut into `num_lanes` equal runs, and lane l reads run l from front to back; the fewer
+than num_lanes clips left over are others every epoch. Lanes, not files, are dealt to the ranks
+(lane % world_size), and a step takes batch_clips / num_lanes clips of every lane. So
+
+- which clips meet in step t depends on (seed, t), never on the number of ranks;
+- every rank has equally many clips in every step, whatever the shards hold, so none can hang;
+- the whole state is an epoch and a position for each lane.
+
+A clip that cannot be used (too many word pieces, or without the modality of the step's task) is
+counted, by reason, and the next one of its lane takes its place.
+
+Cost: a shard is read from front to back and kept decoded while lanes need it, at most one shard a
+lane. That is what network disks like, and 32 lanes of 256 clips are about 2 GB.
+"""
+
+import hashlib
+import json
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from data_pipeline.schema import ClipSample
+from data_pipeline.shards import list_shards, read_manifest, read_shard
+from pretrain.example import Batch, Example, Limits, available_tasks, collate, make_example
+from pretrain.masking import ClipDropped, MaskingSettings, draw_task, random_generator
+
+
+class LoaderError(ValueError):
+    """Shards, lanes and ranks that do not go together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardClips:
+    """One shard and those of its clips that somebody wants."""
+
+    tar: Path
+    rows: np.ndarray
+    """Positions in the tar, ascending."""
+    ids: list[str]
+    """Of these rows."""
+
+
+def index_shards(folders: list[str]) -> list[ShardClips]:
+    """Every clip of every finished shard in `folders`, from the manifests alone."""
+    shards = []
+    for folder in folders:
+        for tar in list_shards(folder):
+            ids = read_manifest(tar.with_suffix(".json")).samples
+            shards.append(ShardClips(tar=tar, rows=np.arange(len(ids)), ids=ids))
+    return [shard for shard in shards if shard.ids]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepData:
+    """What one rank computes in one optimizer step."""
+
+    batches: list[Batch]
+    """Micro-batches, on the CPU."""
+    num_clips: int
+    num_tokens: int
+    """Word pieces, face frames and speech states, without padding."""
+    dropped: dict[str, int]
+    """Reason to number of clips that were passed over."""
+
+    def count(self, task: str) -> int:
+        """Of `task` over the micro-batches; what its sum of losses is divided by."""
+        return sum(batch.counts.get(task, 0) for batch in self.batches)
+
+
+class Loader:
+    """The infinite stream of steps of one rank.
+
+    Args:
+        shards: the training clips, from index_shards, held-out ones taken away.
+        tokenizer, limits, masking: what a clip becomes, see make_example.
+        batch_clips, micro_batch_clips, num_lanes: as in DataSettings.
+        weights: objective to its weight.
+        mixing: "step" or "clip".
+        seed: fixes order, tasks and masks.
+        rank, world_size: of this process.
+        prefetch_steps: prepared ahead by a thread; the state is that of the step handed out last.
+
+    Raises LoaderError for numbers of lanes, ranks, clips or shards that do not fit together.
+    """
+
+    def __init__(
+        self,
+        shards: list[ShardClips],
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        limits: Limits,
+        masking: MaskingSettings,
+        batch_clips: int,
+        micro_batch_clips: int,
+        num_lanes: int,
+        weights: dict[str, float],
+        mixing: str,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch_steps: int = 0,
+    ) -> None:
+        self.num_clips = sum(len(shard.ids) for shard in shards)
+        _check_ranks(len(shards), self.num_clips, num_lanes, world_size, batch_clips)
+        self.shards = shards
+        self.tokenizer = tokenizer
+        self.limits = limits
+        self.masking = masking
+        self.clips_per_lane = batch_clips // num_lanes
+        self.micro_batch_clips = micro_batch_clips
+        self.num_lanes = num_lanes
+        self.weights = weights
+        self.mixing = mixing
+        self.seed = seed
+        self.lanes = range(rank, num_lanes, world_size)
+        self.prefetch_steps = prefetch_steps
+        self.step = 0
+        self.places_L2 = np.zeros((num_lanes, 2), dtype=np.int64)  # epoch, position in the run
+        self._handed_out: tuple[int, np.ndarray] = (0, self.places_L2.copy())
+        self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._decoded: OrderedDict[int, list[ClipSample]] = OrderedDict()
+        self._steps: Iterator[StepData] | None = None
+
+    @property
+    def run_length(self) -> int:
+        """Clips of one lane in one epoch."""
+        return self.num_clips // self.num_lanes
+
+    def next_step(self) -> StepData:
+        """This rank's share of the next step."""
+        if self._steps is None:
+            self._steps = self._prefetched() if self.prefetch_steps else self._stream()
+        data, self._handed_out = next(self._steps)
+        return data
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands after the step handed out last.
+
+        Lanes of other ranks stand at -1: the elementwise maximum of all ranks' `places_L2` is
+        the state of the run, and what `load_state_dict` wants.
+        """
+        step, places_L2 = self._handed_out
+        mine = np.full_like(places_L2, -1)
+        mine[self.lanes] = places_L2[self.lanes]
+        return {"step": step, "places_L2": mine, "clips": self.fingerprint()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after `state`, at any number of ranks. Call it before the first step."""
+        if self._steps is not None:
+            raise LoaderError("load_state_dict comes before the first step")
+        if state["clips"] != self.fingerprint():
+            raise LoaderError(
+                "the training clips, run.seed, data.batch_clips or data.num_lanes are not those "
+                "this checkpoint was made with; restore them, or start anew with another run.output"
+            )
+        self.step = int(state["step"])
+        self.places_L2 = np.array(state["places_L2"], dtype=np.int64)
+        if self.places_L2.shape != (self.num_lanes, 2) or (self.places_L2 < 0).any():
+            raise LoaderError(f"bad loader state: {self.places_L2.tolist()}")
+        self._handed_out = (self.step, self.places_L2.copy())
+
+    def fingerprint(self) -> str:
+        """Digest of all that fixes which clips meet in which step."""
+        about = [self.seed, self.num_lanes, self.clips_per_lane]
+        about += [shard.ids for shard in self.shards]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    def order(self, epoch: int) -> np.ndarray:
+        """[clips, 2] the global order of `epoch`: index of the shard, position among its ids."""
+        if epoch not in self._orders:
+            rng = np.random.default_rng((self.seed, epoch))
+            parts = []
+            for index in rng.permutation(len(self.shards)):
+                inside = rng.permutation(len(self.shards[index].ids))
+                parts.append(np.stack([np.full_like(inside, index), inside], axis=1))
+            self._orders[epoch] = np.concatenate(parts)
+            if len(self._orders) > 2:  # lanes drift apart by skips: two epochs are in use
+                self._orders.popitem(last=False)
+        return self._orders[epoch]
+
+    def _stream(self) -> Iterator[tuple[StepData, tuple[int, np.ndarray]]]:
+        while True:
+            dropped: dict[str, int] = {}
+            task = None
+            if self.mixing == "step":
+                task = draw_task(self.weights, set(self.weights), self.seed, self.step)
+            examples = [
+                self._draw(lane, task, dropped)
+                for lane in self.lanes
+                for _ in range(self.clips_per_lane)
+            ]
+            # As few micro-batches as allowed, of even sizes: sums and counts make any cut exact.
+            num_micro = -(-len(examples) // self.micro_batch_clips)
+            cuts = np.linspace(0, len(examples), num_micro + 1).astype(int)
+            pad_id = self.tokenizer.pad_token_id
+            batches = [collate(examples[a:b], pad_id) for a, b in zip(cuts, cuts[1:], strict=False)]
+            self.step += 1
+            data = StepData(
+                batches=batches,
+                num_clips=len(examples),
+                num_tokens=sum(batch.num_tokens for batch in batches),
+                dropped=dropped,
+            )
+            yield data, (self.step, self.places_L2.copy())
+
+    def _draw(self, lane: int, step_task: str | None, dropped: dict[str, int]) -> Example:
+        """The next usable clip of `lane`, as an example of its task."""
+        for _ in range(2 * self.run_length + 1):
+            epoch, position = map(int, self.places_L2[lane])
+            if position == self.run_length:
+                epoch, position = epoch + 1, 0
+            self.places_L2[lane] = epoch, position + 1
+            index, row = self.order(epoch)[lane * self.run_length + position]
+            sample = self._sample(int(index), int(row))
+            key = (self.seed, epoch, sample.id)
+            try:
+                task = step_task or draw_task(
+                    self.weights, available_tasks(sample, self.limits), *key
+                )
+                return make_example(
+                    sample,
+                    self.tokenizer,
+                    self.limits,
+                    task,
+                    self.masking,
+                    random_generator(*key),
+                )
+            except ClipDropped as drop:
+                dropped[drop.reason] = dropped.get(drop.reason, 0) + 1
+        raise LoaderError(
+            f"lane {lane}: {2 * self.run_length + 1} clips in a row cannot be used for "
+            f"{step_task or 'any objective'} (passed over in this step: {dropped}); look at what "
+            "the shards hold and at data.max_text_pieces, or use objectives.mixing=clip"
+        )
+
+    def _sample(self, index: int, row: int) -> ClipSample:
+        if index not in self._decoded:
+            shard = self.shards[index]
+            wanted = set(shard.rows.tolist())
+            self._decoded[index] = [
+                sample for i, sample in enumerate(read_shard(shard.tar)) if i in wanted
+            ]
+            if len(self._decoded) > len(self.lanes):
+                self._decoded.popitem(last=False)
+        self._decoded.move_to_end(index)
+        return self._decoded[index][row]
+
+    def _prefetched(self) -> Iterator[tuple[StepData, tuple[int, np.ndarray]]]:
+        """`_stream`, computed ahead in a thread. What it raises is raised here."""
+        ready: queue.Queue[Any] = queue.Queue(maxsize=self.prefetch_steps)
+
+        def fill() -> None:
+            try:
+                for item in self._stream():
+                    ready.put(item)
+            except BaseException as error:
+                ready.put(error)
+
+        threading.Thread(target=fill, name="loader", daemon=True).start()
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+def _check_ranks(
+    num_shards: int, num_clips: int, num_lanes: int, world_size: int, batch_clips: int
+) -> None:
+    if world_size > num_shards:
+        raise LoaderError(
+            f"{num_shards} shards for {world_size} ranks; extract again with fewer clips a shard "
+            f"(clips_per_shard={max(1, num_clips // world_size)} or less), or start at most "
+            f"{num_shards} ranks"
+        )
+    if num_lanes % world_size:
+        raise LoaderError(
+            f"data.num_lanes={num_lanes} is no multiple of the {world_size} ranks; set it to "
+            f"{_lanes_for(world_size, batch_clips)}"
+        )
+    if num_clips < num_lanes:
+        raise LoaderError(
+            f"{num_clips} training clips for data.num_lanes={num_lanes}; set it to at most "
+            f"{num_clips}, or bring more clips"
+        )
+
+
+def _lanes_for(world_size: int, batch_clips: int) -> str:
+    fits = [n for n in range(world_size, batch_clips + 1, world_size) if batch_clips % n == 0]
+    if not fits:
+        return f"a multiple, with data.batch_clips a multiple of {world_size} as well"
+    return " or ".join(map(str, fits[:4])) + f" (they divide data.batch_clips={batch_clips})"

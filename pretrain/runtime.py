@@ -1,0 +1,230 @@
+"""Ranks, device, precision, seeds and logging: what every training entry point sets up first.
+
+    runtime = start(config.run)
+    runtime.log.info("hello")     # rank 0 speaks; the others only warn
+
+Ranks come from the environment that `deepspeed` and `torchrun` set (RANK, LOCAL_RANK, WORLD_SIZE,
+MASTER_ADDR, MASTER_PORT); without it this is one process, which opens no port at all.
+"""
+
+import datetime
+import logging
+import os
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+class LaunchError(RuntimeError):
+    """The processes of a run cannot be brought together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    seed: int = 1234
+    """Fixes initialisation, order of clips, masks and dropout."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is a GPU."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the matrix products; weights and optimizer are fp32 always. auto: bf16 on CUDA."""
+    num_threads: int = 0
+    """CPU threads of a process; 0 leaves it to OMP_NUM_THREADS, or to torch."""
+    timeout_minutes: float = 30.0
+    """A rank that waits longer than this for another one gives up, and the run ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    rank: int
+    local_rank: int
+    """Index of this process on its machine, and of its GPU."""
+    world_size: int
+    device: torch.device
+    dtype: torch.dtype
+    """Of matrix products, under autocast when it is not float32."""
+    log: logging.Logger
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of `values` over all ranks, in place. CPU tensors go by gloo, no device sync."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def max_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Elementwise maximum over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until every rank is here. A sum on the CPU: it needs no GPU and no device choice."""
+        self.sum_over_ranks(torch.zeros(1))
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the forward pass runs; does nothing in float32."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
+
+    def finish(self) -> None:
+        """Leave the process group. Call it when all went well; a failing rank just exits."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def start(
+    settings: RuntimeSettings,
+    *,
+    name: str = "memobert",
+    environment: Mapping[str, str] = os.environ,
+) -> Runtime:
+    """Join the other ranks, choose device and precision, seed, and open the log.
+
+    Every rank gets the same seed, so that all build the same model; `seed_rank` makes them
+    differ afterwards. Raises LaunchError when ranks, port or GPUs are not there.
+    """
+    rank, local_rank, world_size = _ranks(environment)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    device = _device(settings.device, local_rank)
+    dtype, why = _precision(settings.precision, device)
+    log = _logger(name, rank, world_size)
+    _join(rank, world_size, device, settings.timeout_minutes, environment)
+    seed_everything(settings.seed)
+    log.info(
+        f"{world_size} rank{'s' * (world_size > 1)} on {_device_name(device)}, "
+        f"{torch.get_num_threads()} CPU threads each, {str(dtype).removeprefix('torch.')} ({why}), "
+        f"seed {settings.seed}"
+    )
+    return Runtime(
+        rank=rank,
+        local_rank=local_rank,
+        world_size=world_size,
+        device=device,
+        dtype=dtype,
+        log=log,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch (all devices), numpy's global generator and Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  libraries below us may draw from it
+    random.seed(seed)
+
+
+def seed_rank(seed: int, rank: int) -> None:
+    """Give each rank its own stream, for dropout; call it once the model is built."""
+    seed_everything(int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]))
+
+
+def open_group_of_one(device: torch.device) -> None:
+    """A process group of this process alone, for libraries that want one; it needs no port."""
+    dist.init_process_group(_backend(device), store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _backend(device: torch.device) -> str:
+    # Both in one group: device tensors go by NCCL, numbers of the host by gloo.
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+def _ranks(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    found = {name: environment[name] for name in names if name in environment}
+    if "RANK" not in found and "WORLD_SIZE" not in found:
+        return 0, 0, 1
+    if len(found) != len(names):
+        missing = ", ".join(name for name in names if name not in found)
+        raise LaunchError(
+            f"the environment has {found} but no {missing}; start with `deepspeed` or `torchrun`, "
+            f"or unset {', '.join(found)} for a single process"
+        )
+    try:
+        rank, local_rank, world_size = (int(found[name]) for name in names)
+    except ValueError as error:
+        raise LaunchError(f"the environment has {found}: expected whole numbers") from error
+    if not 0 <= rank < world_size:
+        raise LaunchError(f"rank {rank} of {world_size} ranks: expected 0 to {world_size - 1}")
+    return rank, local_rank, world_size
+
+
+def _device(wanted: str, local_rank: int) -> torch.device:
+    num_gpus = torch.cuda.device_count() if wanted != "cpu" else 0
+    if wanted == "cuda" and not num_gpus:
+        raise LaunchError("run.device=cuda, but torch sees no GPU; use run.device=cpu or auto")
+    if not num_gpus:
+        return torch.device("cpu")
+    if local_rank >= num_gpus:
+        raise LaunchError(
+            f"local rank {local_rank} has no GPU: this machine shows {num_gpus}; "
+            f"start at most {num_gpus} ranks here, or use run.device=cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def _precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    if wanted != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted], "as run.precision says"
+    if device.type == "cpu":
+        return torch.float32, "auto: CPU"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "auto: this GPU has it"
+    return torch.float32, "auto: this GPU has no bf16"
+
+
+def _join(
+    rank: int,
+    world_size: int,
+    device: torch.device,
+    timeout_minutes: float,
+    environment: Mapping[str, str],
+) -> None:
+    if world_size == 1 or dist.is_initialized():
+        return
+    address = environment.get("MASTER_ADDR", "127.0.0.1")
+    port = environment.get("MASTER_PORT", "29500")
+    try:
+        dist.init_process_group(
+            _backend(device),
+            init_method=f"tcp://{address}:{port}",
+            rank=rank,
+            world_size=world_size,
+            timeout=datetime.timedelta(minutes=timeout_minutes),
+        )
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        if "EADDRINUSE" in str(error) or "in use" in str(error):
+            raise LaunchError(
+                f"port {port} on {address} is in use, perhaps by another run; choose a free one: "
+                f"deepspeed --master_port {int(port) + 1} launch/pretrain.sh ..."
+            ) from error
+        raise LaunchError(
+            f"rank {rank} could not meet the other {world_size - 1} ranks at {address}:{port} "
+            f"within {timeout_minutes:g} minutes: {error}"
+        ) from error
+
+
+def _logger(name: str, rank: int, world_size: int) -> logging.Logger:
+    log = logging.getLogger(name)
+    log.handlers.clear()
+    handler = logging.StreamHandler(sys.stdout)
+    who = f"[rank {rank}] " if world_size > 1 and rank else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    log.propagate = False
+    return log

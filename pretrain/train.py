@@ -1,0 +1,148 @@
+"""The training loop, in plain order.
+
+A step: fetch its micro-batches; learn how many targets all ranks have together (one sum of a few
+numbers of the host); forward and backward each micro-batch; update. With s_t a micro-batch's summed
+loss of objective t, n_t the targets of t in the whole step and p_t the objective's share,
+
+    loss = sum over t of  p_t s_t / n_t            (mixing: clip)
+    loss = s_t / n_t  of the step's one objective  (mixing: step, the paper)
+
+summed over micro-batches and ranks: the same for every way to deal out the clips. Where every clip
+has every modality the two have the same expected gradient, since the paper draws t with chance p_t.
+"""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from data_pipeline.schema import Passport
+from pretrain.checkpoint import CheckpointStore
+from pretrain.config import PretrainConfig
+from pretrain.engine import Engine
+from pretrain.loader import Loader, StepData
+from pretrain.masking import TASKS
+from pretrain.metrics import Meter, MetricsFile, describe, objectives_line
+from pretrain.objectives import OBJECTIVES
+from pretrain.optim import learning_rate
+from pretrain.runtime import Runtime
+from pretrain.validation import Validation
+
+DROPS = (
+    "no_task",
+    "no_text",
+    "no_face",
+    "no_speech",
+    "no_word_pieces",
+    "too_many_pieces",
+    "beyond_positions",
+)
+"""Reasons of ClipDropped."""
+
+
+def train(
+    config: PretrainConfig,
+    runtime: Runtime,
+    engine: Engine,
+    loader: Loader,
+    validation: Validation | None,
+    store: CheckpointStore,
+    metrics: MetricsFile | None,
+    tokenizer: PreTrainedTokenizerBase,
+    passport: Passport,
+    progress: dict[str, Any] | None,
+) -> None:
+    """Train from `progress` (None: from the start) to config.optim.steps."""
+    log, run, steps = runtime.log, config.run, config.optim.steps
+    shares = config.objectives.shares()
+    step = progress["step"] if progress else 0
+    dropped = dict(progress["dropped"]) if progress else {}
+    drawn = progress["drawn"] if progress else 0
+
+    def validate() -> None:
+        if validation is None:
+            return
+        losses = validation(engine.model, runtime)
+        if metrics is not None and losses:
+            total = sum(shares[t] for t in losses)
+            losses["loss"] = sum(shares[t] * losses[t] for t in shares if t in losses) / total
+            metrics.write(step, "validation", losses)
+            log.info(f"step {step} | held out | {objectives_line(losses)}")
+
+    if step == 0:
+        validate()
+    engine.model.train()
+    meter = Meter(runtime)
+    while step < steps:
+        data = loader.next_step()
+        counts, clips, tokens, drops = _over_ranks(data, runtime)
+        for batch in data.batches:
+            batch = batch.to(runtime.device, non_blocking=True)
+            sums = {
+                task: OBJECTIVES[task](predicted, batch.targets[task].values)[0]
+                for task, predicted in engine(batch).items()
+            }
+            if config.objectives.mixing == "clip":
+                loss = sum(shares[task] * sums[task] / counts[task] for task in sums)
+            else:
+                loss = sum(sums[task] / counts[task] for task in sums)
+            engine.backward(loss)
+            meter.add_loss(loss, sums)
+        rate = learning_rate(
+            step + 1,
+            peak=config.optim.peak_learning_rate,
+            warmup=config.optim.warmup_steps,
+            total=steps,
+            floor=config.optim.floor_learning_rate,
+        )
+        engine.step(rate)
+        step += 1
+        meter.add_step(counts, clips, tokens)
+
+        epoch = drawn // loader.num_clips
+        drawn += clips + sum(drops.values())
+        for reason, count in drops.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+        if drawn // loader.num_clips > epoch and dropped:
+            why = ", ".join(f"{reason} {n}" for reason, n in sorted(dropped.items()))
+            log.info(f"passed over since the start, {drawn} clips drawn in all: {why}")
+
+        if step % run.log_every == 0 or step == steps:
+            row = {**meter.read(), "learning_rate": rate}
+            if metrics is not None:
+                metrics.write(step, "train", row)
+                log.info(describe(step, row))
+        meter.pause()
+        if step % run.validate_every == 0 or step == steps:
+            validate()
+        if step % run.checkpoint_every == 0 or step == steps:
+            state = loader.state_dict()
+            places = runtime.max_over_ranks(torch.from_numpy(state["places_L2"]))
+            progress = {
+                "step": step,
+                "loader": {**state, "places_L2": places.tolist()},
+                "dropped": dropped,
+                "drawn": drawn,
+            }
+            folder = store.save(step, engine, progress, tokenizer, passport, config)
+            log.info(f"step {step} | saved {folder}")
+        meter.go_on()
+
+
+def _over_ranks(
+    data: StepData, runtime: Runtime
+) -> tuple[dict[str, int], int, int, dict[str, int]]:
+    """Targets of each objective, clips, tokens and dropped clips of the step, of all ranks.
+
+    Numbers of the host, summed over the CPU's process group: the device is not waited for.
+    """
+    unknown = data.dropped.keys() - set(DROPS)
+    if unknown:
+        raise ValueError(f"clips dropped for reasons that DROPS does not list: {sorted(unknown)}")
+    mine = [data.count(task) for task in TASKS] + [data.num_clips, data.num_tokens]
+    mine += [data.dropped.get(reason, 0) for reason in DROPS]
+    numbers = runtime.sum_over_ranks(torch.tensor(mine)).tolist()
+    counts = dict(zip(TASKS, numbers, strict=False))
+    clips, tokens = numbers[len(TASKS) : len(TASKS) + 2]
+    drops = dict(zip(DROPS, numbers[len(TASKS) + 2 :], strict=True))
+    return counts, clips, tokens, {reason: n for reason, n in drops.items() if n}

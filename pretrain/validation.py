@@ -1,0 +1,141 @@
+"""Held-out clips: which they are, and each objective's loss on them.
+
+The choice reads no clip: a clip id made by data_pipeline.schema.clip_id ends in its start time, and
+what stands before names the recording. Every held-out clip is asked every objective that its
+modalities allow, under masks that depend on the seed and the clip alone, so that two validations,
+of one run or of two, answer the same questions.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from data_pipeline.schema import ClipSample
+from data_pipeline.shards import read_shard
+from pretrain.example import Batch, Example, Limits, available_tasks, collate, make_example
+from pretrain.loader import ShardClips
+from pretrain.masking import TASKS, ClipDropped, MaskingSettings, random_generator
+from pretrain.model.memobert import MEmoBert
+from pretrain.objectives import OBJECTIVES
+from pretrain.runtime import Runtime
+
+_START = re.compile(r"-\d{6,}$")
+
+
+def choose_held_out(ids: list[str], num_clips: int) -> tuple[set[str], str]:
+    """At most `num_clips` of `ids`, and a line that says how they were chosen.
+
+    Whole recordings, in the order of a hash of their names, as long as they fit: nothing of a
+    held-out film is trained on. Where no recording is small enough, single clips by their hash.
+    The choice is the same on every rank and in every run on these clips.
+    """
+    num_clips = min(num_clips, len(ids) - 1)
+    if num_clips <= 0:
+        return set(), "none held out"
+    recordings: dict[str, list[str]] = {}
+    for clip in ids:
+        recordings.setdefault(_START.sub("", clip), []).append(clip)
+    held: set[str] = set()
+    count = 0
+    for name in sorted(recordings, key=_hash):
+        if len(held) + len(recordings[name]) <= num_clips:
+            held.update(recordings[name])
+            count += 1
+    if held:
+        return held, f"{len(held)} clips of {count} recordings, of {len(recordings)}, held out"
+    held = set(sorted(ids, key=_hash)[:num_clips])
+    return held, (
+        f"{len(held)} single clips held out: every one of the {len(recordings)} recordings has more"
+    )
+
+
+def split_shards(
+    shards: list[ShardClips], held: set[str]
+) -> tuple[list[ShardClips], list[ShardClips]]:
+    """(training clips, held-out clips) of `shards`; a shard with none of a kind is left out."""
+    return _keep(shards, lambda clip: clip not in held), _keep(shards, lambda clip: clip in held)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Each objective's mean loss on the held-out clips."""
+
+    shards: list[ShardClips]
+    tokenizer: PreTrainedTokenizerBase
+    limits: Limits
+    masking: MaskingSettings
+    """Its dice is not thrown: a loss under it would mix masked frames with frames left alone."""
+    seed: int
+    tasks: tuple[str, ...]
+    micro_batch_clips: int
+
+    @torch.no_grad()
+    def __call__(self, model: MEmoBert, runtime: Runtime) -> dict[str, float]:
+        """Objective to mean loss; one that no held-out clip has targets for is missing.
+
+        Every rank takes its share of the clips; all get the same answer.
+        """
+        sums_K2 = torch.zeros(len(TASKS), 2, dtype=torch.float64)
+        was_training = model.training
+        model.eval()
+        for batch in self._batches(runtime.rank, runtime.world_size):
+            with runtime.autocast():
+                predictions = model(batch.to(runtime.device))
+            for task, predicted in predictions.items():
+                loss_sum, count = OBJECTIVES[task](predicted, batch.targets[task].values)
+                sums_K2[TASKS.index(task)] += torch.tensor([loss_sum.item(), count])
+        model.train(was_training)
+        runtime.sum_over_ranks(sums_K2)
+        return {
+            task: (total / count).item()
+            for task, (total, count) in zip(TASKS, sums_K2, strict=True)
+            if count > 0
+        }
+
+    def _batches(self, rank: int, world_size: int) -> Iterator[Batch]:
+        examples: list[Example] = []
+        number = 0
+        for shard in self.shards:
+            wanted = set(shard.rows.tolist())
+            for row, sample in enumerate(read_shard(shard.tar)):
+                if row not in wanted:
+                    continue
+                number += 1
+                if number % world_size == rank:
+                    examples += self._examples(sample)
+                while len(examples) >= self.micro_batch_clips:
+                    yield collate(examples[: self.micro_batch_clips], self.tokenizer.pad_token_id)
+                    del examples[: self.micro_batch_clips]
+        if examples:
+            yield collate(examples, self.tokenizer.pad_token_id)
+
+    def _examples(self, sample: ClipSample) -> Iterator[Example]:
+        masking = dataclasses.replace(self.masking, dice=False)
+        possible = available_tasks(sample, self.limits)
+        for task in self.tasks:
+            if task in possible:
+                rng = random_generator(self.seed, "validation", task, sample.id)
+                # Dropped here is dropped in training: the same limits, told there by reason.
+                with contextlib.suppress(ClipDropped):
+                    yield make_example(sample, self.tokenizer, self.limits, task, masking, rng)
+
+
+def _keep(shards: list[ShardClips], wanted: Callable[[str], bool]) -> list[ShardClips]:
+    kept = []
+    for shard in shards:
+        keep = np.array([wanted(clip) for clip in shard.ids], dtype=bool)
+        if keep.any():
+            ids = [clip for clip, k in zip(shard.ids, keep, strict=True) if k]
+            kept.append(dataclasses.replace(shard, rows=shard.rows[keep], ids=ids))
+    return kept
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
