@@ -1,0 +1,116 @@
+"""The report: rows that agree with the ledger, pictures that show what was found."""
+
+import io
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline import report
+from data_pipeline.report import data_report, draw_preview
+from data_pipeline.worker_pool import ExtractionError
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import toy_extractor
+
+    return toy_extractor
+
+
+def write_preview(folder: Path, name: str = "toy-000", **changes) -> Path:
+    """A preview of two grey frames; face 1, on the right, speaks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(2):
+        file = io.BytesIO()
+        Image.fromarray(np.full((120, 160, 3), 128, np.uint8)).save(file, "JPEG")
+        (folder / f"{name}-{n}.jpg").write_bytes(file.getvalue())
+    track = {"seconds": [0.0, 0.5, 1.0], "mouth_movement": [0.0, 0.1, 0.0]}
+    about = {
+        "clip": name,
+        "text": "see <you>",
+        "label": "anger",
+        "duration": 2.0,
+        "decoder": "decord: asked for",
+        "outcome": "sample",
+        "frames": [{"seconds": 0.5, "index": 12}, {"seconds": 1.5, "index": 37}],
+        "tracks": [
+            {**track, "boxes": {"0": [10, 30, 50, 80]}, "mouth_movement": [0.05] * 3},
+            {**track, "boxes": {"0": [100, 30, 140, 80], "1": [100, 30, 140, 80]}},
+        ],
+        "speaker": 1,
+        "voice": [[0.4, 1.1]],
+        "waveform": {"seconds": [0.0, 1.0], "peak": [0.1, 0.5]},
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(about | changes))
+    return path
+
+
+def has_color(picture: Path, color: str) -> bool:
+    wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+    pixels = (plt.imread(picture)[..., :3] * 255).round().astype(int)
+    return bool((np.abs(pixels - wanted).max(axis=-1) <= 2).any())
+
+
+def test_rows_agree_with_the_ledger(tmp_path, toy):
+    clips = toy.make_clips(["one two", "reject", "three"])
+    toy.run_toy(tmp_path, clips, num_workers=1)
+    write_preview(tmp_path / "previews")
+    found = data_report(tmp_path)
+    assert (found.num_clips, found.num_samples, found.num_rejects) == (3, 2, 1)
+    assert [(r.clip, r.reason) for r in found.rejects] == [("toy-001", "reject")]
+    assert {s.stage: s.seconds for s in found.stages} == {
+        "media": pytest.approx(0.3),
+        "speech": pytest.approx(0.4),
+    }
+    assert [(y.modality, y.samples, y.rows) for y in found.yields] == [
+        ("text", 2, 3),
+        ("face", 0, 0),
+        ("speech", 2, 40),
+    ]
+    assert found.clips_per_second > 0 and found.workers == 1 and found.media_seconds == 2.0
+    assert found.passport["speech"]["name"] == "toy"
+    (preview,) = found.previews
+    assert preview.caption == "anger · 2.0 s · 2 face tracks · “see <you>” · sample"
+    assert "clips 3 = samples 2 + rejects 1" in report.describe(found)
+
+
+def test_the_speaker_is_green_and_the_others_are_not(tmp_path):
+    preview = draw_preview(write_preview(tmp_path))
+    strip, sound = preview.pictures
+    for picture in (strip, sound):
+        assert has_color(picture, report.SPEAKER_COLOR)
+        assert has_color(picture, report.OTHER_COLOR)
+    nobody = draw_preview(write_preview(tmp_path, "nobody", speaker=None, voice=[]))
+    for picture in nobody.pictures:
+        assert not has_color(picture, report.SPEAKER_COLOR)
+        assert has_color(picture, report.OTHER_COLOR)
+
+
+def test_a_reject_without_frames_or_sound_is_drawn_too(tmp_path):
+    path = write_preview(
+        tmp_path,
+        frames=[],
+        tracks=[],
+        speaker=None,
+        waveform=None,
+        label=None,
+        text=None,
+        outcome="no_sound: the file has no sound",
+    )
+    preview = draw_preview(path)
+    assert len(preview.pictures) == 1
+    assert preview.caption == "2.0 s · 0 face tracks · reject, no_sound: the file has no sound"
+
+
+def test_a_folder_that_is_no_extraction_says_what_to_run(tmp_path, capsys):
+    with pytest.raises(ExtractionError, match="run python -m data_pipeline.extract"):
+        data_report(tmp_path)
+    assert report.main([str(tmp_path)]) == 1
+    assert "no summary of an extraction" in capsys.readouterr().err
+    assert report.main([]) == 2
