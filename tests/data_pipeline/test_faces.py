@@ -112,7 +112,7 @@ def test_reruns_are_byte_identical_whatever_the_threads(finder, shared_data):
 def test_many_small_faces_in_a_street(finder, shared_data):
     media = media_of(shared_data / "expression_videos/clips/crowd_walking.mp4", end=1.5)
     faces = finder.find(media)
-    assert len(faces) >= 3
+    assert len(faces) >= 2
     for face in faces:
         assert len(face.track) >= 0.2 * 37
         assert len(face.crops_KHW) == len(face.crop_seconds_K) > 0
