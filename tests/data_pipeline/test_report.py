@@ -54,7 +54,7 @@ def write_preview(folder: Path, name: str = "toy-000", **changes) -> Path:
 def has_color(picture: Path, color: str) -> bool:
     wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     pixels = (plt.imread(picture)[..., :3] * 255).round().astype(int)
-    return bool((np.abs(pixels - wanted).max(axis=-1) <= 40).any())
+    return bool((np.abs(pixels - wanted).max(axis=-1) <= 60).any())
 
 
 def test_rows_agree_with_the_ledger(tmp_path, toy):
