@@ -1,0 +1,88 @@
+import dataclasses
+
+import pytest
+
+from data_pipeline.config import ConfigError, dump_config, load_config
+from pretrain.config import PretrainConfig
+
+YAMLS = ("reference.yaml", "tiny.yaml")
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_every_yaml_builds_and_opens_with_its_command(root, name):
+    path = root / "configs/pretrain" / name
+    assert f"launch/pretrain.sh --config configs/pretrain/{name}" in path.read_text()
+    config = load_config(PretrainConfig, path, [])
+    assert config.optim.steps > 0
+
+
+def test_reference_is_the_paper(root):
+    """Every number of the paper's run that is a setting."""
+    c = load_config(PretrainConfig, root / "configs/pretrain/reference.yaml", [])
+    assert (c.model.text_checkpoint, c.model.text_init) == ("bert-base-uncased", "checkpoint")
+    assert (c.model.dropout, c.model.positions, c.model.speech_type) == (0.1, "index", "separate")
+    assert (c.data.batch_clips, c.data.micro_batch_clips) == (640, 160)
+    limits = (c.data.max_text_pieces, c.data.max_face_frames, c.data.max_speech_frames)
+    assert limits == (30, 36, 64)
+    m = c.masking
+    assert (m.word_ratio, m.face_ratio, m.speech_ratio, m.span_length) == (0.15, 0.2, 0.15, 3)
+    assert m.dice
+    assert c.objectives.mixing == "step"
+    assert c.objectives.shares() == {
+        "wwmlm": 0.4,
+        "span_mvfr": 0.2,
+        "span_mvfc_kl": 0.2,
+        "span_mafr": 0.2,
+    }
+    o = c.optim
+    assert (o.steps, o.warmup_steps, o.peak_learning_rate) == (40_000, 4_000, 5e-5)
+    assert (o.floor_learning_rate, o.betas, o.eps) == (1e-8, (0.9, 0.98), 1e-6)
+    assert (o.weight_decay, o.clip_norm, c.run.seed) == (0.01, 5.0, 1234)
+
+
+def test_the_defaults_are_the_reference(root):
+    """Only names of folders and how often to log differ."""
+    c = load_config(PretrainConfig, root / "configs/pretrain/reference.yaml", [])
+    default = PretrainConfig()
+    assert dataclasses.replace(c.data, shards=default.data.shards) == default.data
+    same = ("model", "masking", "objectives", "optim", "engine")
+    assert all(getattr(c, name) == getattr(default, name) for name in same)
+
+
+def test_a_dumped_config_reads_back_equal(tmp_path, root):
+    config = load_config(PretrainConfig, root / "configs/pretrain/tiny.yaml", ["optim.steps=33"])
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(PretrainConfig, tmp_path / "c.yaml", []) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optim.stepz=3"], ["optim.stepz", "optim.steps"]),
+        (["optim.steps=many"], ["optim.steps", "many"]),
+        (["optim.steps=10"], ["warmup_steps=4000", "optim.steps=10"]),
+        (["data.num_lanes=7"], ["num_lanes=7", "batch_clips=640"]),
+        (["data.shards=[]"], ["data.shards", "at least one"]),
+        (["data.max_face_frames=-1"], ["max_face_frames", "-1"]),
+        (["objectives.weights.mlm=1"], ["'mlm'", "wwmlm"]),
+        (["objectives.weights={wwmlm: 0, span_mvfr: 0, span_mvfc_kl: 0, span_mafr: 0}"], ["off"]),
+        (["model.width=64"], ["'width': 64", "text_init"]),
+        (["model.dropout=1"], ["model.dropout"]),
+        (["engine.kind=torch", "engine.zero_stage=1"], ["zero_stage=1", "deepspeed"]),
+        (["engine.zero_stage=3"], ["engine.zero_stage"]),
+        (["run.checkpoint_every=15"], ["checkpoint_every=15", "log_every=50"]),
+        (["masking.word_ratio=1.5"], ["word_ratio", "1.5"]),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(root, overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        load_config(PretrainConfig, root / "configs/pretrain/reference.yaml", overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_objective_with_weight_zero_is_off():
+    weights = "{wwmlm: 0, span_mvfr: 1, span_mvfc_kl: 2, span_mafr: 1}"
+    config = load_config(PretrainConfig, None, [f"objectives.weights={weights}"])
+    assert list(config.objectives.shares()) == ["span_mvfr", "span_mvfc_kl", "span_mafr"]
+    assert sum(config.objectives.shares().values()) == pytest.approx(1)

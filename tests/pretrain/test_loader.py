@@ -1,0 +1,226 @@
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.shards import ShardError
+from pretrain.example import Batch, Limits
+from pretrain.loader import Loader, LoaderError, index_shards
+from pretrain.masking import REFERENCE_WEIGHTS, TASKS, MaskingSettings
+
+
+@pytest.fixture
+def build(toy_folder, bert_tokenizer):
+    """A Loader of toy shards; keywords replace its arguments."""
+
+    def build(folder=toy_folder, **changes) -> Loader:
+        arguments = {
+            "tokenizer": bert_tokenizer,
+            "limits": Limits(),
+            "masking": MaskingSettings(),
+            "batch_clips": 8,
+            "micro_batch_clips": 3,
+            "num_lanes": 4,
+            "weights": REFERENCE_WEIGHTS,
+            "mixing": "clip",
+            "seed": 7,
+        }
+        return Loader(index_shards([str(folder)]), **(arguments | changes))
+
+    return build
+
+
+def fields_of(batch: Batch) -> dict[str, torch.Tensor]:
+    found = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    tensors = {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}
+    for task, targets in batch.targets.items():
+        tensors |= {f"{task}.index": targets.index_M, f"{task}.values": targets.values}
+    return tensors
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    """Equal to the bit: clips, features, masks, targets."""
+    return [x.ids for x in a] == [x.ids for x in b] and all(
+        fields_of(x).keys() == fields_of(y).keys()
+        and all(torch.equal(fields_of(x)[name], fields_of(y)[name]) for name in fields_of(x))
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def one_clip_batches(loader: Loader, steps: int) -> list[dict[str, Batch]]:
+    """For each step, clip id to its batch of one."""
+    return [
+        {batch.ids[0]: batch for batch in loader.next_step().batches} for _ in range(steps)
+    ]
+
+
+def test_an_epoch_gives_every_clip_once_and_the_next_another_order(build):
+    loader = build()
+    epochs = [[i for _ in range(5) for b in loader.next_step().batches for i in b.ids] for _ in "ab"]
+    assert len(set(epochs[0])) == len(epochs[0]) == 40
+    assert set(epochs[0]) == set(epochs[1])
+    assert epochs[0] != epochs[1]
+
+
+def test_clips_left_over_differ_from_epoch_to_epoch(build):
+    loader = build(batch_clips=9, num_lanes=9)  # 40 = 9 lanes x 4 + 4 left over
+    left = [{tuple(pair) for pair in loader.order(epoch)[36:]} for epoch in range(6)]
+    assert all(len(rest) == 4 for rest in left)
+    assert len({frozenset(rest) for rest in left}) > 1
+
+
+@pytest.mark.parametrize("mixing", ["clip", "step"])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_a_step_holds_the_same_clips_and_masks_on_any_number_of_ranks(build, mixing, world_size):
+    alone = one_clip_batches(build(micro_batch_clips=1, mixing=mixing), 12)
+    ranks = [
+        one_clip_batches(
+            build(micro_batch_clips=1, mixing=mixing, rank=rank, world_size=world_size), 12
+        )
+        for rank in range(world_size)
+    ]
+    for step, expected in enumerate(alone):
+        shares = [rank[step] for rank in ranks]
+        assert {len(share) for share in shares} == {8 // world_size}
+        found = {clip: batch for share in shares for clip, batch in share.items()}
+        assert found.keys() == expected.keys()
+        assert all(same([found[clip]], [expected[clip]]) for clip in expected)
+
+
+@pytest.mark.parametrize("mixing", ["clip", "step"])
+@pytest.mark.parametrize("prefetch_steps", [0, 3])
+def test_restored_after_17_steps_the_next_8_are_equal_to_the_bit(build, mixing, prefetch_steps):
+    loader = build(mixing=mixing, prefetch_steps=prefetch_steps)
+    for _ in range(17):
+        loader.next_step()
+    state = loader.state_dict()
+    expected = [loader.next_step().batches for _ in range(8)]
+    again = build(mixing=mixing, prefetch_steps=prefetch_steps)
+    again.load_state_dict(state)
+    assert all(same(again.next_step().batches, batches) for batches in expected)
+
+
+def test_state_of_two_ranks_goes_on_at_one_and_at_four(build):
+    two = [build(rank=rank, world_size=2, micro_batch_clips=1) for rank in range(2)]
+    for loader in two:
+        one_clip_batches(loader, 7)
+    states = [loader.state_dict() for loader in two]
+    state = states[0] | {"places_L2": np.maximum(*(s["places_L2"] for s in states))}
+    alone = build(micro_batch_clips=1)
+    one_clip_batches(alone, 7)
+    expected = set(one_clip_batches(alone, 1)[0])
+    for world_size in (1, 4):
+        found = set()
+        for rank in range(world_size):
+            loader = build(rank=rank, world_size=world_size, micro_batch_clips=1)
+            loader.load_state_dict(state)
+            found |= set(one_clip_batches(loader, 1)[0])
+        assert found == expected
+
+
+def test_state_is_small_and_plain(build):
+    loader = build(prefetch_steps=2)
+    loader.next_step()
+    state = loader.state_dict()
+    assert state["step"] == 1
+    assert state["places_L2"].tolist() == [[0, 2]] * 4
+    assert set(state) == {"step", "places_L2", "clips"}
+
+
+def test_one_objective_a_step_in_the_ratio_2_1_1_1(build):
+    loader = build(mixing="step", batch_clips=4, micro_batch_clips=2)
+    drawn = collections.Counter()
+    for _ in range(400):
+        tasks = {task for batch in loader.next_step().batches for task in batch.counts}
+        assert len(tasks) == 1
+        drawn[tasks.pop()] += 1
+    shares = [drawn[task] / 400 for task in TASKS]
+    assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.075)  # 3 sigma
+
+
+def test_mixing_by_clip_draws_among_what_the_clip_has(build, toy, tmp_path):
+    clips = [toy.toy_clip(n, face=n % 2 == 0, text="" if n % 3 else None) for n in range(24)]
+    loader = build(toy.write_toy_shards(tmp_path / "s", clips, 2), micro_batch_clips=1)
+    without_face = {clip.id for clip in clips if clip.face is None}
+    for _ in range(30):
+        data = loader.next_step()
+        assert not data.dropped
+        for batch in data.batches:
+            if batch.ids[0] in without_face:
+                assert not {"span_mvfr", "span_mvfc_kl"} & batch.counts.keys()
+
+
+def test_clips_that_cannot_be_used_are_counted_and_replaced(build, toy, tmp_path):
+    clips = [toy.toy_clip(n, text="red " * 31 if n % 4 == 0 else "") for n in range(24)]
+    loader = build(toy.write_toy_shards(tmp_path / "s", clips, 2))
+    long = {clip.id for clip in clips if len(clip.words) == 31}
+    dropped, used = 0, 0
+    while used + dropped < 24 * 10:
+        data = loader.next_step()
+        assert data.num_clips == 8
+        assert not long & {clip for batch in data.batches for clip in batch.ids}
+        assert set(data.dropped) <= {"text_too_long"}
+        used, dropped = used + 8, dropped + sum(data.dropped.values())
+    assert dropped / (used + dropped) == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_modality_that_nobody_has_is_an_error_not_a_hang(build, toy, tmp_path):
+    clips = [toy.toy_clip(n, face=False) for n in range(16)]
+    loader = build(
+        toy.write_toy_shards(tmp_path / "s", clips, 2), mixing="step", weights={"span_mvfr": 1.0}
+    )
+    with pytest.raises(LoaderError, match="no_face.*mixing=clip"):
+        loader.next_step()
+
+
+def test_counts_are_those_of_the_targets(build):
+    data = build().next_step()
+    assert sum(len(batch.ids) for batch in data.batches) == data.num_clips == 8
+    assert [len(batch.ids) for batch in data.batches] == [2, 3, 3]
+    for task in TASKS:
+        values = [b.targets[task].values for b in data.batches if task in b.targets]
+        assert data.count(task) == sum(value.numel() for value in values)
+    assert data.num_tokens == sum(
+        int(mask.sum())
+        for b in data.batches
+        for mask in (b.text_mask_NT, b.face_mask_NF, b.speech_mask_NS)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rank": 0, "world_size": 8, "num_lanes": 8}, ["4 shards", "8 ranks", "clips_per_shard"]),
+        ({"rank": 0, "world_size": 3}, ["num_lanes=4", "3 ranks"]),
+        ({"rank": 0, "world_size": 4, "num_lanes": 2}, ["num_lanes=2", "4 ranks", "4 or 8"]),
+        ({"num_lanes": 80, "batch_clips": 80}, ["40 training clips", "num_lanes=80"]),
+    ],
+)
+def test_ranks_lanes_and_shards_that_do_not_fit(build, changes, words):
+    with pytest.raises(LoaderError) as caught:
+        build(**changes)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_state_of_other_clips_is_refused(build, toy, tmp_path):
+    state = build().state_dict()
+    other = toy.write_toy_shards(tmp_path / "s", [toy.toy_clip(n) for n in range(39)], 4)
+    with pytest.raises(LoaderError, match="not those this checkpoint was made with"):
+        build(other).load_state_dict(state)
+    with pytest.raises(LoaderError, match="run.seed"):
+        build(seed=8).load_state_dict(state)
+
+
+@pytest.mark.parametrize("prefetch_steps", [0, 2])
+def test_an_altered_shard_stops_the_run_with_a_message(build, toy, tmp_path, prefetch_steps):
+    folder = toy.write_toy_shards(tmp_path / "s", [toy.toy_clip(n) for n in range(8)], 2)
+    with open(folder / "000001.tar", "r+b") as tar:
+        tar.seek(2000)
+        tar.write(b"!")
+    loader = build(folder, prefetch_steps=prefetch_steps)
+    with pytest.raises(ShardError, match=r"000001\.tar.*altered"):
+        for _ in range(2):
+            loader.next_step()

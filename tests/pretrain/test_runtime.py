@@ -1,0 +1,68 @@
+import socket
+
+import pytest
+import torch
+
+from pretrain.runtime import LaunchError, RuntimeSettings, seed_rank, start
+
+CPU = RuntimeSettings(device="cpu", timeout_minutes=0.05)
+
+
+def test_without_a_launcher_this_is_one_process():
+    runtime = start(CPU, environment={})
+    assert (runtime.rank, runtime.world_size, runtime.is_main) == (0, 1, True)
+    assert runtime.dtype == torch.float32
+    assert runtime.sum_over_ranks(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_the_seed_fixes_what_is_drawn_and_ranks_differ():
+    draws = []
+    for rank in (0, 0, 1):
+        seed_rank(5, rank)
+        draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_a_port_in_use_is_named_with_the_way_out():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+        with pytest.raises(LaunchError, match=f"port {port}.*in use.*--master_port {port + 1}"):
+            start(CPU, environment=environment)
+
+
+def test_a_rank_whose_peers_never_come_gives_up():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": port}
+    with pytest.raises(LaunchError, match=f"could not meet the other 1 ranks at 127.0.0.1:{port}"):
+        start(CPU, environment=environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RANK": "0"}, "no LOCAL_RANK, WORLD_SIZE"),
+        ({"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "whole numbers"),
+        ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "rank 2 of 2"),
+    ],
+)
+def test_an_odd_environment_is_told(environment, words):
+    with pytest.raises(LaunchError, match=words):
+        start(CPU, environment=environment)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_told():
+    with pytest.raises(LaunchError, match="sees no GPU"):
+        start(RuntimeSettings(device="cuda"), environment={})
+
+
+def test_bf16_runs_the_products_in_bf16():
+    runtime = start(RuntimeSettings(device="cpu", precision="bf16"), environment={})
+    with runtime.autocast():
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16

