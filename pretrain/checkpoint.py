@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -92,8 +93,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         )
     try:
         model = MEmoBert.from_pretrained(str(folder))
-    except WeightsMismatch as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+    except (WeightsMismatch, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {folder}: {error}") from error
     config_path = folder / CONFIG_FILE
     return Checkpoint(
         model=model,
@@ -198,8 +199,8 @@ class CheckpointStore:
         self._check_fits(folder, progress, engine)
         weights = folder / "model.safetensors"
         try:
-            engine.model.load_weights(load_file(weights), str(weights))
-        except WeightsMismatch as error:
+            engine.model.load_weights(load_file(weights), weights.name)
+        except (WeightsMismatch, SafetensorError) as error:
             raise CheckpointError(f"cannot go on from {folder}: {error}") from error
         engine.load_state(state)
         rng = state / f"rng-{self.runtime.rank:05d}.pt"

@@ -28,6 +28,7 @@ from pretrain.optim import learning_rate
 from pretrain.runtime import Runtime
 from pretrain.validation import Validation
 
+
 def train(
     config: PretrainConfig,
     runtime: Runtime,

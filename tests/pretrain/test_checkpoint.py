@@ -1,0 +1,219 @@
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from data_pipeline.config import load_config
+from pretrain.build import build_model
+from pretrain.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    find_checkpoint,
+    load_checkpoint,
+    read_latest,
+    save_checkpoint,
+)
+from pretrain.config import PretrainConfig
+from pretrain.engine import TorchEngine
+from pretrain.model.memobert import MEmoBert
+from pretrain.optim import build_adamw
+from pretrain.runtime import RuntimeSettings, start
+
+PROGRESS = {"step": 3, "loader": {"clips": "abc"}, "dropped": {}, "drawn": 24}
+
+
+@pytest.fixture
+def config(small):
+    return load_config(PretrainConfig, None, small)
+
+
+@pytest.fixture
+def model(config, toy):
+    return build_model(config.model, toy.passport())[0]
+
+
+@pytest.fixture
+def runtime():
+    return start(RuntimeSettings(device="cpu"), environment={})
+
+
+@pytest.fixture
+def store(tmp_path, runtime):
+    (tmp_path / "checkpoints").mkdir()
+    return CheckpointStore(tmp_path / "checkpoints", 2, runtime)
+
+
+@pytest.fixture
+def engine(model, runtime):
+    return TorchEngine(model, build_adamw(model), 5.0, runtime)
+
+
+@pytest.fixture
+def save(store, engine, bert_tokenizer, toy, config):
+    def save(step: int):
+        progress = PROGRESS | {"step": step}
+        return store.save(step, engine, progress, bert_tokenizer, toy.passport(), config)
+
+    return save
+
+
+def test_a_folder_that_transformers_users_know(tmp_path, model, bert_tokenizer, toy, config):
+    folder = tmp_path / "out"
+    save_checkpoint(folder, model, bert_tokenizer, toy.passport(), config)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "passport.json",
+        "pretrain.yaml",
+        "provenance.json",
+    }
+    again = MEmoBert.from_pretrained(str(folder))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    assert AutoTokenizer.from_pretrained(str(folder)).mask_token_id == bert_tokenizer.mask_token_id
+
+    loaded = load_checkpoint(folder)
+    assert (loaded.config, loaded.passport) == (config, toy.passport())
+    assert not loaded.model.training
+
+
+def test_a_runs_folder_leads_to_its_newest_checkpoint(store, save):
+    save(3)
+    newest = save(6)
+    for folder in (newest, store.root, store.root.parent):
+        assert find_checkpoint(folder) == newest
+    assert load_checkpoint(store.root.parent).folder == newest
+
+
+def test_only_the_newest_are_kept(store, save):
+    for step in (8, 9, 10, 999_999, 1_000_000):
+        save(step)
+    names = sorted(path.name for path in store.root.iterdir())
+    assert names == ["latest", "step-1000000", "step-999999"]
+
+
+def test_load_restores_weights_optimizer_progress_and_generators(store, save, engine):
+    for parameter in engine.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    engine.step(1e-3)
+    save(3)
+    weights = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    moments = engine.optimizer.state_dict()["state"][0]["exp_avg"].clone()
+    drawn = (torch.rand(3), np.random.rand(3), random.random())  # noqa: NPY002
+    with torch.no_grad():
+        for parameter in engine.model.parameters():
+            parameter.zero_()
+    engine.optimizer.state.clear()
+
+    progress = store.load(engine)
+    assert {name: progress[name] for name in PROGRESS} == PROGRESS
+    assert all(torch.equal(tensor, weights[n]) for n, tensor in engine.model.state_dict().items())
+    assert torch.equal(engine.optimizer.state_dict()["state"][0]["exp_avg"], moments)
+    again = (torch.rand(3), np.random.rand(3), random.random())  # noqa: NPY002
+    assert torch.equal(drawn[0], again[0])
+    assert (drawn[1] == again[1]).all() and drawn[2] == again[2]
+
+
+def test_a_new_run_has_nothing_to_load(store, engine):
+    assert store.load(engine) is None
+
+
+def test_a_half_written_checkpoint_is_never_loaded(store, save, engine, monkeypatch):
+    whole = save(3)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("_sync_tree", "save_checkpoint"):  # after the files, before the files
+        monkeypatch.setattr(f"pretrain.checkpoint.{name}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(6)
+        assert read_latest(store.root) == whole
+        assert not (store.root / "step-000006").exists()
+        assert store.load(engine)["step"] == 3
+        monkeypatch.undo()
+    assert save(6) == read_latest(store.root)  # the leftovers are in nobody's way
+    assert not list(store.root.glob(".*"))
+
+
+def test_killed_between_rename_and_latest_the_one_before_is_in_force(store, save, monkeypatch):
+    whole = save(3)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pretrain.checkpoint.atomic_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(6)
+    monkeypatch.undo()
+    assert read_latest(store.root) == whole
+    assert save(6) == read_latest(store.root)
+
+
+@pytest.mark.parametrize("name", ["step-000009", "../elsewhere", ""])
+def test_latest_that_points_to_nothing_is_told(store, save, engine, name):
+    save(3)
+    (store.root / "latest").write_text(name)
+    with pytest.raises(CheckpointError, match="not there.*step-000003.*remove it"):
+        store.load(engine)
+
+
+def test_weights_without_training_state_are_told(store, save, engine):
+    folder = save(3)
+    (folder / "state/progress.json").unlink()
+    with pytest.raises(CheckpointError, match="no training state"):
+        store.load(engine)
+
+
+def test_a_model_of_another_size_is_told_with_both_sizes(store, save, small, toy, runtime):
+    save(3)
+    config = load_config(PretrainConfig, None, [*small, "model.width=48"])
+    wide = build_model(config.model, toy.passport())[0]
+    with pytest.raises(CheckpointError, match=r"(?s)step-000003.*\[30522, 24\].*\[30522, 48\]"):
+        store.load(TorchEngine(wide, build_adamw(wide), 5.0, runtime))
+
+
+def test_weights_that_are_not_of_their_config_are_told(save):
+    folder = save(3)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["pooler.dense.bias"] = torch.zeros(7)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"pooler.dense.bias: found \[7\], expected \[24\]"):
+        load_checkpoint(folder)
+
+
+def test_weights_that_were_cut_are_told(store, save, engine):
+    folder = save(3)
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(CheckpointError, match="cannot read"):
+        load_checkpoint(folder)
+    with pytest.raises(CheckpointError, match="cannot go on"):
+        store.load(engine)
+
+
+def test_a_folder_that_is_no_checkpoint_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json, model\.safetensors"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def test_another_engine_or_number_of_ranks_is_told(store, save, engine):
+    folder = save(3)
+    path = folder / "state/progress.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"engine": "deepspeed-zero1"}))
+    with pytest.raises(CheckpointError, match="'deepspeed-zero1'.*'adamw'.*zero_stage"):
+        store.load(engine)
+    path.write_text(json.dumps(about | {"world_size": 2}))
+    assert store.load(engine)["step"] == 3  # plain AdamW goes on at any number of ranks
+    engine.elastic = False
+    with pytest.raises(CheckpointError, match="saved by 2 ranks.*this run has 1.*--num_gpus 2"):
+        store.load(engine)

