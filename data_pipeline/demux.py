@@ -55,6 +55,8 @@ class Scan:
     """The first that was decoded: the span's, or one before it."""
     container: str
     """FFmpeg's name of the file format."""
+    file_frames: int
+    """About how many the whole file has, not the span alone; 0 is unknown."""
     truncated: bool
     """The file promises more than it holds."""
     width: int
@@ -177,6 +179,7 @@ class _Reading:
             video_start=self._video_start() - self.origin,
             first_frame=self.first_frame,
             container=self.container.format.name,
+            file_frames=self._file_frames(),
             truncated=truncated,
             width=width,
             height=height,
@@ -248,6 +251,13 @@ class _Reading:
             declared += self._video_start()
             missing = max(missing, min(self.end, declared) - self.video_end)
         return self.broken or (math.isfinite(missing) and missing > _MISSING_SECONDS)
+
+    def _file_frames(self) -> int:
+        if self.video is None:
+            return 0
+        seconds = self.declared_end - self.origin
+        rate = self.video.average_rate or self.video.guessed_rate
+        return self.video.frames or (round(seconds * rate) if rate and seconds < math.inf else 0)
 
     def _video_start(self) -> float:
         if self.video is None:

@@ -6,11 +6,12 @@
         window.frames_NHW3, window.seconds_N
 
 A first pass with PyAV goes over the packets of the clip's span: it decodes the sound, reads every
-frame's time and finds out whether the file breaks off. Then decord decodes the frames. It cannot
-open AV1, starts half a second late in MPEG streams, and repeats frames without a word where data
-are missing; so its times and its first picture are held against those of the first pass, and where
-they differ, or the file is cut, PyAV decodes the frames. `media.decoder` says which did and why.
-Both give the same frames (tests/data_pipeline/test_media.py).
+frame's time and finds out whether the file breaks off. Then decord decodes the frames, unless it
+cannot do so rightly. It does not open AV1; it starts half a second late in MPEG streams; it repeats
+frames without a word where data are missing; and it decodes the rest of the file into memory while
+one works on a frame. So its times and its first picture are held against those of the first pass,
+and where they differ, or the file is cut or long, PyAV decodes the frames. `media.decoder` says
+which did and why. Both give the same frames (tests/data_pipeline/test_media.py).
 
 Time 0 of a file is the earliest of its streams' beginnings, as in players.
 """
@@ -36,8 +37,8 @@ MAX_SECONDS = 1800.0
 MAX_WINDOW_BYTES = 256_000_000
 _NO_INDEX = ("mpeg", "mpegts")
 """File formats in which decord, which seeks before it reads, loses the first frames."""
-_DECORD_FRAMES = 32
-"""Frames asked of decord at once: it holds them twice, in its own array and in ours."""
+MAX_DECORD_BYTES = 512_000_000
+"""Of all frames of a file: decord decodes on in the background and keeps what nobody fetched."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,8 +130,9 @@ class ClipMedia:
         """Which decoder gives the frames, and why."""
         self._scan = scan
         self._rate, self._window_seconds = frames_per_second, window_seconds
+        self._frame_bytes = 3 * self.width * self.height
+        self._by_decord = False
         self._reader: Any = None
-        self._reader_first = 0
         if self.has_video:
             self._choose_decoder(decoder)
 
@@ -169,16 +171,19 @@ class ClipMedia:
             self.decoder = "pyav: some frames carry no time, which decord would guess"
         elif self._scan.container in _NO_INDEX:
             self.decoder = "pyav: MPEG streams have no index, and decord starts late in them"
+        elif self._scan.file_frames * self._frame_bytes > MAX_DECORD_BYTES:
+            self.decoder = "pyav: the file is long, and decord would hold all its frames"
         else:
             try:
-                self._reader, self._reader_first = self._open_decord()
+                self._reader = self._open_decord()
             except _DecordUnfitError as error:
                 self.decoder = f"pyav: {error}"
             else:
+                self._by_decord = True
                 self.decoder = "decord: asked for"
 
-    def _open_decord(self) -> tuple[Any, int]:
-        """decord's reader, and its index of the span's first frame."""
+    def _open_decord(self) -> Any:
+        """decord's reader, at the span's first frame."""
         try:
             import decord
         except ImportError:
@@ -190,29 +195,31 @@ class ClipMedia:
             reader = decord.VideoReader(
                 str(self.path), num_threads=1, width=self.width, height=self.height
             )
+            if len(reader) * self._frame_bytes > MAX_DECORD_BYTES:
+                raise _DecordUnfitError("the file is long, and decord would hold all its frames")
             stamps = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-        except (RuntimeError, decord.DECORDError) as error:
-            reason = str(error).strip().splitlines()[0][-100:]
-            raise _DecordUnfitError(f"decord cannot open it ({reason})") from error
-        # decord counts from the video's first frame, not from the file's time 0.
-        seconds = stamps.astype(np.float64) + self._scan.video_start
-        wanted = self._scan.frame_seconds
-        first = int(np.argmin(np.abs(seconds - wanted[0])))
-        found = seconds[first : first + len(wanted)]
-        if len(found) < len(wanted) or np.abs(found - wanted).max() > 2e-3:
-            raise _DecordUnfitError("decord's frame times are not the file's")
-        # The times being right, the pictures can still be others.
-        at = self._scan.first_frame.time - self._scan.origin
-        theirs = reader.get_batch([int(np.argmin(np.abs(seconds - at)))]).asnumpy()[0]
-        ours = self._upright(self._scan.first_frame)
-        if np.abs(theirs.astype(np.int16) - ours).mean() > 1.0:
-            raise _DecordUnfitError("decord's pictures do not belong to their times")
-        return reader, first
+            # decord counts from the video's first frame, not from the file's time 0.
+            seconds = stamps.astype(np.float64) + self._scan.video_start
+            wanted = self._scan.frame_seconds
+            first = int(np.argmin(np.abs(seconds - wanted[0])))
+            found = seconds[first : first + len(wanted)]
+            if len(found) < len(wanted) or np.abs(found - wanted).max() > 2e-3:
+                raise _DecordUnfitError("decord's frame times are not the file's")
+            # The times being right, the pictures can still be others.
+            at = self._scan.first_frame.time - self._scan.origin
+            reader.seek_accurate(int(np.argmin(np.abs(seconds - at))))
+            theirs, ours = reader.next().asnumpy(), self._upright(self._scan.first_frame)
+            if np.abs(theirs.astype(np.int16) - ours).mean() > 1.0:
+                raise _DecordUnfitError("decord's pictures do not belong to their times")
+            reader.seek_accurate(first)
+        except (RuntimeError, decord.DECORDError, StopIteration) as error:
+            raise _DecordUnfitError(f"decord cannot read it ({_last_words(error)})") from error
+        return reader
 
     def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """(seconds from the clip's start, frame [H, W, 3]) of the frames nearest to the ticks."""
         given = 0
-        if self._reader is not None:
+        if self._by_decord:
             try:
                 for item in self._frames_decord():
                     yield item
@@ -220,28 +227,30 @@ class ClipMedia:
                 return
             except _DecordUnfitError as error:
                 self.decoder = f"pyav: {error}, after {given} frames"
-                self._reader = None
+                self._by_decord = False
         for k, item in enumerate(self._frames_pyav()):
             if k >= given:
                 yield item
 
     def _frames_decord(self) -> Iterator[tuple[float, np.ndarray]]:
-        import decord
-
+        # A reader serves one pass: its memory goes when the pass ends.
+        reader, self._reader = self._reader or self._open_decord(), None
         ticks = _Ticks(self._rate)
         seconds = self._scan.frame_seconds
         picks = [k - 1 for k, second in enumerate(seconds) if ticks.passes_previous(second)]
         if ticks.passes_previous(None):
             picks.append(len(seconds) - 1)
-        for k in range(0, len(picks), _DECORD_FRAMES):
-            some = picks[k : k + _DECORD_FRAMES]
+        at = 0
+        for k in picks:
             try:
-                frames = self._reader.get_batch([self._reader_first + i for i in some]).asnumpy()
-            except (RuntimeError, decord.DECORDError) as error:
-                reason = str(error).strip().splitlines()[0][-100:]
-                raise _DecordUnfitError(f"decord gave up ({reason})") from error
-            for i, frame_HW3 in zip(some, frames, strict=True):
-                yield seconds[i] - self._scan.start, frame_HW3
+                # Not get_batch: it took three times as long, and holds its frames twice.
+                if k > at:
+                    reader.skip_frames(k - at)
+                frame_HW3 = reader.next().asnumpy()
+            except (RuntimeError, StopIteration) as error:
+                raise _DecordUnfitError(f"decord gave up ({_last_words(error)})") from error
+            at = k + 1
+            yield seconds[k] - self._scan.start, frame_HW3
 
     def _frames_pyav(self) -> Iterator[tuple[float, np.ndarray]]:
         ticks = _Ticks(self._rate)
@@ -263,6 +272,12 @@ class ClipMedia:
 
 class _DecordUnfitError(Exception):
     """Why decord cannot decode this clip."""
+
+
+def _last_words(error: Exception) -> str:
+    """decord's messages open with source lines and end in stack traces; the reason lies between."""
+    lines = str(error).strip().splitlines()
+    return lines[0][-100:] if lines else "the end came early"
 
 
 class _Ticks:
