@@ -1,6 +1,7 @@
 """Videos are made on the spot. Each frame carries its number as 10 black or white squares, so a
 test can read which frame it was given; the sound is a tone that begins at a known time."""
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -457,3 +458,39 @@ def test_real_clips_decode_alike(shared_data, name):
     a, b = (read(shared_data / name, decoder, max_height=180) for decoder in ("decord", "pyav"))
     assert a[2] == pytest.approx(b[2], abs=1e-6)
     assert np.abs(a[1].astype(int) - b[1]).mean() < 1.5
+
+
+def test_a_long_file_is_not_given_to_decord_which_would_hold_it_all(tmp_path, monkeypatch):
+    path = make(tmp_path / "a.mp4", seconds=4.0)
+    monkeypatch.setattr(media_module, "MAX_DECORD_BYTES", 160 * 96 * 3 * 50)
+    media, frames, _ = read(path, start=1.0, end=2.0)
+    assert media.decoder.startswith("pyav: the file is long") and len(frames) == 25
+
+
+def test_without_decord_pyav_decodes(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    media, frames, _ = read(make(tmp_path / "a.mp4"))
+    assert media.decoder == "pyav: decord is not installed" and len(frames) == 50
+
+
+def test_when_decord_gives_up_half_way_pyav_goes_on_from_there(tmp_path):
+    media = open_clip(Clip(id="x", video=str(make(tmp_path / "a.mp4"))), frames_per_second=12.5)
+
+    class Failing:
+        def __init__(self, reader):
+            self.reader, self.left = reader, 10
+
+        def next(self):
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("out of frames")
+            return self.reader.next()
+
+        def skip_frames(self, number):
+            self.reader.skip_frames(number)
+
+    media._reader = Failing(media._reader)
+    frames = np.concatenate([w.frames_NHW3 for w in media.windows()])
+    # The last tick, 2.00 s, is half a step behind the last frame.
+    assert [number_of(f) for f in frames] == [*range(0, 50, 2), 49]
+    assert media.decoder == "pyav: decord gave up (out of frames), after 10 frames"
