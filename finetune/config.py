@@ -75,7 +75,8 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     checkpoint: str | None = "runs/demo/samples/pretrain"
-    """Folder of a pretraining run or of one checkpoint. It also gives direct and bert_direct their shape."""
+    """Folder of a pretraining run or of one checkpoint. Its shape is that of direct and bert_direct
+    too. None: the shape of `bert`, with the features' widths, and no pretrain_ settings."""
     bert: str = "bert-base-uncased"
     """BERT checkpoint of bert_direct: a folder, a hub name or package:MODULE/FOLDER."""
 

@@ -51,6 +51,7 @@ def cross_validate(
     source = Source.load(config.model, clips.passport, ", ".join(data.shards))
     if any(map(uses_prompt, config.settings)):
         Verbalizer.build(clips.classes, config.prompt.words, source.tokenizer)
+    encoders = {setting: build_encoder(source, setting, config) for setting in config.settings}
     protocol = _protocol(config, clips, accelerator)
     folds = _folds(config, protocol)
     splits = {fold: split_clips(clips.clips, protocol, fold) for fold in folds}
@@ -75,11 +76,8 @@ def cross_validate(
     if accelerator.is_main_process:
         _announce(config, recipes, clips, protocol, splits[folds[0]].notes)
 
-    encoders: dict[Setting, ClipEncoder] = {}
     for number, run in enumerate(waiting, 1):
         setting, fold, seed = run
-        if setting not in encoders:
-            encoders = {setting: build_encoder(source, setting, config)}
         encode = functools.partial(_encode, encoders[setting], config)
         split = splits[fold]
         log.info(f"run {number}/{len(waiting)}: {setting}, fold {fold}, seed {seed}")

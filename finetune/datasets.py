@@ -178,10 +178,10 @@ def read_labelled(folders: Sequence[str], labels: LabelMap) -> LabelledSet:
 def split_clips(clips: Sequence[LabelledClip], protocol: Protocol, fold: int) -> Splits:
     """The clips of one fold, after the overlap guard.
 
-    Raises DatasetError when a split of the fold has no clips, or when two splits share a speaker,
-    or training shares a recording with dev or test, and the protocol does not say
-    `allow_shared_speakers`. Dev and test may share a recording: two people of one dialogue are
-    what IEMOCAP's ten folds choose on and are judged on.
+    Raises DatasetError when a split of the fold has no clips, when training has one class, and,
+    unless the protocol says `allow_shared_speakers`, when two splits share a speaker or training
+    shares a recording with dev or test. Dev and test may share a recording: two people of one
+    dialogue are what IEMOCAP's ten folds choose on and are judged on.
     """
     splits: dict[str, list[LabelledClip]] = {"train": [], "dev": [], "test": []}
     split_of = {unit: split for split in splits for unit in getattr(protocol.folds[fold], split)}
@@ -201,6 +201,11 @@ def split_clips(clips: Sequence[LabelledClip], protocol: Protocol, fold: int) ->
                 f"{some(sorted(listed))}, the clips have "
                 f"{some(sorted({clip.unit(protocol.group) for clip in clips}))}"
             )
+    if len({clip.label for clip in splits["train"]}) < 2:
+        raise DatasetError(
+            f"{where}: all {len(splits['train'])} training clips are of one class, so there is "
+            "nothing to tell apart; use fewer folds, or another grouping"
+        )
     notes = []
     for field in ("speaker", "recording"):
         pairs = TRAIN_PAIRS if field == "recording" else (*TRAIN_PAIRS, ("dev", "test"))

@@ -47,10 +47,12 @@ class Verbalizer:
         for name, word in zip(classes, chosen, strict=True):
             split = tokenizer.tokenize(word)
             if len(split) != 1 or split[0] == tokenizer.unk_token:
+                found = f"{len(split)} pieces of the vocabulary ({' '.join(split)})"
+                if tokenizer.unk_token in split:
+                    found = "not in the vocabulary"
                 raise PromptError(
-                    f"the word {word!r} of class {name} is {len(split)} pieces of the vocabulary "
-                    f"({' '.join(split)}), and [MASK] holds one; choose another word: "
-                    f"prompt.words.{name}=WORD"
+                    f"the word {word!r} of class {name} is {found}, and [MASK] holds one piece; "
+                    "choose another word in prompt.words"
                 )
             piece = tokenizer.convert_tokens_to_ids(split[0])
             if piece in pieces:

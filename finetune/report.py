@@ -139,7 +139,7 @@ def _notes(about: dict, shown: list[ResultsRow], num_old: int) -> list[str]:
 def _plot_confusion(folder: Path, groups: dict[str, list[ResultsRow]], classes: list[str]) -> Path:
     """Rows are truth; shares of a row, and counts over all folds and seeds."""
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(3.3 * len(groups) + 0.6, 3.6), layout="constrained", squeeze=False
+        1, len(groups), figsize=(3.1 * len(groups) + 0.8, 4.0), layout="compressed", squeeze=False
     )
     for axis, (setting, rows) in zip(axes[0], groups.items(), strict=True):
         said = pd.concat([_read(folder, row, "predictions.csv") for row in rows])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import BertTokenizerFast
 
 from data_pipeline.schema import ClipSample, FeatureSpec
@@ -31,7 +32,7 @@ PASSPORT = {
 VOCABULARY = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "!", "i", "am", "it", "was"),
     *("do", "##n", "not", "forget", "a", "jacket", "the", "sur", "##face", "is", "slick"),
-    *(*EMOTIONS, "hungry", "an", "##ger", "other"),
+    *(*EMOTIONS, "hungry", "an", "##ger", "other", "disgust", "fear"),
 )
 
 
@@ -96,8 +97,9 @@ def write_shards(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, tokenizer) -> Path:
-    """A model of two narrow layers, as pretraining would leave it."""
+    """A model of one narrow layer, with weights as large as so narrow a one would have learned."""
     folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
     model = MEmoBert(
         vocab_size=len(VOCABULARY),
         width=16,
@@ -109,5 +111,9 @@ def checkpoint(tmp_path_factory, tokenizer) -> Path:
         speech_width=SPEECH_WIDTH,
         dropout=0.0,
     )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(10)  # from a standard deviation of 0.02 to 0.2
     save_checkpoint(folder, model, tokenizer, PASSPORT, PretrainConfig())
     return folder

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# bash launch/finetune.sh --config configs/finetune/prompt.yaml [key=value ...]
+# ACCELERATE_ARGS goes to accelerate: "--config_file configs/accelerate/multi_gpu.yaml". For several
+# processes on CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 finetune/run.py ...
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck disable=SC2086  # several words are meant
+exec accelerate launch ${ACCELERATE_ARGS:-} finetune/run.py "$@"

@@ -1,0 +1,25 @@
+"""The linear head, against its formula."""
+
+import numpy as np
+import torch
+from scipy.special import erf
+
+from finetune.heads import LinearHead
+from pretrain.model.memobert import Encoded
+
+
+def test_the_head_is_linear_gelu_norm_linear_on_the_pooled_state():
+    torch.manual_seed(0)
+    head = LinearHead(6, 4)
+    pooled_NH = torch.randn(5, 6)
+    encoded = Encoded(
+        text_NTH=torch.zeros(5, 2, 6), face_NFH=None, speech_NSH=None, pooled_NH=pooled_NH
+    )
+    w = {name: p.detach().double().numpy() for name, p in head.named_parameters()}
+    x = pooled_NH.double().numpy() @ w["dense.weight"].T + w["dense.bias"]
+    assert x.shape == (5, 12)
+    x = x * 0.5 * (1 + erf(x / np.sqrt(2)))
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+    expected = x @ w["classifier.weight"].T + w["classifier.bias"]
+    found = head(encoded, None).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)

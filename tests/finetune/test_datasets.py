@@ -1,0 +1,146 @@
+"""Labels and folds: every clip accounted for, and the overlap guard."""
+
+import pytest
+
+from finetune.datasets import (
+    DatasetError,
+    LabelledClip,
+    LabelMap,
+    keep_modalities,
+    read_labelled,
+    split_clips,
+)
+from finetune.protocols import Fold, Protocol
+
+from .conftest import EMOTIONS, make_clips
+
+LABELS = {"anger": ("ang",), "happy": ("hap", "exc"), "neutral": ("neu",), "sad": ("sad",)}
+
+
+def relabelled(labels):
+    clips = make_clips(num_speakers=2, per_speaker=len(labels) // 2, signal=1.0)
+    for clip, label in zip(clips, labels, strict=True):
+        clip.meta["label"] = label
+    return clips
+
+
+def labelled(**settings):
+    clips = make_clips(**{"num_speakers": 3, "per_speaker": 4, "signal": 1.0, **settings})
+    return [LabelledClip(sample=c, label=EMOTIONS.index(c.meta["label"])) for c in clips]
+
+
+def protocol(train, test, dev=(), group="speaker", **settings):
+    fold = Fold(train=tuple(train), dev=tuple(dev), test=tuple(test))
+    return Protocol(name="toy", group=group, folds=(fold,), **settings)
+
+
+def test_excited_is_happy_and_case_does_not_matter(write_shards):
+    folder = write_shards(relabelled(["ANG", "hap", "Exc", "neu", "sad", "sad"]))
+    found = read_labelled([str(folder)], LabelMap.build(LABELS))
+    assert [clip.label for clip in found.clips] == [0, 1, 1, 2, 3, 3]
+    assert found.summary() == ["6 of 6 clips in use: anger 1, happy 2, neutral 1, sad 2"]
+
+
+def test_unknown_labels_stop_the_run_with_their_counts(write_shards):
+    folder = write_shards(relabelled(["ang", "fru", "fru", "xxx", "sad", "sad"]))
+    with pytest.raises(DatasetError, match="no class lists: fru 2, xxx 1.*ignore_labels"):
+        read_labelled([str(folder)], LabelMap.build(LABELS))
+
+
+def test_ignored_and_absent_labels_are_counted(write_shards):
+    folder = write_shards(relabelled(["ang", "fru", "fru", "xxx", None, "sad"]))
+    for ignored in (["fru", "xxx"], ["*"]):
+        found = read_labelled([str(folder)], LabelMap.build(LABELS, ignored))
+        assert len(found.clips) == 2
+        assert found.summary() == [
+            "2 of 6 clips in use: anger 1, happy 0, neutral 0, sad 1",
+            "left out by label: fru 2, xxx 1",
+            "without a label: 1",
+        ]
+
+
+def test_clips_without_any_label_are_an_error_that_says_what_to_fill(write_shards):
+    folder = write_shards(relabelled([None, None]))
+    with pytest.raises(DatasetError, match="among 2 .*2 without a label.*column `label`"):
+        read_labelled([str(folder)], LabelMap.build(LABELS))
+
+
+def test_one_clip_in_two_folders_is_an_error(write_shards):
+    clips = relabelled(["ang", "sad"])
+    folders = [str(write_shards(clips, name)) for name in ("one", "two")]
+    with pytest.raises(DatasetError, match="twice"):
+        read_labelled(folders, LabelMap.build(LABELS))
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignored", "match"),
+    [
+        ({"a": ("x",), "b": ("X ",)}, (), "'x' belongs to a and to b"),
+        ({"a": ("x",)}, (), "at least two"),
+        ({"a": ("x",), "b": ("y",)}, ("y",), "ignore_labels"),
+    ],
+)
+def test_a_label_map_that_contradicts_itself_is_refused(labels, ignored, match):
+    with pytest.raises(DatasetError, match=match):
+        LabelMap.build(labels, ignored)
+
+
+def test_folds_hold_the_clips_of_their_speakers():
+    splits = split_clips(labelled(), protocol(["toy/0"], ["toy/2"], ["toy/1"]), 0)
+    assert {clip.named("speaker") for clip in splits.train} == {"toy/0"}
+    assert {clip.named("speaker") for clip in splits.test} == {"toy/2"}
+    assert splits.notes == []
+
+
+def test_a_speaker_in_train_and_test_is_named():
+    clips = labelled()
+    by_recording = protocol(
+        [f"toy/r{n}" for n in range(6)], [f"toy/r{n}" for n in range(6, 12)], group="recording"
+    )
+    with pytest.raises(DatasetError, match=r"speakers in two splits: toy/1 \(train and test\)"):
+        split_clips(clips, by_recording, 0)
+
+
+def test_a_recording_in_train_and_test_is_named_and_one_in_dev_and_test_is_not():
+    clips = labelled()
+    for clip in clips:
+        clip.sample.meta["recording"] = {"0": "a", "1": "b", "2": "b"}[clip.sample.meta["speaker"]]
+    split_clips(clips, protocol(["toy/0"], ["toy/2"], ["toy/1"]), 0)
+    with pytest.raises(DatasetError, match=r"recordings in two splits: toy/b \(train and test\)"):
+        split_clips(clips, protocol(["toy/1"], ["toy/2"], ["toy/0"]), 0)
+
+
+def test_shared_speakers_pass_when_the_protocol_says_so_and_are_noted():
+    clips = labelled()
+    ids = [clip.sample.id for clip in clips]
+    by_clip = protocol(ids[:6], ids[6:], group="clip", allow_shared_speakers=True)
+    (note,) = split_clips(clips, by_clip, 0).notes
+    assert "toy/1" in note and "mechanics, not accuracy" in note
+
+
+def test_an_empty_fold_says_what_it_wants_and_what_there_is():
+    with pytest.raises(DatasetError, match="no labelled clip for test; its speakers are toy/9"):
+        split_clips(labelled(), protocol(["toy/0"], ["toy/9"]), 0)
+
+
+def test_training_clips_of_one_class_are_an_error():
+    clips = labelled()
+    only = [
+        LabelledClip(sample=clip.sample, label=2 if clip.named("speaker") == "toy/0" else 1)
+        for clip in clips
+    ]
+    with pytest.raises(DatasetError, match="all 4 training clips are of one class"):
+        split_clips(only, protocol(["toy/0"], ["toy/1"]), 0)
+
+
+def test_clips_that_no_split_takes_are_noted():
+    (note,) = split_clips(labelled(), protocol(["toy/0"], ["toy/1"]), 0).notes
+    assert note == "4 labelled clips are in no split of fold 0 (speakers toy/2)"
+
+
+def test_modalities_out_of_use_are_absent_not_zero():
+    sample = labelled()[0].sample
+    kept = keep_modalities(sample, ("face",))
+    assert (kept.text, kept.words, kept.speech) == (None, [], None)
+    assert kept.face is sample.face
+    assert keep_modalities(sample, ("text", "speech")).face_seconds is None
