@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 from data_pipeline.schema import SAMPLE_RATE, FeatureSpec
 from data_pipeline.weights import ASSETS, WeightsError, resolve_weights, sha256_of
 
-_CARD_HASH = re.compile(r"^weights_sha256: *([0-9a-f]{64})\s*$", re.MULTILINE)
+CARD_HASH = re.compile(r"^weights_sha256: *([0-9a-f]{64})$", re.MULTILINE)
 _MAY_BE_MISSING = {"masked_spec_embed"}  # training only
 
 
@@ -301,7 +301,7 @@ def check_card(folder: Path, digest: str) -> None:
     """Raise unless the weights are those that the folder's model card (README.md) states. A folder
     of another origin may have no such line; one that ships with the project must."""
     card = folder / "README.md"
-    stated = _CARD_HASH.search(card.read_text(encoding="utf-8")) if card.is_file() else None
+    stated = CARD_HASH.search(card.read_text(encoding="utf-8")) if card.is_file() else None
     if stated is None and folder.parent == ASSETS:
         raise WeightsError(f"{card} states no weights_sha256; restore it from the repository")
     if stated is not None and stated[1] != digest:

@@ -33,8 +33,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from data_pipeline.models.distil_wav2vec2 import Teacher, student_config
+from data_pipeline.models.distil_wav2vec2 import student_config
 from data_pipeline.models.speech_corpora import Utterance, read_corpus, read_sound
+from data_pipeline.models.speech_lessons import Teacher
 from data_pipeline.schema import SAMPLE_RATE, FeatureSpec
 from data_pipeline.speech import SpeechEncoder, load_speech_encoder
 
