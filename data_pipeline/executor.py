@@ -73,6 +73,7 @@ def execute(
     """
     folder = Path(folder)
     tasks = cut_tasks(clips, clips_per_shard, settings)
+    mine = tasks[array_index::array_count]
     _claim(folder, clips, settings, config_text)
     with WorkerPool(
         make_extractor,
@@ -80,9 +81,8 @@ def execute(
         attempts=attempts,
         clip_timeout_seconds=clip_timeout_seconds,
     ) as pool:
-        pool.start()
+        pool.start(sum(len(t.clips) for t in mine if not (folder / f"{t.name}.json").exists()))
         _claim_passport(folder, pool.passport)
-        mine = tasks[array_index::array_count]
         pending = [task for task in mine if not task.is_done(folder, pool.passport)]
         num_clips = sum(len(task.clips) for task in pending)
         num_done = sum(len(task.clips) for task in mine) - num_clips

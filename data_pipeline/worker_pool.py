@@ -120,9 +120,10 @@ class WorkerPool:
             worker.connection.close()
         self._workers = []
 
-    def start(self) -> None:
-        """Start one worker and wait until it has loaded its encoders."""
-        self._spawn()
+    def start(self, num_jobs: int = 1) -> None:
+        """Start as many workers as so many jobs can use; wait until one has loaded its encoders."""
+        for _ in range(max(1, min(self.num_workers, num_jobs))):
+            self._spawn()
         while self.passport is None:
             self._listen()
 

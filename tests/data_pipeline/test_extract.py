@@ -1,0 +1,247 @@
+"""Extraction with the encoders and the sample clips that ship, and with clips that are no good."""
+
+import csv
+import dataclasses
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from data_pipeline import clip_extractor, extract
+from data_pipeline.clip_extractor import ClipExtractor
+from data_pipeline.clips import load_clips
+from data_pipeline.config import ConfigError, dump_config, load_config
+from data_pipeline.extract_config import DataConfig
+from data_pipeline.report import data_report
+from data_pipeline.schema import Clip
+from data_pipeline.shards import list_shards, load_passport, read_shard
+from data_pipeline.weights import ASSETS
+
+SAMPLES = ASSETS / "samples"
+
+
+def config(*overrides) -> DataConfig:
+    return load_config(DataConfig, None, ["clips=x", "output=y", "device=cpu", *overrides])
+
+
+@pytest.fixture(scope="module")
+def extractor() -> ClipExtractor:
+    return ClipExtractor(config())
+
+
+@pytest.fixture
+def with_settings(extractor, monkeypatch):
+    """The same loaded encoders under other settings."""
+
+    def change(*overrides) -> ClipExtractor:
+        monkeypatch.setattr(extractor, "config", config(*overrides))
+        return extractor
+
+    return change
+
+
+def sample_clip(kind: str = ".flv") -> Clip:
+    return next(c for c in load_clips(SAMPLES / "clips.csv", []) if c.video.endswith(kind))
+
+
+def write_video(path: Path, *, sound: str | None, seconds: float = 1.5) -> Path:
+    """A grey video without a face; its sound is a tone, silence, or none."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        audio = out.add_stream("aac", rate=16000, layout="mono") if sound is not None else None
+        for _ in range(round(25 * seconds)):
+            frame = av.VideoFrame.from_ndarray(np.full((120, 160, 3), 90, np.uint8))
+            out.mux(video.encode(frame))
+        out.mux(video.encode())
+        if audio is not None:
+            wave = 0.3 * np.sin(2 * np.pi * 300 * np.arange(int(16000 * seconds)) / 16000)
+            wave = (wave * (sound == "tone")).astype(np.float32)
+            for start in range(0, len(wave) // 1024 * 1024, 1024):
+                piece = np.ascontiguousarray(wave[None, start : start + 1024])
+                frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+                frame.rate, frame.pts, frame.time_base = 16000, start, Fraction(1, 16000)
+                out.mux(audio.encode(frame))
+            out.mux(audio.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["default", "demo", "grid"])
+def test_every_config_that_ships_builds(root, name):
+    path = root / "configs" / "data" / f"{name}.yaml"
+    built = load_config(DataConfig, path, ["clips=x", "output=y"])
+    assert load_config(DataConfig, path, ["clips=x", "output=y"]) == built
+    assert "-m data_pipeline.extract --config configs/data/" in path.read_text()
+    assert dump_config(built).startswith("clips: x")
+
+
+def test_settings_are_what_decides_the_bytes():
+    same = config("workers=7", "previews=9", "attempts=2", "array.count=4", "array.index=1")
+    assert same.settings() == config().settings()
+    assert config("min_seconds=1").settings() != config().settings()
+    assert config("speech.layer=2").settings() != config().settings()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("require=[face,sound]", "require"),
+        ("speaker=nobody", "speaker"),
+        ("speaker=none", "require cannot name face"),
+        ("clips_per_shard=0", "expected more than 0"),
+        ("array.index=4", "the index runs from 0"),
+        ("speech.enkoder=x", "the nearest is 'speech.encoder'"),
+        ("min_second=1", "the nearest is 'min_seconds'"),
+    ],
+)
+def test_a_wrong_setting_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        config(override)
+
+
+def test_a_talking_face_gives_a_whole_sample(extractor):
+    clip = sample_clip()
+    extraction = extractor(clip, preview=True)
+    sample = extraction.sample
+    assert extraction.reject is None
+    sample.check(extractor.passport)
+    assert sample.id == clip.id and sample.text == clip.text
+    assert sample.words == clip.text.split()
+    seconds = extraction.media_seconds
+    assert len(sample.face) == pytest.approx(10 * seconds, abs=3)
+    assert len(sample.speech) == pytest.approx(50 / 3 * seconds, abs=3)
+    assert 0 <= sample.face_seconds[0] and sample.face_seconds[-1] <= seconds
+    assert sample.face_probs.sum(axis=1) == pytest.approx(np.ones(len(sample.face)), abs=0.01)
+    assert sample.meta["label"] == clip.label and sample.meta["end"] == pytest.approx(seconds)
+    assert sample.meta["speaker_score"] > 0
+    assert set(extraction.seconds) >= {"media", "voice", "faces", "expression", "speech"}
+    preview = extraction.preview
+    assert len(preview.frames) == len(preview.about["frames"]) == 6
+    assert preview.about["speaker"] is not None and preview.about["voice"]
+    x0, y0, x1, y1 = preview.about["tracks"][preview.about["speaker"]]["boxes"]["2"]
+    assert 0 <= x0 < x1 and 0 <= y0 < y1 <= 240
+
+
+def test_the_same_clip_gives_the_same_features_again(extractor):
+    first, again = (extractor(sample_clip()).sample for _ in range(2))
+    for name in ("face", "face_probs", "face_seconds", "speech"):
+        assert np.array_equal(getattr(first, name), getattr(again, name))
+
+
+def test_sound_alone_is_a_sample_only_where_no_face_is_required(with_settings):
+    clip = sample_clip(".mp3")
+    reject = with_settings()(clip).reject
+    assert (reject.stage, reject.reason) == ("media", "no_video")
+    sample = with_settings("require=[speech]")(clip).sample
+    assert sample.face is None and sample.face_probs is None and sample.face_seconds is None
+    assert len(sample.speech) > 10 and sample.meta["speaker_score"] is None
+
+
+def test_text_that_is_absent_stays_absent_unless_it_is_required(with_settings):
+    clip = dataclasses.replace(sample_clip(), text=None)
+    sample = with_settings("require=[face]")(clip).sample
+    assert sample.text is None and sample.words == []
+    reject = with_settings("require=[text]")(clip).reject
+    assert (reject.stage, reject.reason) == ("text", "no_text") and "transcriber" in reject.detail
+
+
+def test_the_speaker_can_be_any_face_or_none(with_settings):
+    clip = sample_clip()
+    sample = with_settings("speaker=any_face")(clip).sample
+    assert sample.face is not None and sample.meta["speaker_score"] is None
+    sample = with_settings("speaker=none", "require=[speech]")(clip).sample
+    assert sample.face is None and sample.speech is not None
+
+
+def test_no_mouth_in_step_with_the_voice_is_a_reject(with_settings):
+    reject = with_settings("active_speaker.min_synchrony=1.1")(sample_clip()).reject
+    assert (reject.stage, reject.reason) == ("active_speaker", "off_screen_voice")
+    assert "1 faces" in reject.detail
+
+
+def test_a_bound_on_length_is_kept(with_settings):
+    reject = with_settings("min_seconds=60")(sample_clip()).reject
+    assert reject.reason == "too_short" and "min_seconds=60" in reject.detail
+    assert with_settings("max_seconds=1")(sample_clip()).reject.reason == "too_long"
+
+
+def test_an_unexpected_error_is_a_reject_that_says_where(extractor, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("no such voice")
+
+    monkeypatch.setattr(clip_extractor, "voice_activity", broken)
+    reject = extractor(sample_clip()).reject
+    assert (reject.stage, reject.reason) == ("voice", "error")
+    assert "ZeroDivisionError: no such voice (test_extract.py:" in reject.detail
+
+
+BAD_ROWS = [
+    ("gone.mp4", "", "", "missing_file"),
+    ("noise.mp4", "", "", "unreadable_video"),
+    ("cut.flv", "", "", "unreadable_video"),
+    ("folder", "", "", "unreadable_video"),
+    ("mute.mp4", "", "", "no_sound"),
+    ("silence.mp4", "", "", "no_voice"),
+    ("tone.mp4", "", "", "no_voice"),
+    ("sound.mp3", "", "", "no_video"),
+    ("good.flv", "0.4", "0.5", "too_short"),
+    ("good.flv", "900", "", "empty_range"),
+    ("good.flv", "x", "", "bad_number"),
+    ("good.flv", "2", "1", "empty_span"),
+    ("/etc/passwd", "", "", "unreadable_video"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_table_of_bad_clips_ends_as_rows_and_the_counts_add_up(tmp_path, capsys):
+    folder = tmp_path / "clips"
+    (folder / "folder").mkdir(parents=True)
+    good = Path(sample_clip().video)
+    shutil.copy(good, folder / "good.flv")
+    shutil.copy(sample_clip(".mp3").video, folder / "sound.mp3")
+    (folder / "cut.flv").write_bytes(good.read_bytes()[:200])
+    (folder / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    write_video(folder / "mute.mp4", sound=None)
+    write_video(folder / "silence.mp4", sound="silence")
+    write_video(folder / "tone.mp4", sound="tone")
+    rows = [("good.flv", "", "", "", "hello there"), ("good.flv", "0.2", "", "", "")]
+    rows += [("good.flv", "", "", "", "the same id again")]
+    rows += [("good.flv", "0.1", "", "../../x", "an unsafe name")]
+    rows += [(*row[:3], "", "") for row in BAD_ROWS]
+    table = "\n".join(",".join(row) for row in [("video", "start", "end", "id", "text"), *rows])
+    (folder / "t.csv").write_bytes(table.encode() + b"\ngood.flv,0.3,,,not \xff UTF-8\n")
+
+    out = tmp_path / "out"
+    words = [f"clips={folder}/t.csv", f"output={out}", "device=cpu", "workers=2", "previews=2"]
+    assert extract.main(words) == 0
+    num_rows = len(rows) + 1
+    end = capsys.readouterr().out.splitlines()[-1]
+    assert end == f"input clips {num_rows} = samples 2 + rejects {num_rows - 2}"
+    with open(out / "rejects.csv", newline="") as file:
+        rejects = list(csv.DictReader(file))
+    found = sorted(reject["reason"] for reject in rejects)
+    expected = [row[3] for row in BAD_ROWS] + ["duplicate_id", "unsafe_id", "not_utf8"]
+    assert found == sorted(expected)
+    assert all(reject["clip"] and reject["stage"] and reject["detail"] for reject in rejects)
+    samples = [sample for tar in list_shards(out) for sample in read_shard(tar, verify=True)]
+    assert [sample.text for sample in samples] == ["hello there", None]
+    assert samples[1].meta["start"] == 0.2
+    assert load_passport(out).keys() == {"face", "speech"}
+    report = data_report(out)
+    assert report.num_rejects == num_rows - 2 and len(report.previews) == 2
+    # Nothing was written beside the output folder.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "out"]
+
+
+def test_a_table_that_is_none_ends_with_one_line(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("file,text\na.mp4,hello\n")
+    assert extract.main([f"clips={tmp_path}/t.csv", f"output={tmp_path}/out"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("extract: ") and "no column `video`" in error
+    assert extract.main(["clips=x", f"output={tmp_path}/out", "wrkers=2"]) == 1
+    assert "the nearest is 'workers'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
