@@ -37,7 +37,7 @@ MAX_SECONDS = 1800.0
 MAX_WINDOW_BYTES = 256_000_000
 _NO_INDEX = ("mpeg", "mpegts")
 """File formats in which decord, which seeks before it reads, loses the first frames."""
-MAX_DECORD_BYTES = 512_000_000
+MAX_DECORD_BYTES = 256_000_000
 """Of all frames of a file: decord decodes on in the background and keeps what nobody fetched."""
 
 
@@ -218,21 +218,22 @@ class ClipMedia:
 
     def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """(seconds from the clip's start, frame [H, W, 3]) of the frames nearest to the ticks."""
-        given = 0
         if self._by_decord:
             try:
-                for item in self._frames_decord():
-                    yield item
-                    given += 1
-                return
+                # All of them before the first is given: where decord stops half way, and it stops
+                # at another frame each time, PyAV does the whole clip, and a rerun the same.
+                found = list(self._frames_decord())
             except _DecordUnfitError as error:
-                self.decoder = f"pyav: {error}, after {given} frames"
+                self.decoder = f"pyav: {error}"
                 self._by_decord = False
-        for k, item in enumerate(self._frames_pyav()):
-            if k >= given:
-                yield item
+            else:
+                yield from found
+                return
+        yield from self._frames_pyav()
 
     def _frames_decord(self) -> Iterator[tuple[float, np.ndarray]]:
+        from decord import DECORDError
+
         # A reader serves one pass: its memory goes when the pass ends.
         reader, self._reader = self._reader or self._open_decord(), None
         ticks = _Ticks(self._rate)
@@ -247,7 +248,7 @@ class ClipMedia:
                 if k > at:
                     reader.skip_frames(k - at)
                 frame_HW3 = reader.next().asnumpy()
-            except (RuntimeError, StopIteration) as error:
+            except (RuntimeError, DECORDError, StopIteration) as error:
                 raise _DecordUnfitError(f"decord gave up ({_last_words(error)})") from error
             at = k + 1
             yield seconds[k] - self._scan.start, frame_HW3
@@ -275,9 +276,9 @@ class _DecordUnfitError(Exception):
 
 
 def _last_words(error: Exception) -> str:
-    """decord's messages open with source lines and end in stack traces; the reason lies between."""
+    """What decord complains of, without its source lines and stack trace."""
     lines = str(error).strip().splitlines()
-    return lines[0][-100:] if lines else "the end came early"
+    return lines[0].rpartition("Check failed: ")[2][-100:] if lines else "the end came early"
 
 
 class _Ticks:
