@@ -151,9 +151,9 @@ class OptimSettings:
 class EngineSettings:
     kind: Literal["deepspeed", "torch"] = "deepspeed"
     """DeepSpeed, or its plain-torch twin."""
-    zero_stage: Literal[0, 1, 2] = 0
-    """What DeepSpeed splits over the ranks: 0 nothing, 1 optimizer state, 2 gradients too. A
-    model of BERT's size fits a GPU at 0, and only 0 resumes on another number of ranks."""
+    zero_stage: Literal[0, 1] = 0
+    """What DeepSpeed splits over the ranks: 0 nothing, 1 the optimizer's state. A model of BERT's
+    size fits a GPU at 0, and only 0 resumes on another number of ranks."""
 
     def __post_init__(self) -> None:
         _need(

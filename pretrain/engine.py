@@ -95,10 +95,13 @@ class TorchEngine:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed at ZeRO stage 0, 1 or 2.
+    """DeepSpeed at ZeRO stage 0 or 1.
 
     At stage 0 the state is AdamW's own, in TorchEngine's format, and loads at any number of ranks
-    and in either engine. At 1 and 2 DeepSpeed writes one file a rank.
+    and in either engine. At 1 DeepSpeed writes one file a rank.
+
+    Stages 2 and 3 sum gradients in the order in which backward makes them, and that order differs
+    between ranks whose clips ask for other objectives: sums of unequal rows. So they are not here.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class DeepSpeedEngine:
         self.model = model
         self.runtime = runtime
         self.num_micro_batches = num_micro_batches
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.elastic = zero_stage == 0
         self.name = "adamw" if self.elastic else f"deepspeed-zero{zero_stage}"
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
@@ -142,6 +146,11 @@ class DeepSpeedEngine:
         return self.engine(batch)
 
     def backward(self, loss: torch.Tensor) -> None:
+        if not self.elastic:
+            # Stage 1 sums whatever gradients a rank has, one after another: let all have all.
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         self.engine.backward(loss * self.runtime.world_size, scale_wrt_gas=False)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()  # counts the micro-batch; updates nothing

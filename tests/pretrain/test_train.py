@@ -1,0 +1,213 @@
+"""Whole runs of a small model, by the command line that users type."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint import load_checkpoint
+from pretrain.cli import main
+from pretrain.masking import TASKS
+
+LOSSES = ("step", "split", "loss", *TASKS)
+
+
+@pytest.fixture
+def arguments(root, small, toy_folder):
+    """(output, overrides) -> the command line of a run of tiny.yaml, shrunken."""
+
+    def arguments(output: Path, *overrides: str, config: str = "tiny.yaml") -> list[str]:
+        return [
+            "--config",
+            str(root / "configs/pretrain" / config),
+            *small,
+            f"data.shards=[{toy_folder}]",
+            f"run.output={output}",
+            "run.device=cpu",
+            "run.log_every=1",
+            "run.checkpoint_every=4",
+            "engine.kind=torch",
+            *overrides,
+        ]
+
+    return arguments
+
+
+SHORT = ("optim.steps=12", "optim.warmup_steps=2", "run.validate_every=6")
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    with open(output / "metrics.csv", newline="") as file:
+        return [{name: row[name] for name in LOSSES} for row in csv.DictReader(file)]
+
+
+def of(output: Path, split: str) -> list[dict[str, str]]:
+    return [row for row in rows(output) if row["split"] == split]
+
+
+def test_a_run_learns_and_leaves_what_it_promises(arguments, tmp_path, capsys):
+    faster = "optim.peak_learning_rate=3e-3"
+    assert main(arguments(tmp_path, *SHORT, faster)) == 0
+    train, held_out = of(tmp_path, "train"), of(tmp_path, "validation")
+    assert [int(row["step"]) for row in train] == list(range(1, 13))
+    assert [int(row["step"]) for row in held_out] == [0, 6, 12]
+    # The words come from 17; the features are noise, which nobody can foresee.
+    assert float(held_out[-1]["wwmlm"]) < float(held_out[0]["wwmlm"]) - 0.2
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.folder.name == "step-000012"
+    assert checkpoint.passport["speech"].name == "toy_speech"
+    provenance = json.loads((checkpoint.folder / "provenance.json").read_text())
+    assert provenance["step"] == 12 and len(provenance["clips_sha256"]) == 64
+    out = capsys.readouterr().out
+    assert "32 clips in 4 shards to train on; validation: 8 clips" in out
+    assert "step 12 | loss" in out and "clips/s" in out
+
+
+def test_started_again_after_its_end_a_run_changes_nothing(arguments, tmp_path):
+    assert main(arguments(tmp_path, *SHORT)) == 0
+    before = rows(tmp_path)
+    assert main(arguments(tmp_path, *SHORT)) == 0
+    assert rows(tmp_path) == before
+
+
+def test_the_loss_of_a_step_is_the_weighted_mean_of_its_objectives(arguments, tmp_path):
+    assert main(arguments(tmp_path, "optim.steps=3", "optim.warmup_steps=0")) == 0
+    for row in rows(tmp_path):
+        if all(row[task] for task in TASKS):
+            expected = sum(
+                share * float(row[task])
+                for share, task in zip((0.4, 0.2, 0.2, 0.2), TASKS, strict=True)
+            )
+            assert float(row["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mixing_by_step_shows_one_objective_a_step(arguments, tmp_path):
+    assert main(arguments(tmp_path, *SHORT, "objectives.mixing=step")) == 0
+    for row in of(tmp_path, "train"):
+        seen = [task for task in TASKS if row[task]]
+        assert len(seen) == 1
+        assert float(row["loss"]) == pytest.approx(float(row[seen[0]]), rel=1e-6)
+
+
+def test_resume_at_step_8_gives_the_same_losses_to_the_bit(arguments, tmp_path):
+    """With dropout, micro-batches, and the loader's thread ahead of the loop."""
+    cut = "data.micro_batch_clips=6"
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    assert main(arguments(straight, *SHORT, cut)) == 0
+    assert main(arguments(resumed, *SHORT, cut)) == 0
+    (resumed / "checkpoints/latest").write_text("step-000008\n")
+    assert main(arguments(resumed, *SHORT, cut)) == 0
+    assert rows(resumed) == rows(straight)
+    assert len(rows(straight)) == 15
+
+
+@pytest.mark.slow
+def test_killed_at_any_step_and_rerun_the_losses_are_equal_to_the_bit(root, arguments, tmp_path):
+    """SIGKILL at three moments, no warning, the same command each time."""
+    length = ("optim.steps=24", "optim.warmup_steps=2", "run.validate_every=10")
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert main(arguments(straight, *length)) == 0
+    command = [sys.executable, "-m", "pretrain.cli", *arguments(killed, *length)]
+    for step in (6, 13, 19):
+        process = subprocess.Popen(
+            command, cwd=root, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            if (killed / "metrics.csv").exists():
+                last = (killed / "metrics.csv").read_text().splitlines()[-1].split(",")[0]
+                if last.isdigit() and int(last) >= step:
+                    break
+            time.sleep(0.01)
+        assert process.poll() is None, "the run ended before it could be killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert main(arguments(killed, *length)) == 0
+    assert rows(killed) == rows(straight)
+    assert len(of(straight, "train")) == 24
+
+
+def test_metrics_half_written_by_a_killed_run_are_dropped(arguments, tmp_path):
+    assert main(arguments(tmp_path, *SHORT)) == 0
+    expected = rows(tmp_path)
+    with open(tmp_path / "metrics.csv", "a") as file:
+        file.write("13,train,4.5")
+    assert main(arguments(tmp_path, *SHORT)) == 0
+    assert rows(tmp_path) == expected
+
+
+@pytest.mark.slow
+def test_the_reference_takes_a_step_on_a_shrunken_width(arguments, tmp_path):
+    """All of the paper's run but width, depth and length: 640 clips in 4 micro-batches."""
+    length = ("optim.steps=1", "optim.warmup_steps=0")
+    assert main(arguments(tmp_path, *length, config="reference.yaml")) == 0
+    assert len(of(tmp_path, "train")) == 1
+    assert load_checkpoint(tmp_path).config.data.batch_clips == 640
+
+
+def test_tensorboard_on_request(arguments, tmp_path):
+    few = ("optim.steps=2", "optim.warmup_steps=0", "run.tensorboard=true")
+    assert main(arguments(tmp_path, *few)) == 0
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_bf16_trains(arguments, tmp_path):
+    few = ("optim.steps=2", "optim.warmup_steps=0")
+    assert main(arguments(tmp_path / "a", *few)) == 0
+    assert main(arguments(tmp_path / "b", *few, "run.precision=bf16")) == 0
+    a, b = (float(of(tmp_path / name, "train")[0]["loss"]) for name in "ab")
+    assert a == pytest.approx(b, rel=0.02) and a != b
+
+
+def test_without_faces_the_other_objectives_go_on(arguments, toy, tmp_path):
+    clips = [toy.toy_clip(n, face=False) for n in range(16)]
+    folder = toy.write_toy_shards(tmp_path / "s", clips, 2)
+    few = ("optim.steps=2", "optim.warmup_steps=0", f"data.shards=[{folder}]")
+    assert main(arguments(tmp_path / "run", *few)) == 0
+    assert {row["span_mvfr"] for row in rows(tmp_path / "run")} == {""}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optim.stepz=3"], ["optim.stepz", "optim.steps"]),
+        (["data.shards=[no/where]"], ["no folder no/where", "make demo", "extract"]),
+        (["data.num_lanes=48", "data.batch_clips=48"], ["32 training clips", "num_lanes=48"]),
+        (["data.max_face_frames=0"], ["span_mvfr needs face", "objectives.weights.span_mvfr=0"]),
+        (["model.num_heads=5"], ["model.width=24", "model.num_heads=5"]),
+        (["model.text_checkpoint=./no/bert"], ["no folder ./no/bert"]),
+        (["run.device=cuda"], ["run.device=cuda"]),
+    ],
+)
+def test_bad_input_costs_one_message_and_exit_code_2(
+    arguments, tmp_path, capsys, overrides, words, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert main(arguments(tmp_path, *SHORT, *overrides)) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and "Traceback" not in told
+    for word in words:
+        assert word in told
+
+
+def test_shards_of_another_passport_are_refused_on_resume(arguments, toy, tmp_path, capsys):
+    few = ("optim.steps=4", "optim.warmup_steps=0")
+    assert main(arguments(tmp_path / "run", *few)) == 0
+    path = tmp_path / "run/checkpoints/step-000004/passport.json"
+    path.write_text(path.read_text().replace("toy_speech", "wav2vec2-base"))
+    assert main(arguments(tmp_path / "run", *few)) == 2
+    told = capsys.readouterr().err
+    assert "speech.name: found 'toy_speech', expected 'wav2vec2-base'" in told
+
+
+def test_changed_settings_are_told_on_resume(arguments, tmp_path, capsys):
+    assert main(arguments(tmp_path, "optim.steps=4", "optim.warmup_steps=0")) == 0
+    assert main(arguments(tmp_path, "optim.steps=6", "optim.warmup_steps=0")) == 0
+    assert "optim.steps 4 -> 6" in capsys.readouterr().out
+    assert len(of(tmp_path, "train")) == 6
