@@ -71,8 +71,8 @@ class Scan:
 def scan(path: Path, start: float, end: float | None, max_seconds: float) -> Scan:
     """Read the packets from `start` to `end` (seconds; None = to the end of the file).
 
-    Raises MediaError (no_video, empty_range, too_short left to the caller, too_long, too_large)
-    and whatever PyAV raises for a file that it cannot open.
+    Raises MediaError no_video, unreadable_video, empty_range, too_long or too_large, and PyAV's own
+    errors for a file that it cannot open.
     """
     for seek in (True, False) if start > _SEEK_SECONDS else (False,):
         with av.open(str(path), metadata_errors="replace") as container:
@@ -120,12 +120,10 @@ class _Reading:
             except StopIteration:
                 self.at_end = True
                 break
-            except av.FFmpegError as error:
-                # Everything up to here is good, and is used.
+            except av.FFmpegError:
                 if self.num_video_packets == 0 and self.sound.last_seconds == -math.inf:
                     raise
-                self.at_end = self.broken = True
-                del error
+                self.at_end = self.broken = True  # what came before is good, and is used
                 break
             if packet.stream is self.video:
                 self._add_video(packet)
@@ -142,7 +140,11 @@ class _Reading:
                     break
         if seek and self.video is not None and self.num_video_packets:
             frame = self.first_frame
-            return frame is not None and frame.time is not None and frame.time <= self.start
+            return (
+                frame is not None
+                and frame.time is not None
+                and frame.time <= self.start + _SLACK_SECONDS
+            )
         return not (seek and self.video is None and self.sound.last_seconds == -math.inf)
 
     def result(self) -> Scan:

@@ -292,6 +292,14 @@ def test_a_file_with_sound_only_gives_its_sound(tmp_path):
     assert media.decoder.startswith("none")
 
 
+@pytest.mark.parametrize("name", ["a.mp3", "a.flac"])
+def test_a_span_of_a_file_with_sound_only(tmp_path, name):
+    path = make(tmp_path / name, video=None, audio=name[2:], seconds=20.0, tone_at=13.0)
+    media, _, _ = read(path, start=12.5, end=14.0)
+    assert tone_start(media.sound_T) == pytest.approx(0.5, abs=0.06)
+    assert len(media.sound_T) == 24_000
+
+
 def test_a_cover_picture_is_no_video(tmp_path):
     path = tmp_path / "song.m4a"
     with av.open(str(path), "w", format="mp4") as out:
