@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import functools
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -19,19 +18,10 @@ from data_pipeline.shards import list_shards, read_shard
 from data_pipeline.worker_pool import ExtractionError
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # here and in the worker processes
 
-
-@pytest.fixture
-def toy(monkeypatch):
-    """The toy extractor's module, importable in worker processes too."""
-    monkeypatch.syspath_prepend(str(HERE))
-    import toy_extractor
-
-    return toy_extractor
-
-
-def shard_bytes(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.glob("0*.*"))}
+import toy_extractor as toy  # noqa: E402
+from killing import kill_at_any_time, shard_bytes  # noqa: E402
 
 
 def sample_ids(folder: Path) -> list[str]:
@@ -43,7 +33,7 @@ def rejects_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_clip_is_a_sample_or_a_reject(tmp_path, toy):
+def test_every_clip_is_a_sample_or_a_reject(tmp_path):
     clips = toy.make_clips(["one", "reject", "two", "three", "four", "error"])
     bad_row = Reject(clip="row 7", stage="table", reason="bad_number", detail="start is 'x'")
     summary = toy.run_toy(tmp_path / "out", clips, rejects=[bad_row], num_previews=1)
@@ -59,7 +49,7 @@ def test_every_clip_is_a_sample_or_a_reject(tmp_path, toy):
     assert not (tmp_path / "out/previews/toy-002.json").exists()
 
 
-def test_a_rerun_does_nothing_again(tmp_path, toy):
+def test_a_rerun_does_nothing_again(tmp_path):
     log = tmp_path / "calls"
     make = functools.partial(toy.ToyExtractor, log_path=str(log))
     clips = toy.make_clips([f"word {n}" for n in range(9)])
@@ -84,7 +74,7 @@ def test_a_rerun_does_nothing_again(tmp_path, toy):
         ("hang", "no result within 1 s (clip_timeout_seconds)"),
     ],
 )
-def test_a_clip_that_kills_its_process_is_a_reject(tmp_path, toy, text, cause):
+def test_a_clip_that_kills_its_process_is_a_reject(tmp_path, text, cause):
     clips = toy.make_clips(["one", text, "two", "three", "four"])
     summary = toy.run_toy(tmp_path / "out", clips, attempts=2, clip_timeout_seconds=1.0)
     assert str(summary) == "input clips 5 = samples 4 + rejects 1"
@@ -93,13 +83,13 @@ def test_a_clip_that_kills_its_process_is_a_reject(tmp_path, toy, text, cause):
     assert cause in row["detail"] and "/nowhere/1.mp4" in row["detail"]
 
 
-def test_a_table_with_nothing_but_bad_rows_still_ends(tmp_path, toy):
+def test_a_table_with_nothing_but_bad_rows_still_ends(tmp_path):
     bad_row = Reject(clip="row 1", stage="table", reason="bad_number", detail="x")
     summary = toy.run_toy(tmp_path / "out", [], rejects=[bad_row])
     assert str(summary) == "input clips 1 = samples 0 + rejects 1"
 
 
-def test_encoders_that_do_not_load_stop_the_run(tmp_path, toy):
+def test_encoders_that_do_not_load_stop_the_run(tmp_path):
     clips = toy.make_clips(["one"])
     with pytest.raises(ExtractionError, match="cannot load: FileNotFoundError: no weights"):
         toy.run_toy(tmp_path / "a", clips, toy.fails_to_load)
@@ -107,14 +97,14 @@ def test_encoders_that_do_not_load_stop_the_run(tmp_path, toy):
         toy.run_toy(tmp_path / "b", clips, toy.dies_while_loading)
 
 
-def test_the_same_error_in_the_first_ten_clips_stops_the_run(tmp_path, toy):
+def test_the_same_error_in_the_first_ten_clips_stops_the_run(tmp_path):
     with pytest.raises(ExtractionError, match="first 10 clips all ended in the same"):
         toy.run_toy(tmp_path / "out", toy.make_clips(["error"] * 12))
     summary = toy.run_toy(tmp_path / "b", toy.make_clips(["one", *["error"] * 12]), num_workers=1)
     assert summary.reasons == {"error": 12}
 
 
-def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path, toy):
+def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path):
     clips = toy.make_clips([f"word {n}" for n in range(6)])
     toy.run_toy(tmp_path / "out", clips)
     before = shard_bytes(tmp_path / "out")
@@ -132,7 +122,7 @@ def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path, toy):
         toy.run_toy(tmp_path / "videos", clips)
 
 
-def test_array_tasks_together_give_what_one_run_gives(tmp_path, toy):
+def test_array_tasks_together_give_what_one_run_gives(tmp_path):
     clips = toy.make_clips(["reject" if n == 5 else f"word {n}" for n in range(14)])
     whole = toy.run_toy(tmp_path / "whole", clips)
     for index in (2, 0, 1):
@@ -182,28 +172,8 @@ def test_killed_at_any_file_operation_and_rerun_gives_the_same_bytes(tmp_path, r
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_killed_at_any_time_and_rerun_gives_the_same_bytes(tmp_path, run_environment):
-    num_clips, kills = 120, 0
-    rng = random.Random(0)
-    started = time.monotonic()
-    subprocess.run(command(tmp_path / "clean", num_clips), capture_output=True, check=True)
-    duration = time.monotonic() - started
-    folders = [tmp_path / "killed-0"]
-    while kills < 20:
-        run = subprocess.Popen(
-            command(folders[-1], num_clips), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(rng.uniform(0.1, 0.9) * duration)
-        if kills % 4 == 3:  # one of its workers first
-            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-            subprocess.run(["kill", "-9", *children[-1:]], stderr=subprocess.DEVNULL)
-            time.sleep(0.1)
-        run.kill()
-        if run.wait() == 0:  # it had reached the end
-            folders.append(tmp_path / f"killed-{len(folders)}")
-        else:
-            kills += 1
-    for folder in folders:
-        check_killed_run(folder, tmp_path / "clean", num_clips)
+    for folder in kill_at_any_time(lambda f: command(f, 120), tmp_path, num_kills=8):
+        check_killed_run(folder, tmp_path / "clean", 120)
 
 
 def test_two_runs_at_once_on_one_folder_do_no_harm(tmp_path, run_environment):
