@@ -7,9 +7,11 @@ from data_pipeline.schema import Passport
 from data_pipeline.weights import resolve_weights
 from pretrain.config import DataSettings, ModelSettings, PretrainConfig
 from pretrain.example import Limits
+from pretrain.loader import ShardClips, index_shards
 from pretrain.masking import TASK_MODALITY
 from pretrain.model.bert_init import bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
+from pretrain.validation import choose_held_out, split_shards
 
 
 def build_tokenizer(text_checkpoint: str) -> PreTrainedTokenizerBase:
@@ -59,6 +61,16 @@ def build_limits(data: DataSettings, model: ModelSettings) -> Limits:
         max_frame_positions=model.max_frame_positions,
         positions=model.positions,
     )
+
+
+def held_out_shards(data: DataSettings) -> tuple[list[ShardClips], list[ShardClips]]:
+    """(training clips, held-out clips): a folder of their own, or a share of all."""
+    shards = index_shards(data.shards)
+    if data.validation_shards:
+        return shards, index_shards(data.validation_shards)
+    ids = [clip for shard in shards for clip in shard.ids]
+    budget = min(round(data.validation_share * len(ids)), data.validation_clips)
+    return split_shards(shards, choose_held_out(ids, budget))
 
 
 def check_objectives(config: PretrainConfig, passport: Passport) -> None:

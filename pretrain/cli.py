@@ -16,17 +16,23 @@ from data_pipeline.config import ConfigError, dump_config, load_config, parse_co
 from data_pipeline.schema import Passport, SchemaError, check_passport, passport_from_json
 from data_pipeline.shards import load_passport
 from data_pipeline.weights import WeightsError
-from pretrain.build import build_limits, build_model, build_tokenizer, check_objectives
+from pretrain.build import (
+    build_limits,
+    build_model,
+    build_tokenizer,
+    check_objectives,
+    held_out_shards,
+)
 from pretrain.checkpoint import CONFIG_FILE, CheckpointError, CheckpointStore, read_latest
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, EngineError, build_engine
-from pretrain.loader import Loader, LoaderError, index_shards
+from pretrain.loader import Loader, LoaderError
 from pretrain.metrics import MetricsFile
 from pretrain.model.bert_init import BertError
 from pretrain.optim import build_adamw
 from pretrain.runtime import LaunchError, Runtime, seed_rank, start
-from pretrain.train import train
-from pretrain.validation import Validation, choose_held_out, split_shards
+from pretrain.train import DivergedError, train
+from pretrain.validation import Validation, describe_held_out
 
 USER_ERRORS = (
     ConfigError,
@@ -37,6 +43,7 @@ USER_ERRORS = (
     EngineError,
     CheckpointError,
     LaunchError,
+    DivergedError,
 )
 """What a user can mend: told in one message, without a traceback."""
 
@@ -112,15 +119,7 @@ def _data(
         "seed": seed,
         "micro_batch_clips": data.micro_batch_clips,
     }
-    shards = index_shards(data.shards)
-    if data.validation_shards:
-        held_shards = index_shards(data.validation_shards)
-        why = f"the clips of {', '.join(data.validation_shards)}"
-    else:
-        ids = [clip for shard in shards for clip in shard.ids]
-        budget = min(round(data.validation_share * len(ids)), data.validation_clips)
-        held, why = choose_held_out(ids, budget)
-        shards, held_shards = split_shards(shards, held)
+    shards, held = held_out_shards(data)
     loader = Loader(
         shards,
         **common,
@@ -131,13 +130,15 @@ def _data(
         rank=runtime.rank,
         world_size=runtime.world_size,
         prefetch_steps=data.prefetch_steps,
+        pin_memory=runtime.device.type == "cuda",
     )
     runtime.log.info(
-        f"{loader.num_clips} clips in {len(shards)} shards to train on; validation: {why}"
+        f"{loader.num_clips} clips in {len(shards)} shards to train on; "
+        f"{describe_held_out(shards, held)}"
     )
-    if not held_shards:
+    if not held:
         return loader, None
-    return loader, Validation(shards=held_shards, **common, tasks=tuple(shares))
+    return loader, Validation(shards=held, **common, tasks=tuple(shares))
 
 
 def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Engine:

@@ -89,6 +89,7 @@ class Loader:
         seed: fixes order, tasks and masks.
         rank, world_size: of this process.
         prefetch_steps: prepared ahead by a thread; the state is that of the step handed out last.
+        pin_memory: put the batches where a GPU can fetch them while it computes.
 
     Raises LoaderError for numbers of lanes, ranks, clips or shards that do not fit together.
     """
@@ -109,6 +110,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         prefetch_steps: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         self.num_clips = sum(len(shard.ids) for shard in shards)
         _check_ranks(len(shards), self.num_clips, num_lanes, world_size, batch_clips)
@@ -124,6 +126,7 @@ class Loader:
         self.seed = seed
         self.lanes = range(rank, num_lanes, world_size)
         self.prefetch_steps = prefetch_steps
+        self.pin_memory = pin_memory
         self.step = 0
         self.places_L2 = np.zeros((num_lanes, 2), dtype=np.int64)  # epoch, position in the run
         self._handed_out: tuple[int, np.ndarray] = (0, self.places_L2.copy())
@@ -204,6 +207,8 @@ class Loader:
             cuts = np.linspace(0, len(examples), num_micro + 1).astype(int)
             pad_id = self.tokenizer.pad_token_id
             batches = [collate(examples[a:b], pad_id) for a, b in zip(cuts, cuts[1:], strict=False)]
+            if self.pin_memory:
+                batches = [batch.pin_memory() for batch in batches]
             self.step += 1
             data = StepData(
                 batches=batches,

@@ -11,6 +11,7 @@ summed over micro-batches and ranks: the same for every way to deal out the clip
 has every modality the two have the same expected gradient, since the paper draws t with chance p_t.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ from pretrain.runtime import Runtime
 from pretrain.validation import Validation
 
 
+class DivergedError(ValueError):
+    """A loss that is no number any more."""
+
+
 def train(
     config: PretrainConfig,
     runtime: Runtime,
@@ -41,7 +46,10 @@ def train(
     passport: Passport,
     progress: dict[str, Any] | None,
 ) -> None:
-    """Train from `progress` (None: from the start) to config.optim.steps."""
+    """Train from `progress` (None: from the start) to config.optim.steps.
+
+    Raises DivergedError when the loss is not finite, before that can reach a checkpoint.
+    """
     log, run, steps = runtime.log, config.run, config.optim.steps
     shares = config.objectives.shares()
     step = progress["step"] if progress else 0
@@ -98,6 +106,13 @@ def train(
 
         if step % run.log_every == 0 or step == steps:
             row = {**meter.read(), "learning_rate": rate}
+            if not math.isfinite(row["loss"]):
+                raise DivergedError(
+                    f"the loss is {row['loss']} at step {step}; lower "
+                    f"optim.peak_learning_rate={config.optim.peak_learning_rate}, lengthen "
+                    f"optim.warmup_steps or set run.precision=fp32, and start again: it goes on "
+                    f"from the last checkpoint in {store.root}"
+                )
             if metrics is not None:
                 metrics.write(step, "train", row)
                 log.info(describe(step, row))

@@ -29,8 +29,8 @@ from pretrain.runtime import Runtime
 _START = re.compile(r"-\d{6,}$")
 
 
-def choose_held_out(ids: list[str], num_clips: int) -> tuple[set[str], str]:
-    """At most `num_clips` of `ids`, and a line that says how they were chosen.
+def choose_held_out(ids: list[str], num_clips: int) -> set[str]:
+    """At most `num_clips` of `ids`, never all.
 
     Whole recordings, in the order of a hash of their names, as long as they fit: nothing of a
     held-out film is trained on. Where no recording is small enough, single clips by their hash.
@@ -38,22 +38,24 @@ def choose_held_out(ids: list[str], num_clips: int) -> tuple[set[str], str]:
     """
     num_clips = min(num_clips, len(ids) - 1)
     if num_clips <= 0:
-        return set(), "none held out"
+        return set()
     recordings: dict[str, list[str]] = {}
     for clip in ids:
-        recordings.setdefault(_START.sub("", clip), []).append(clip)
+        recordings.setdefault(_recording(clip), []).append(clip)
     held: set[str] = set()
-    count = 0
     for name in sorted(recordings, key=_hash):
         if len(held) + len(recordings[name]) <= num_clips:
             held.update(recordings[name])
-            count += 1
-    if held:
-        return held, f"{len(held)} clips of {count} recordings, of {len(recordings)}, held out"
-    held = set(sorted(ids, key=_hash)[:num_clips])
-    return held, (
-        f"{len(held)} single clips held out: every one of the {len(recordings)} recordings has more"
-    )
+    return held or set(sorted(ids, key=_hash)[:num_clips])
+
+
+def describe_held_out(train: list[ShardClips], held: list[ShardClips]) -> str:
+    """`40 clips of 2 recordings held out`, and how many of these recordings are trained on."""
+    clips = [clip for shard in held for clip in shard.ids]
+    recordings = {_recording(clip) for clip in clips}
+    seen = recordings & {_recording(clip) for shard in train for clip in shard.ids}
+    text = f"{len(clips)} clips of {len(recordings)} recordings held out"
+    return text + (f", {len(seen)} of which are trained on too" if seen else "")
 
 
 def split_shards(
@@ -135,6 +137,10 @@ def _keep(shards: list[ShardClips], wanted: Callable[[str], bool]) -> list[Shard
             ids = [clip for clip, k in zip(shard.ids, keep, strict=True) if k]
             kept.append(dataclasses.replace(shard, rows=shard.rows[keep], ids=ids))
     return kept
+
+
+def _recording(clip: str) -> str:
+    return _START.sub("", clip)
 
 
 def _hash(name: str) -> bytes:

@@ -65,7 +65,7 @@ def test_a_run_learns_and_leaves_what_it_promises(arguments, tmp_path, capsys):
     provenance = json.loads((checkpoint.folder / "provenance.json").read_text())
     assert provenance["step"] == 12 and len(provenance["clips_sha256"]) == 64
     out = capsys.readouterr().out
-    assert "32 clips in 4 shards to train on; validation: 8 clips" in out
+    assert "32 clips in 4 shards to train on; 8 clips of 8 recordings held out" in out
     assert "step 12 | loss" in out and "clips/s" in out
 
 
@@ -171,6 +171,13 @@ def test_without_faces_the_other_objectives_go_on(arguments, toy, tmp_path):
     few = ("optim.steps=2", "optim.warmup_steps=0", f"data.shards=[{folder}]")
     assert main(arguments(tmp_path / "run", *few)) == 0
     assert {row["span_mvfr"] for row in rows(tmp_path / "run")} == {""}
+
+
+def test_a_loss_that_is_no_number_stops_before_a_checkpoint(arguments, tmp_path, capsys):
+    few = ("optim.steps=8", "optim.warmup_steps=0")
+    assert main(arguments(tmp_path, *few, "optim.peak_learning_rate=1e30")) == 2
+    assert "the loss is nan at step" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints/latest").exists()
 
 
 @pytest.mark.parametrize(
