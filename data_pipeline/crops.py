@@ -70,7 +70,7 @@ def aligned_crop(frame_HW3: np.ndarray, points_52: np.ndarray, size: int) -> np.
     high = np.ceil([corners.real.max(), corners.imag.max()]).astype(int) + 2
     if (high <= 0).any() or low[0] >= width or low[1] >= height:
         raise CropError(
-            f"points {np.round(points_52, 1).tolist()} frame nothing of a {width} x {height} picture"
+            f"points {np.round(points_52, 1).tolist()} frame nothing of a {width} x {height} frame"
         )
     (x0, y0), (x1, y1) = np.maximum(low, 0), np.minimum(high, (width, height))
     grey = np.asarray(Image.fromarray(frame_HW3[y0:y1, x0:x1]).convert("L"))
