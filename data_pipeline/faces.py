@@ -17,7 +17,7 @@ import torch
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from data_pipeline.crops import aligned_crop
+from data_pipeline.crops import CropError, aligned_crop
 from data_pipeline.mouth import face_patches
 from data_pipeline.scenes import CutFinder
 from data_pipeline.schema import FaceTrack
@@ -285,10 +285,18 @@ class _Search:
                 rows.mouth.append(mouth_HW)
                 rows.upper.append(upper_HW)
                 if frame.cropped:
-                    crop_HW = aligned_crop(frame.pixels_HW3, points_52, self.settings.crop_size)
-                    rows.crops.append(crop_HW)
-                    rows.crop_seconds.append(frame.seconds)
+                    self._crop(rows, frame, points_52)
         self.settled = ready[-1].index
+
+    def _crop(self, rows: _Rows, frame: _Frame, points_52: np.ndarray) -> None:
+        try:
+            crop_HW = aligned_crop(frame.pixels_HW3, points_52, self.settings.crop_size)
+        except CropError as error:
+            # Points that make no face leave a gap in the crops; crop_seconds_K shows it.
+            log.info("no crop at %.2f s: %s", frame.seconds, error)
+            return
+        rows.crops.append(crop_HW)
+        rows.crop_seconds.append(frame.seconds)
 
 
 def _concatenate(pieces: list[FaceTrack]) -> FaceTrack:
