@@ -179,7 +179,7 @@ class _Course:
         if self.media.duration < config.min_seconds:
             found = f"{self.media.duration:.3f} s long, expected min_seconds={config.min_seconds:g}"
             raise ClipRejected("too_short", found)
-        if self.wants_preview and self.media.has_video:
+        if self.wants_preview:
             self.tap = PreviewTap(self.media)
         if not self.media.has_video and "face" in config.require:
             raise ClipRejected("no_video", "only sound; require=[speech] takes such files too")

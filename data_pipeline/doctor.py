@@ -100,7 +100,7 @@ def _check_disk(config: DataConfig, clips: list[Clip]) -> Finding:
         clip.end - clip.start if clip.end is not None else ASSUMED_SECONDS for clip in clips
     )
     need, free = int(seconds * BYTES_PER_SECOND), shutil.disk_usage(folder).free
-    what = f"{need / 1e9:.2f} GB of shards at most, {free / 1e9:.1f} GB free at {folder}"
+    what = f"{need / 1e6:,.0f} MB of shards at most, {free / 1e6:,.0f} MB free at {folder}"
     if not os.access(folder, os.W_OK):
         return Finding(level="error", what=f"{folder} cannot be written", fix="another output=")
     if need > free:

@@ -171,9 +171,18 @@ def _draw_strip(about: dict[str, Any], path: Path) -> Path:
 
 def _draw_sound(about: dict[str, Any], path: Path) -> Path:
     """Waveform with the voice shaded, and the mouth movement of each face below it."""
-    figure, (sound, mouth) = plt.subplots(
-        2, 1, figsize=(12, 3.2), sharex=True, layout="constrained", height_ratios=(3, 2)
+    ratios = (3, 2) if about["tracks"] else (3,)
+    figure, axes = plt.subplots(
+        len(ratios),
+        1,
+        figsize=(12, 0.2 + 0.6 * sum(ratios)),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+        height_ratios=ratios,
     )
+    names = ("sound", "movement")[: len(ratios)]
+    sound, mouth = axes[0, 0], axes[-1, 0]  # one and the same where there is no face
     wave = about["waveform"]
     if wave is None:
         sound.text(0.5, 0.5, "no sound", transform=sound.transAxes, ha="center", va="center")
@@ -192,7 +201,7 @@ def _draw_sound(about: dict[str, Any], path: Path) -> Path:
             ls="-" if speaks else ("-", "--", ":", "-.")[t % 4],
             label=f"mouth of face {t}" + (", who speaks" if speaks else ""),
         )
-    for axis, name in ((sound, "sound"), (mouth, "movement")):
+    for axis, name in zip(axes[:, 0], names, strict=True):
         axis.set_ylabel(name, fontsize=9)
         axis.set_yticks([])
         axis.spines[["top", "right", "left"]].set_visible(False)
