@@ -1,7 +1,9 @@
 """Models of the four settings, all of one shape, from a checkpoint, from BERT, or from nothing."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -71,6 +73,13 @@ class Source:
             checkpoint_sha256=sha256_of(checkpoint.folder / "model.safetensors"),
             bert=config.bert,
         )
+
+    def pretrained_on(self, folders: Sequence[str]) -> bool:
+        """Whether pretraining read any of these shard folders."""
+        if self.checkpoint is None or self.checkpoint.config is None:
+            return False
+        read = {Path(folder).resolve() for folder in self.checkpoint.config.data.shards}
+        return bool(read & {Path(folder).resolve() for folder in folders})
 
     def model(self, setting: Setting, seed: int) -> MEmoBert:
         """A fresh model; `seed` decides whatever the setting leaves new."""

@@ -55,7 +55,10 @@ def cross_validate(
     protocol = _protocol(config, clips, accelerator)
     folds = _folds(config, protocol)
     splits = {fold: split_clips(clips.clips, protocol, fold) for fold in folds}
-    for note in dict.fromkeys(note for split in splits.values() for note in split.notes):
+    notes = list(dict.fromkeys(note for split in splits.values() for note in split.notes))
+    if source.pretrained_on(data.shards):
+        notes.append("the checkpoint was pretrained on these very clips, without their labels")
+    for note in notes:
         log.warning(note)
 
     recipes = {s: _recipe(config, s, clips, protocol, source) for s in config.settings}
@@ -74,7 +77,7 @@ def cross_validate(
         f"{len(config.seeds)} seeds; {len(runs) - len(waiting)} have results already"
     )
     if accelerator.is_main_process:
-        _announce(config, recipes, clips, protocol, splits[folds[0]].notes)
+        _announce(config, recipes, clips, protocol, notes)
 
     for number, run in enumerate(waiting, 1):
         setting, fold, seed = run

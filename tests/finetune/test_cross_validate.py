@@ -14,6 +14,8 @@ from finetune.config import FinetuneConfig
 from finetune.report import ReportError, finetune_report
 from finetune.results import ResultsRow, read_rows
 from finetune.run import main
+from pretrain.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.config import DataSettings, PretrainConfig
 
 from .conftest import PASSPORT, make_clips
 
@@ -191,6 +193,18 @@ def test_shards_of_another_passport_are_refused(tmp_path, arguments, write_shard
     assert main([*arguments, f"data.shards=[{shards}]"]) == 2
     message = capsys.readouterr().err
     assert "speech.weights_sha256: found '666" in message and "Extract these clips" in message
+
+
+def test_a_checkpoint_that_saw_the_clips_unlabelled_is_noted(
+    tmp_path, arguments, checkpoint, tokenizer
+):
+    loaded = load_checkpoint(checkpoint)
+    seen = PretrainConfig(data=DataSettings(shards=[str(tmp_path / "shards")]))
+    save_checkpoint(tmp_path / "seen", loaded.model, tokenizer, PASSPORT, seen)
+    change = ["settings=[direct]", "folds=[0]", f"model.checkpoint={tmp_path / 'seen'}"]
+    assert main([*arguments, *change]) == 0
+    note = "the checkpoint was pretrained on these very clips, without their labels"
+    assert note in finetune_report(tmp_path / "out").notes
 
 
 def test_a_spoilt_row_says_which_folder_to_remove(tmp_path, arguments, capsys):
