@@ -4,7 +4,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError
 from data_pipeline.schema import Passport
-from data_pipeline.weights import resolve_weights
+from data_pipeline.weights import WeightsError, resolve_weights
 from pretrain.config import DataSettings, ModelSettings, PretrainConfig
 from pretrain.example import Limits
 from pretrain.loader import ShardClips, index_shards
@@ -15,8 +15,18 @@ from pretrain.validation import choose_held_out, split_shards
 
 
 def build_tokenizer(text_checkpoint: str) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of a BERT checkpoint; `text_checkpoint` as resolve_weights takes it."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_weights(text_checkpoint))
+    """The fast tokenizer of a BERT checkpoint; `text_checkpoint` as resolve_weights takes it.
+
+    Raises WeightsError when it is neither on this machine nor to be had from the hub.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_weights(text_checkpoint))
+    except OSError as error:
+        raise WeightsError(
+            f"cannot get model.text_checkpoint={text_checkpoint}: {error}\nWhere there is no "
+            f"network, run `hf download {text_checkpoint} --local-dir FOLDER` on another machine, "
+            "copy FOLDER here and set model.text_checkpoint=FOLDER"
+        ) from error
     if not tokenizer.is_fast:
         raise ConfigError(
             f"model.text_checkpoint={text_checkpoint} has no fast tokenizer, which "

@@ -189,6 +189,7 @@ def test_a_loss_that_is_no_number_stops_before_a_checkpoint(arguments, tmp_path,
         (["data.max_face_frames=0"], ["span_mvfr needs face", "objectives.weights.span_mvfr=0"]),
         (["model.num_heads=5"], ["model.width=24", "model.num_heads=5"]),
         (["model.text_checkpoint=./no/bert"], ["no folder ./no/bert"]),
+        (["model.text_checkpoint=no/such-bert"], ["no/such-bert", "hf download", "FOLDER"]),
         (["run.device=cuda"], ["run.device=cuda"]),
     ],
 )
@@ -196,6 +197,7 @@ def test_bad_input_costs_one_message_and_exit_code_2(
     arguments, tmp_path, capsys, overrides, words, monkeypatch
 ):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(arguments(tmp_path, *SHORT, *overrides)) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and "Traceback" not in told
