@@ -112,27 +112,40 @@ def _extract(
         for number, task in task_of.items()
     ]
     results: dict[int, dict[int, Extraction]] = defaultdict(dict)
+    ready: list[Task] = []
     errors: Counter[str] = Counter()
     total = len(jobs) + num_done
     with tqdm(total=total, initial=num_done, unit="clip", disable=None) as bar:
         for done, (number, extraction) in enumerate(pool.run(jobs), 1):
             task, reject = task_of[number], extraction.reject
-            if reject is not None and reject.reason == "error":
-                log.warning("%s: unexpected error: %s", reject.clip, reject.detail)
-                errors[reject.detail] += 1
-                if errors[reject.detail] == done == HOPELESS:
-                    raise ExtractionError(
-                        f"the first {done} clips all ended in the same unexpected error, so the "
-                        f"run stops: {reject.detail}"
-                    )
-            of_task = results[task.index]
-            of_task[number] = extraction
-            if len(of_task) == len(task.clips):
-                _write_task(folder, task, [of_task[n] for n in sorted(of_task)], pool)
-                del results[task.index]
+            results[task.index][number] = extraction
+            bar.update()
+            if len(results[task.index]) == len(task.clips):
+                ready.append(task)
                 if bar.disable:
                     log.info("shard %s | %d of %d clips", task.name, num_done + done, total)
-            bar.update()
+            if reject is not None and reject.reason == "error":
+                log.warning("%s: unexpected error: %s", reject.clip, reject.detail)
+                errors[_kind(reject.detail)] += 1
+            # While all clips end in one and the same kind of error the fault is hardly theirs. No shard is
+            # written then, which a later run, the fault mended, would take for done.
+            if len(errors) == 1 and errors.total() == done:
+                if done == HOPELESS or 1 < done == len(jobs):
+                    raise ExtractionError(
+                        f"the first {done} clips all ended in the same unexpected error, so the "
+                        f"run stops; the last one: {reject.detail}"
+                    )
+                if done < len(jobs):
+                    continue
+            for task in ready:
+                of_task = results.pop(task.index)
+                _write_task(folder, task, [of_task[n] for n in sorted(of_task)], pool)
+            ready.clear()
+
+
+def _kind(detail: str) -> tuple[str, str]:
+    """Exception and place of an unexpected error: `Type: what, of this clip (file.py:12)`."""
+    return detail.partition(":")[0], detail.rpartition("(")[2]
 
 
 def _write_task(folder: Path, task: Task, extractions: list[Extraction], pool: WorkerPool) -> None:

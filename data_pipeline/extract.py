@@ -85,11 +85,11 @@ def describe(summary: Summary, folder: str) -> str:
     if summary.reasons:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
         lines.append(f"rejects: {reasons}; each with its detail in {folder}/rejects.csv")
-    if "error" in summary.reasons:
+    if summary.error_shards:
+        again = " ".join(f"{folder}/{name}.json" for name in summary.error_shards)
         lines.append(
-            f"{summary.reasons['error']} CLIPS ENDED IN AN UNEXPECTED ERROR: a fault of the "
-            "program rather than of the clips. To try them again, remove the NNNNNN.json of "
-            "their shards and run the same command."
+            f"{summary.reasons['error']} CLIPS ENDED IN AN UNEXPECTED ERROR, a fault of the "
+            f"program rather than theirs. To try them again: rm {again}, then the same command"
         )
     lines.append(str(summary))
     return "\n".join(lines)

@@ -34,6 +34,8 @@ class Summary:
     num_shards_done: int
     reasons: dict[str, int]
     """Reject reason to count, most frequent first."""
+    error_shards: list[str]
+    """Shards that hold rejects of the reason `error`, a fault of the program."""
     stage_seconds: dict[str, dict[str, float]]
     """Stage to total, mean and median seconds of the clips that came to it."""
     media_seconds: float
@@ -158,6 +160,12 @@ def _summarize(
         num_shards=len(tasks),
         num_shards_done=len(manifests),
         reasons=dict(reasons.most_common()),
+        error_shards=[
+            task.name
+            for task in tasks
+            if task.index in manifests
+            and any(row["reason"] == "error" for row in manifests[task.index].rejects)
+        ],
         stage_seconds={
             stage: {
                 "total": round(sum(seconds), 3),

@@ -97,11 +97,18 @@ def test_encoders_that_do_not_load_stop_the_run(tmp_path):
         toy.run_toy(tmp_path / "b", clips, toy.dies_while_loading)
 
 
-def test_the_same_error_in_the_first_ten_clips_stops_the_run(tmp_path):
+def test_the_same_error_in_every_clip_stops_the_run_and_leaves_no_shard(tmp_path):
     with pytest.raises(ExtractionError, match="first 10 clips all ended in the same"):
-        toy.run_toy(tmp_path / "out", toy.make_clips(["error"] * 12))
-    summary = toy.run_toy(tmp_path / "b", toy.make_clips(["one", *["error"] * 12]), num_workers=1)
-    assert summary.reasons == {"error": 12}
+        toy.run_toy(tmp_path / "many", toy.make_clips(["error"] * 12))
+    with pytest.raises(ExtractionError, match="first 5 clips all ended in the same"):
+        toy.run_toy(tmp_path / "few", toy.make_clips(["error"] * 5), num_workers=1)
+    assert not [*tmp_path.rglob("*.tar")]
+    summary = toy.run_toy(tmp_path / "one", toy.make_clips(["one", *["error"] * 12]), num_workers=1)
+    assert summary.reasons == {"error": 12} and len(summary.error_shards) == 4
+    summary = toy.run_toy(tmp_path / "last", toy.make_clips([*["error"] * 5, "one"]), num_workers=1)
+    assert str(summary) == "input clips 6 = samples 1 + rejects 5"
+    summary = toy.run_toy(tmp_path / "single", toy.make_clips(["error"]))
+    assert str(summary) == "input clips 1 = samples 0 + rejects 1"
 
 
 def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path):
