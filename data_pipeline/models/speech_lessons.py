@@ -110,9 +110,7 @@ class Lessons:
         self.items: list[tuple[np.ndarray, np.ndarray]] = []
         for speed in speeds:
             if not (work / f"index_{speed}.json").exists():
-                raise FileNotFoundError(
-                    f"no {work}/index_{speed}.json; run the teach command first"
-                )
+                raise FileNotFoundError(f"no {work}/index_{speed}.json; run `teach` first")
             index = json.loads((work / f"index_{speed}.json").read_text())
             sound = np.load(work / f"sound_{speed}.npy", mmap_mode="r", allow_pickle=False)
             states = np.load(work / f"states_{speed}.npy", mmap_mode="r", allow_pickle=False)
