@@ -127,8 +127,8 @@ def _extract(
             if reject is not None and reject.reason == "error":
                 log.warning("%s: unexpected error: %s", reject.clip, reject.detail)
                 errors[_kind(reject.detail)] += 1
-            # While all clips end in one and the same kind of error the fault is hardly theirs. No shard is
-            # written then, which a later run, the fault mended, would take for done.
+            # While all clips end in one and the same kind of error the fault is hardly theirs. No
+            # shard is written then, which a later run, the fault mended, would take for done.
             if len(errors) == 1 and errors.total() == done:
                 if done == HOPELESS or 1 < done == len(jobs):
                     raise ExtractionError(
