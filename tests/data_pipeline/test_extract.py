@@ -135,7 +135,9 @@ def test_sound_alone_is_a_sample_only_where_no_face_is_required(with_settings):
     clip = sample_clip(".mp3")
     reject = with_settings()(clip).reject
     assert (reject.stage, reject.reason) == ("media", "no_video")
-    sample = with_settings("require=[speech]")(clip).sample
+    extraction = with_settings("require=[speech]")(clip, preview=True)
+    assert extraction.preview.frames == [] and extraction.preview.about["waveform"]
+    sample = extraction.sample
     assert sample.face is None and sample.face_probs is None and sample.face_seconds is None
     assert len(sample.speech) > 10 and sample.meta["speaker_score"] is None
 
