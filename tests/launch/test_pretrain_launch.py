@@ -125,7 +125,8 @@ def test_deepspeed_on_one_and_two_ranks_has_the_losses_of_the_plain_twin(
 def test_bash_with_two_ranks_killed_and_rerun(
     overrides, environment, launch, plain, root, tmp_path, master_port
 ):
-    """A rank that dies ends the others, with an exit code; the same command goes on."""
+    """A rank that dies ends the others, with an exit code; the same command goes on, and so does
+    the plain twin on one rank."""
     launcher = {"DEEPSPEED_ARGS": f"--num_gpus 2 --master_port {master_port}"}
     output = tmp_path / "bash"
     command = ["bash", *TINY, *overrides(output, "data.micro_batch_clips=3")]
@@ -150,6 +151,12 @@ def test_bash_with_two_ranks_killed_and_rerun(
     again = launch(*command, **launcher)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "going on after step" in again.stdout
+    assert losses(output) == close(plain)
+
+    latest.write_text("step-000008")
+    alone = launch(sys.executable, *TINY, *overrides(output, "engine.kind=torch"))
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert "was saved by 2 ranks, now there are 1" in alone.stdout
     assert losses(output) == close(plain)
 
 
