@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from data_pipeline import clip_extractor, extract
 from data_pipeline.clip_extractor import ClipExtractor
 from data_pipeline.clips import load_clips
 from data_pipeline.config import ConfigError, dump_config, load_config
-from data_pipeline.extract_config import DataConfig
+from data_pipeline.extract_config import DataConfig, num_workers, resolve_device
 from data_pipeline.report import data_report
 from data_pipeline.schema import Clip
 from data_pipeline.shards import list_shards, load_passport, read_shard
@@ -100,6 +102,18 @@ def test_settings_are_what_decides_the_bytes():
 def test_a_wrong_setting_is_named(override, message):
     with pytest.raises(ConfigError, match=message):
         config(override)
+
+
+def test_a_device_that_is_not_there_is_named():
+    assert resolve_device("cpu") == "cpu"
+    if torch.cuda.is_available():
+        assert resolve_device("auto") == "cuda"
+    else:
+        assert resolve_device("auto") == "cpu"
+        with pytest.raises(ConfigError, match="no GPU here; device=cpu works as well"):
+            resolve_device("cuda")
+    assert num_workers(config("workers=3")) == 3
+    assert num_workers(config()) == len(os.sched_getaffinity(0))
 
 
 def test_a_talking_face_gives_a_whole_sample(extractor):
