@@ -17,9 +17,9 @@ Of the faces left the one most in step with the voice is chosen, if it is in ste
   synchrony  how well the mouth's picture goes with the sound's spectrum (data_pipeline.synchrony),
              the best over lips up to 0.24 s before the sound or 0.16 s after it
 
-Seven unseen people of the GRID corpus, each sound against each face: the right face of two fits
-better in SEVEN of the pairs, where the correlation of movement with loudness, which needs no
-weights, reaches 55 %: they all say a sentence of one length.
+Seven people of the GRID corpus whom the maps never saw, each sound against each face: the right
+face fits better than another in 95 % of the 42 pairs. The correlation of movement with loudness,
+which needs no weights, reaches 55 %: they all say a sentence of one length.
 The reference ranks the counts instead, score = sum of 1 / sqrt(rank); that is `strategy="counts"`,
 with its faults mended: what it called the width of the mouth was its height a second time. Where
 two people move their lips it picks the livelier one (docs/results/active_speaker.md has both).
@@ -54,7 +54,9 @@ class SpeakerSettings:
     min_match_share: float = 0.25
     """Least share of the voice, while the face is seen, during which its mouth moves."""
     min_synchrony: float = 0.1
-    """Least synchrony; below, the voice is somebody else's."""
+    """Least synchrony; below, the voice is somebody else's. 0.1 keeps all of 39 three-second pieces
+    of people who talk in the wild and rejects a third of those with another piece's sound; 0.2
+    keeps 92 % and rejects 75 %."""
     min_voice_seconds: float = 0.1
     """Clips with less voice have no speaker."""
 

@@ -157,7 +157,7 @@ def write_table(turns: list[Turn], path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["video", "kind", "start", "end", "truth", *METHODS, "reason", "score", "num_faces"]
-            + ["open", "change", "match_share", "synchrony"]
+            + ["open_by_face", "change_by_face", "match_share_by_face", "synchrony_by_face"]
         )
         for t in turns:
             c = t.choice.counts

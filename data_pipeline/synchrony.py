@@ -119,9 +119,11 @@ def sound_features(sound_T: np.ndarray, seconds_N: np.ndarray) -> np.ndarray:
     half = SPECTRUM_SAMPLES // 2
     padded_T = np.pad(sound_T.astype(np.float64), half)
     first_N = np.clip(np.round(seconds_N * SAMPLE_RATE), 0, len(sound_T)).astype(np.int64)
-    frame_NW = padded_T[first_N[:, None] + np.arange(SPECTRUM_SAMPLES)]
-    spectrum_NK = np.abs(np.fft.rfft(frame_NW * np.hanning(SPECTRUM_SAMPLES), FFT)) ** 2
-    power_NB = spectrum_NK @ _mel_bands().T
+    window_W, power = np.hanning(SPECTRUM_SAMPLES), []
+    for start in range(0, len(first_N), 1024):  # half an hour at once would be 700 MB
+        frame_BW = padded_T[first_N[start : start + 1024, None] + np.arange(SPECTRUM_SAMPLES)]
+        power.append(np.abs(np.fft.rfft(frame_BW * window_W, FFT)) ** 2 @ _mel_bands().T)
+    power_NB = np.concatenate(power)
     log_NB = np.log(power_NB + 1e-5 * power_NB.max() + 1e-9)
     log_NB = gaussian_filter1d(log_NB - log_NB.mean(axis=0), SMOOTHING_FRAMES, axis=0)
     return np.concatenate([log_NB, np.gradient(log_NB, axis=0)], axis=1)
