@@ -22,6 +22,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import socket
 import tarfile
@@ -54,6 +55,7 @@ ARRAYS = {
 """Array fields of a sample and how they lie in the tar, in the order of its members."""
 
 _HOST = slug(socket.gethostname()) or "host"
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]+\.tmp")
 
 _verified: set[tuple[str, int, int]] = set()
 """Tars this process has hashed: (path, bytes, mtime in ns)."""
@@ -101,9 +103,11 @@ def remove_leftovers(folder: str | Path) -> list[Path]:
     """
     removed = []
     for path in Path(folder).glob(".*.tmp"):
-        *_, host, pid, _token, _tmp = path.name.split(".")
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            dead = host == _HOST and not _is_running(int(pid))
+        ours = _TEMPORARY.fullmatch(path.name)
+        if ours is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another run here may be quicker
+            dead = ours["host"] == _HOST and not _is_running(int(ours["pid"]))
             if dead or time.time() - path.stat().st_mtime > 24 * 3600:
                 path.unlink()
                 removed.append(path)

@@ -4,12 +4,16 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import subprocess
 import tarfile
+import time
 
 import numpy as np
 import pytest
 import webdataset as wds
 
+from data_pipeline import shards
 from data_pipeline.schema import ClipSample, FeatureSpec, Reject, SchemaError
 from data_pipeline.shards import (
     ShardError,
@@ -18,6 +22,7 @@ from data_pipeline.shards import (
     load_passport,
     read_manifest,
     read_shard,
+    remove_leftovers,
     write_shard,
 )
 
@@ -271,3 +276,17 @@ def test_atomic_file_leaves_the_old_content_when_writing_fails(tmp_path):
         raise RuntimeError
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_only_what_the_dead_left_is_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = shards._HOST
+    keep = [f".a.tar.{host}.{os.getpid()}.00.tmp", ".a.tar.elsewhere.1.00.tmp", "a.tmp", ".x.tmp"]
+    gone = [f".a.tar.{host}.{dead.pid}.00.tmp", ".old.tar.elsewhere.1.00.tmp"]
+    for name in keep + gone:
+        (tmp_path / name).touch()
+    two_days_ago = time.time() - 48 * 3600
+    os.utime(tmp_path / gone[1], (two_days_ago, two_days_ago))
+    assert {path.name for path in remove_leftovers(tmp_path)} == set(gone)
+    assert {path.name for path in tmp_path.iterdir()} == set(keep)
