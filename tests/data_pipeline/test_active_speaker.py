@@ -179,8 +179,8 @@ def test_a_real_turn_and_a_real_voice_from_elsewhere(shared_data, finder, turn):
     [
         "grid_s1/clips/bbaf2n.mp4",
         "cremad/clips/1001_DFA_ANG_XX.flv",
-        "ravdess_video/01-01-01-01-01-01-01.mp4",
-        "talking_heads/clips/interview_a.mp4",
+        pytest.param("ravdess_video/01-01-01-01-01-01-01.mp4", marks=pytest.mark.slow),
+        pytest.param("talking_heads/clips/interview_a.mp4", marks=pytest.mark.slow),
     ],
 )
 def test_real_single_people_are_their_own_speakers(shared_data, finder, path):

@@ -97,6 +97,7 @@ def test_one_real_face(finder, shared_data):
     assert inside.all()
 
 
+@pytest.mark.slow
 def test_reruns_are_byte_identical_whatever_the_threads(finder, shared_data):
     clip = sorted((shared_data / "grid_s1/clips").glob("*.mp4"))[3]
     first = finder.find(media_of(clip, end=1.0))

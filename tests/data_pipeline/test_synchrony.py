@@ -30,11 +30,8 @@ def flapping(seed: int, seconds: float = 3.0) -> tuple[np.ndarray, ...]:
     """mouth, movement, times, and a sound that is loud when the movement is large."""
     rng = np.random.default_rng(seed)
     at = np.arange(int(seconds * 25)) / 25
-    level = np.interp(
-        at,
-        np.arange(0, seconds + 1, 0.3),
-        rng.random(int(seconds / 0.3) + 4)[: len(np.arange(0, seconds + 1, 0.3))],
-    )
+    knots = np.arange(0, seconds + 0.3, 0.3)
+    level = np.interp(at, knots, rng.random(len(knots)))
     mouth = rng.integers(90, 110, (len(at), 36, 48)).astype(np.uint8)
     sample = np.interp(np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE, at, level)
     sound = (0.2 * np.exp(3 * sample - 3) * rng.standard_normal(len(sample))).astype(np.float32)
@@ -90,6 +87,7 @@ def test_loud_or_quiet_is_the_same():
     assert a == pytest.approx(b, abs=0.02)
 
 
+@pytest.mark.slow
 def test_real_mouths_know_their_own_sounds(shared_data):
     """Four people whom the maps never saw, each against the sounds of all."""
     finder, talks = FaceFinder(), []
