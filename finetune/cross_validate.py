@@ -58,6 +58,12 @@ def cross_validate(
     notes = list(dict.fromkeys(note for split in splits.values() for note in split.notes))
     if source.pretrained_on(data.shards):
         notes.append("the checkpoint was pretrained on these very clips, without their labels")
+    blind = sum(
+        all(getattr(clip.sample, modality) is None for modality in data.modalities)
+        for clip in clips.clips
+    )
+    if blind:
+        notes.append(f"{blind} clips have none of {', '.join(data.modalities)}: judged unseen")
     for note in notes:
         log.warning(note)
 

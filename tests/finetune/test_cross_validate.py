@@ -207,6 +207,16 @@ def test_a_checkpoint_that_saw_the_clips_unlabelled_is_noted(
     assert note in finetune_report(tmp_path / "out").notes
 
 
+def test_a_clip_without_the_modality_in_use_is_judged_and_noted(tmp_path, arguments, write_shards):
+    clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
+    clips[3] = dataclasses.replace(clips[3], face=None, face_probs=None, face_seconds=None)
+    shards = write_shards(clips, "faceless")
+    change = [f"data.shards=[{shards}]", "data.modalities=[face]", "settings=[pretrain_prompt]"]
+    assert main([*arguments, *change]) == 0
+    assert sum(row.num_test for row in rows(tmp_path)) == 24
+    assert "1 clips have none of face: judged unseen" in finetune_report(tmp_path / "out").notes
+
+
 def test_a_spoilt_row_says_which_folder_to_remove(tmp_path, arguments, capsys):
     arguments = [*arguments, "settings=[direct]", "folds=[0]"]
     assert main(arguments) == 0

@@ -47,7 +47,7 @@ def test_accelerate_launch_literally(root, tmp_path, settings):
     command = "bash launch/finetune.sh --config configs/finetune/prompt.yaml"
     script = call(root, [*command.split(), *settings, f"output={tmp_path}", "folds=[7]"])
     assert script.returncode != 0
-    assert "folds [7]: protocol toy-clip3 has folds 0 to 2" in script.stderr
+    assert "folds [7]: protocol toy-speaker3 has folds 0 to 2" in script.stderr
 
 
 @pytest.mark.slow
