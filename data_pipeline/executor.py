@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from data_pipeline.atomic import atomic_file, remove_leftovers
 from data_pipeline.ledger import Summary, csv_bytes, write_json, write_ledger
 from data_pipeline.schema import (
     Clip,
@@ -33,7 +34,7 @@ from data_pipeline.schema import (
     passport_from_json,
     passport_to_json,
 )
-from data_pipeline.shards import atomic_file, remove_leftovers, write_shard
+from data_pipeline.shards import write_shard
 from data_pipeline.tasks import Task, cut_tasks
 from data_pipeline.worker_pool import (
     HOPELESS,

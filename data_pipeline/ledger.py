@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.atomic import atomic_file
 from data_pipeline.schema import Reject, ShardManifest
-from data_pipeline.shards import atomic_file
 from data_pipeline.tasks import Task
 from data_pipeline.worker_pool import ExtractionError
 

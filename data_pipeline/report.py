@@ -20,9 +20,10 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 
+from data_pipeline.atomic import atomic_file  # noqa: E402
 from data_pipeline.ledger import read_summary  # noqa: E402
 from data_pipeline.schema import SchemaError  # noqa: E402
-from data_pipeline.shards import atomic_file, list_shards, read_shard  # noqa: E402
+from data_pipeline.shards import list_shards, read_shard  # noqa: E402
 from data_pipeline.worker_pool import ExtractionError  # noqa: E402
 
 SPEAKER_COLOR, OTHER_COLOR, SOUND_COLOR = "#00a86b", "#e0a030", "#5b7a99"

@@ -21,18 +21,14 @@ import hashlib
 import io
 import json
 import math
-import os
-import re
-import secrets
-import socket
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from data_pipeline.atomic import atomic_file, sync_folder
 from data_pipeline.schema import (
     ClipSample,
     Passport,
@@ -42,7 +38,6 @@ from data_pipeline.schema import (
     check_passport,
     passport_from_json,
     passport_to_json,
-    slug,
 )
 from data_pipeline.weights import sha256_of
 
@@ -54,74 +49,12 @@ ARRAYS = {
 }
 """Array fields of a sample and how they lie in the tar, in the order of its members."""
 
-_HOST = slug(socket.gethostname()) or "host"
-_TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]+\.tmp")
-
 _verified: set[tuple[str, int, int]] = set()
 """Tars this process has hashed: (path, bytes, mtime in ns)."""
 
 
 class ShardError(SchemaError):
     """A shard that is cut, altered, or not a shard."""
-
-
-@contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` whole or not at all.
-
-    It is written under a temporary name in the same folder (leading dot, `.tmp`), flushed to the
-    disk, renamed, and the folder is flushed too, so that the name survives a power cut.
-    """
-    path = Path(path)
-    token = f"{_HOST}.{os.getpid()}.{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.name}.{token}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names in `folder` to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_leftovers(folder: str | Path) -> list[Path]:
-    """Delete the temporary files that killed processes left in `folder`; return what went.
-
-    One whose process still runs on this machine stays, and so does another machine's for a day:
-    that process may be alive.
-    """
-    removed = []
-    for path in Path(folder).glob(".*.tmp"):
-        ours = _TEMPORARY.fullmatch(path.name)
-        if ours is None:
-            continue
-        with contextlib.suppress(FileNotFoundError):  # another run here may be quicker
-            dead = ours["host"] == _HOST and not _is_running(int(ours["pid"]))
-            if dead or time.time() - path.stat().st_mtime > 24 * 3600:
-                path.unlink()
-                removed.append(path)
-    return removed
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def shard_name(index: int) -> str:

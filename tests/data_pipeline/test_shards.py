@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from data_pipeline import shards
+from data_pipeline import atomic
+from data_pipeline.atomic import atomic_file, remove_leftovers
 from data_pipeline.schema import ClipSample, FeatureSpec, Reject, SchemaError
 from data_pipeline.shards import (
     ShardError,
-    atomic_file,
     list_shards,
     load_passport,
     read_manifest,
     read_shard,
-    remove_leftovers,
     write_shard,
 )
 
@@ -281,7 +280,7 @@ def test_atomic_file_leaves_the_old_content_when_writing_fails(tmp_path):
 def test_only_what_the_dead_left_is_removed(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    host = shards._HOST
+    host = atomic._HOST
     keep = [f".a.tar.{host}.{os.getpid()}.00.tmp", ".a.tar.elsewhere.1.00.tmp", "a.tmp", ".x.tmp"]
     gone = [f".a.tar.{host}.{dead.pid}.00.tmp", ".old.tar.elsewhere.1.00.tmp"]
     for name in keep + gone:
