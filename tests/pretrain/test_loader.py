@@ -51,14 +51,14 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
 
 def one_clip_batches(loader: Loader, steps: int) -> list[dict[str, Batch]]:
     """For each step, clip id to its batch of one."""
-    return [
-        {batch.ids[0]: batch for batch in loader.next_step().batches} for _ in range(steps)
-    ]
+    return [{batch.ids[0]: batch for batch in loader.next_step().batches} for _ in range(steps)]
 
 
 def test_an_epoch_gives_every_clip_once_and_the_next_another_order(build):
     loader = build()
-    epochs = [[i for _ in range(5) for b in loader.next_step().batches for i in b.ids] for _ in "ab"]
+    epochs = [
+        [i for _ in range(5) for b in loader.next_step().batches for i in b.ids] for _ in "ab"
+    ]
     assert len(set(epochs[0])) == len(epochs[0]) == 40
     assert set(epochs[0]) == set(epochs[1])
     assert epochs[0] != epochs[1]
