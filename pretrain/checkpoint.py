@@ -33,9 +33,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from data_pipeline.atomic import atomic_file, sync_folder
 from data_pipeline.config import dump_config, load_config
 from data_pipeline.schema import Passport, passport_from_json, passport_to_json
-from data_pipeline.shards import atomic_file, sync_folder
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine
 from pretrain.model.memobert import MEmoBert, WeightsMismatch

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from data_pipeline.shards import atomic_file
+from data_pipeline.atomic import atomic_file
 from pretrain.masking import TASKS
 from pretrain.runtime import Runtime
 
