@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-from data_pipeline.report import DataReport, data_report
 
 from data_pipeline.config import ConfigError, load_config, parse_command_line
+from data_pipeline.report import DataReport, data_report
 from data_pipeline.schema import ClipSample, SchemaError, slug
 from data_pipeline.shards import list_shards, read_shard
 from data_pipeline.weights import ASSETS

