@@ -10,8 +10,10 @@ import yaml
 from data_pipeline.active_speaker import SpeakerSettings
 from data_pipeline.config import ConfigError, dump_config
 from data_pipeline.faces import FaceSettings
+from data_pipeline.weights import ASSETS, sha256_of
 
 Modality = Literal["face", "speech", "text"]
+LIP_SYNC = ASSETS / "lip_sync"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +119,15 @@ class DataConfig:
             raise ValueError("speaker=none looks for no face, so require cannot name face")
 
     def settings(self) -> dict[str, Any]:
-        """What decides the bytes of the shards: all but where they go and who works at them."""
+        """What decides the bytes of the shards: all but where they go and who works at them.
+
+        The encoders' weights stand in the passport; those that choose the face stand here.
+        """
         tree = yaml.safe_load(dump_config(self))
-        return {name: tree[name] for name in tree if name not in _HOW_NOT_WHAT}
+        settings = {name: tree[name] for name in tree if name not in _HOW_NOT_WHAT}
+        if self.speaker == "active":
+            settings["lip_sync_sha256"] = sha256_of(LIP_SYNC / "model.safetensors")
+        return settings
 
 
 def resolve_device(device: str) -> str:
