@@ -191,10 +191,11 @@ def _claim(folder: Path, clips: list[Clip], settings: dict[str, Any], config_tex
     there = {path.name for path in folder.iterdir() if path.suffix != ".tmp"}
     if {config_path.name, table_path.name} <= there:
         found = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        # Weights that settings name, but no config does, are for the tasks' digests to tell.
         differences = [
-            f"{name}: found {found.get(name)!r}, expected {value!r}"
+            f"{name}: found {found[name]!r}, expected {value!r}"
             for name, value in settings.items()
-            if found.get(name) != value
+            if name in found and found[name] != value
         ]
         if differences:
             raise ExtractionError(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline import clip_extractor, extract
+from data_pipeline import clip_extractor, executor, extract
 from data_pipeline.clip_extractor import ClipExtractor
 from data_pipeline.clips import load_clips
 from data_pipeline.config import ConfigError, dump_config, load_config
@@ -21,6 +21,7 @@ from data_pipeline.report import data_report
 from data_pipeline.schema import Clip
 from data_pipeline.shards import list_shards, load_passport, read_shard
 from data_pipeline.weights import ASSETS
+from data_pipeline.worker_pool import ExtractionError
 
 SAMPLES = ASSETS / "samples"
 
@@ -85,6 +86,17 @@ def test_settings_are_what_decides_the_bytes():
     assert same.settings() == config().settings()
     assert config("min_seconds=1").settings() != config().settings()
     assert config("speech.layer=2").settings() != config().settings()
+
+
+def test_the_same_config_finds_its_folder_again(tmp_path):
+    out = tmp_path / "out"
+    words = ["clips=x", f"output={out}", "speech.layer=2"]
+    for _ in range(2):
+        asked = load_config(DataConfig, None, words)
+        executor._claim(out, [], asked.settings(), dump_config(asked))
+    other = load_config(DataConfig, None, [*words[:2], "speech.layer=3"])
+    with pytest.raises(ExtractionError, match="speech: found .*'layer': 2.* expected .*'layer': 3"):
+        executor._claim(out, [], other.settings(), dump_config(other))
 
 
 @pytest.mark.parametrize(
