@@ -38,6 +38,8 @@ def load_config(cls: type[Config], path: str | Path | None, overrides: list[str]
             text = Path(path).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(f"no config file {path}; see configs/ for those that ship") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the config file {path}: {error}") from error
         try:
             tree = yaml.load(text, Loader=_Loader) or {}
         except yaml.YAMLError as error:

@@ -71,6 +71,13 @@ def test_bad_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) ->
         load_config(Run, path, [])
 
 
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"optim: caf\xe9\n")
+    for path in (tmp_path, tmp_path / "latin.yaml"):
+        with pytest.raises(ConfigError, match="cannot read the config file"):
+            load_config(Run, path, [])
+
+
 def test_missing_file_says_where_to_look() -> None:
     with pytest.raises(ConfigError, match="see configs/"):
         load_config(Run, "no/such.yaml", [])
