@@ -8,7 +8,7 @@ ENV    := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 .PHONY: demo test test-fast lint clean
 
 demo: $(VENV)/.ready  ## the main job, from raw clips to an emotion: make demo [CLIPS=folder-or-table]
-	@$(ENV) python -m finetune.demo output=$(OUT) $(if $(CLIPS),clips=$(CLIPS))
+	@$(ENV) python -m finetune.demo "output=$(OUT)" $(if $(CLIPS),"clips=$(CLIPS)")
 
 test: $(VENV)/.ready  ## every test
 	@$(ENV) python -m pytest -q

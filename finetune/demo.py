@@ -3,8 +3,9 @@
     clips -> faces, active speaker, features -> shards -> pretraining -> four settings -> page
 
 Runs the commands a user would type, one after the other, in a folder of its own, and prints them.
-Clips that bring no emotion labels are pretrained on; the four settings then use the sample clips
-that ship.
+Own clips that bring no emotion labels, or none that can be dealt into folds, are pretrained on; the
+four settings then use the sample clips that ship. Very few own clips are pretrained on together
+with the sample clips.
 """
 
 import datetime
@@ -12,26 +13,35 @@ import importlib.resources
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
 from data_pipeline.config import ConfigError, load_config, parse_command_line
+from data_pipeline.ledger import read_summary
 from data_pipeline.report import DataReport, data_report
-from data_pipeline.schema import ClipSample, SchemaError, slug
-from data_pipeline.shards import list_shards, read_shard
+from data_pipeline.schema import SchemaError, slug
 from data_pipeline.weights import ASSETS
+from data_pipeline.worker_pool import ExtractionError
+from finetune.config import FinetuneConfig
+from finetune.datasets import DatasetError, LabelMap, read_labelled, split_clips
+from finetune.protocols import ProtocolError, make_protocol
 from finetune.report import FinetuneReport, finetune_report
+from finetune.report import ReportError as FinetuneReportError
 from pretrain.report import PretrainReport, pretrain_report
+from pretrain.report import ReportError as PretrainReportError
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ASSETS / "samples"
+FINETUNE_YAML = "configs/finetune/demo.yaml"
+FEW_CLIPS = 10
+"""Fewer own samples than this are too few for pretraining and held-out clips."""
 CAUTION = (
     "So few clips show the mechanics, not accuracy: every stage ran on real input, "
     "but the numbers in this table mean nothing about how well emotions are recognised."
@@ -58,12 +68,24 @@ class DemoError(RuntimeError):
     """A stage that failed; its own message stands above."""
 
 
+USER_ERRORS = (
+    ConfigError,
+    DatasetError,
+    DemoError,
+    ExtractionError,
+    FinetuneReportError,
+    PretrainReportError,
+    ProtocolError,
+    SchemaError,
+)
+
+
 def main(argv: list[str] | None = None) -> int:
     config_path, overrides = parse_command_line("The main job, end to end.", argv)
     try:
         config = load_config(DemoConfig, config_path, overrides)
         run_demo(config)
-    except (ConfigError, DemoError, SchemaError) as error:
+    except USER_ERRORS as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     return 0
@@ -79,57 +101,102 @@ def run_demo(config: DemoConfig) -> Path:
     shards, model, results = output / "shards", output / "pretrain", output / "finetune"
 
     steps = [extract(config.clips, shards)]
-    labelled = shards
-    if own and len({sample.meta["label"] for sample in samples_of(shards)} - {None}) < 2:
-        labelled = output / "sample_shards"
-        steps.append(extract(DemoConfig.clips, labelled))
-    speakers = len({sample.meta["speaker"] for sample in samples_of(labelled)} - {None})
+    found = read_summary(shards)
+    if not found.num_samples:
+        raise DemoError(
+            f"none of the {found.num_clips} clips gave a sample, so there is nothing to train on; "
+            f"{shards}/rejects.csv says why for each"
+        )
+    train, labelled, why_samples = [shards], shards, None
+    if own:
+        samples = output / "sample_shards"
+        try:
+            folds = deal(shards)
+        except (DatasetError, ProtocolError) as error:
+            labelled, why_samples = samples, str(error)
+        if found.num_samples < FEW_CLIPS:
+            train.append(samples)
+        if samples in (*train, labelled):
+            steps.append(extract(DemoConfig.clips, samples))
+    if labelled != shards or not own:
+        folds = deal(labelled)
     steps.append(
         run(
-            "deepspeed launch/pretrain.sh --config configs/pretrain/tiny.yaml "
-            f"data.shards=[{shards}] run.output={model}"
+            *("deepspeed", "launch/pretrain.sh", "--config", "configs/pretrain/tiny.yaml"),
+            f"data.shards={as_yaml(train)}",
+            f"run.output={model}",
         )
     )
     steps.append(
         run(
-            "accelerate launch finetune/run.py --config configs/finetune/demo.yaml "
-            f"data.shards=[{labelled}] model.checkpoint={model} output={results} "
-            f"data.deal.by={'speaker' if speakers > 1 else 'clip'} "
-            f"data.deal.folds={min(speakers, 5) if speakers > 1 else 2} "
-            f"data.deal.allow_shared_speakers={'false' if speakers > 1 else 'true'}"
+            *("accelerate", "launch", "finetune/run.py", "--config", FINETUNE_YAML),
+            f"data.shards={as_yaml([labelled])}",
+            f"model.checkpoint={model}",
+            f"output={results}",
+            *folds,
         )
     )
 
     data, losses, settings = data_report(shards), pretrain_report(model), finetune_report(results)
     seconds = time.monotonic() - start
     page = write_page(output / "report.html", config, data, losses, settings, steps, seconds)
-    print_summary(data, losses, settings, labelled != shards, page)
+    print_summary(data, losses, settings, why_samples, page)
     return page
 
 
 def extract(clips: Path, shards: Path) -> Step:
     return run(
-        "python -m data_pipeline.extract --config configs/data/demo.yaml "
-        f"clips={clips} output={shards}"
+        *("python", "-m", "data_pipeline.extract", "--config", "configs/data/demo.yaml"),
+        f"clips={clips.absolute()}",
+        f"output={shards}",
     )
 
 
-def samples_of(shards: Path) -> Iterator[ClipSample]:
-    for tar in list_shards(shards):
-        yield from read_shard(tar)
+def deal(shards: Path) -> list[str]:
+    """Overrides that deal the labelled clips of `shards` into folds, by speaker if they name any.
+
+    Raises DatasetError or ProtocolError where no folds can be made of them.
+    """
+    data = load_config(FinetuneConfig, ROOT / FINETUNE_YAML, []).data
+    clips = read_labelled([str(shards)], LabelMap.build(data.labels, data.ignore_labels)).clips
+    speakers = {clip.named("speaker") for clip in clips}
+    by_speaker = None not in speakers and len(speakers) > 1
+    protocol = make_protocol(
+        clips,
+        name="demo",
+        by="speaker" if by_speaker else "clip",
+        num_folds=min(len(speakers), 5) if by_speaker else 2,
+        dev=False,
+        allow_shared_speakers=not by_speaker,
+    )
+    for fold in range(len(protocol.folds)):
+        split_clips(clips, protocol, fold)
+    return [
+        f"data.deal.by={protocol.group}",
+        f"data.deal.folds={len(protocol.folds)}",
+        f"data.deal.allow_shared_speakers={str(protocol.allow_shared_speakers).lower()}",
+    ]
 
 
-def run(command: str) -> Step:
-    """Run `command` from the project's top with this Python's tools first on the path."""
+def as_yaml(folders: list[Path]) -> str:
+    """A YAML list; folders may have spaces and commas in their names."""
+    return json.dumps([str(folder) for folder in folders], ensure_ascii=False)
+
+
+def run(*words: str) -> Step:
+    """Run a command from the project's top with this Python's tools first on the path."""
+    command = shlex.join(words)
     print(f"\n$ {command}", flush=True)
     bin_folder = str(Path(sys.executable).parent)
     environment = os.environ | {
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "HF_HUB_OFFLINE": "1",  # all that the demo needs is installed
+        # The launchers start a process on every GPU, and these clips are too few to share.
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0],
     }
     start = time.monotonic()
-    done = subprocess.run(command.split(" "), cwd=ROOT, env=environment)
+    done = subprocess.run(words, cwd=ROOT, env=environment)
     if done.returncode:
         raise DemoError(f"`{command}` failed with exit code {done.returncode}")
     return Step(command=command.replace(f"{ROOT}/", ""), seconds=time.monotonic() - start)
@@ -200,7 +267,7 @@ def print_summary(
     data: DataReport,
     losses: PretrainReport,
     settings: FinetuneReport,
-    finetuned_on_samples: bool,
+    why_samples: str | None,
     page: Path,
 ) -> None:
     print(
@@ -216,8 +283,8 @@ def print_summary(
     print()
     for row in (settings.columns, *settings.rows):
         print("  " + "  ".join(f"{cell!s:<{w}}" for cell, w in zip(row, widths, strict=True)))
-    if finetuned_on_samples:
-        print("  (your clips bear no labels: the settings were trained on the sample clips)")
+    if why_samples:
+        print(f"  (the settings were trained on the sample clips, since of yours: {why_samples})")
     print(f"\n{CAUTION}\n\nreport: {page}")
 
 

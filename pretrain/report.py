@@ -46,21 +46,27 @@ class PretrainReport:
 
 
 def pretrain_report(folder: Path) -> PretrainReport:
-    """Read `folder`/metrics.csv, write `folder`/curves.png."""
+    """Read `folder`/metrics.csv, write `folder`/curves.png.
+
+    An objective that no held-out clip can be asked has no row. Raises ReportError when none can.
+    """
     path = folder / "metrics.csv"
     if not path.exists():
         raise ReportError(f"no {path}; run pretraining with run.output={folder} first")
     table = pd.read_csv(path)
     train = table[table.split == "train"]
     validation = table[table.split == "validation"].drop_duplicates("step", keep="last")
-    rows = [
-        ObjectiveRow(
-            objective=NAMES[task],
-            start=float(validation[task].iloc[0]),
-            end=float(validation[task].iloc[-1]),
+    rows = []
+    for task in TASKS:
+        losses = validation[task].dropna()
+        if len(losses):
+            start, end = float(losses.iloc[0]), float(losses.iloc[-1])
+            rows.append(ObjectiveRow(objective=NAMES[task], start=start, end=end))
+    if not rows:
+        raise ReportError(
+            f"{path} has no losses of held-out clips; pretrain with more clips, or with a larger "
+            "data.validation_share"
         )
-        for task in TASKS
-    ]
     return PretrainReport(
         folder=folder,
         rows=rows,

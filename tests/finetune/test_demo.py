@@ -1,14 +1,20 @@
 """The page of `make demo`, and what the demo says when it cannot run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from data_pipeline.report import ClipPreview, DataReport, RejectRow, StageRow, YieldRow
 from finetune import demo
+from finetune.datasets import DatasetError
 from finetune.report import FinetuneReport
-from pretrain.report import ObjectiveRow, PretrainReport
+from pretrain.masking import TASKS
+from pretrain.report import ObjectiveRow, PretrainReport, ReportError, pretrain_report
+
+from .conftest import make_clips
 
 
 @pytest.fixture
@@ -65,10 +71,10 @@ def test_summary_adds_up(
     capsys: pytest.CaptureFixture[str],
     reports: tuple[DataReport, PretrainReport, FinetuneReport],
 ) -> None:
-    demo.print_summary(*reports, finetuned_on_samples=True, page=Path("report.html"))
+    demo.print_summary(*reports, why_samples="no labels", page=Path("report.html"))
     printed = capsys.readouterr().out
     assert "clips in 3 = samples 2 + rejects 1" in printed
-    assert "report: report.html" in printed and "bear no labels" in printed
+    assert "report: report.html" in printed and "since of yours: no labels" in printed
 
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,5 +83,48 @@ def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_stage_that_fails_ends_the_demo_by_name(tmp_path: Path) -> None:
-    with pytest.raises(demo.DemoError, match="exit code 2"):
+    with pytest.raises(demo.DemoError, match="exit code 1"):
         demo.extract(tmp_path / "nothing.csv", tmp_path / "shards")
+
+
+def test_labelled_clips_are_dealt_by_speaker_or_else_one_by_one(
+    write_shards: Callable[..., Path],
+) -> None:
+    many = write_shards(make_clips(num_speakers=3, per_speaker=4, signal=1.0), "many")
+    assert demo.deal(many) == [
+        "data.deal.by=speaker",
+        "data.deal.folds=3",
+        "data.deal.allow_shared_speakers=false",
+    ]
+    one = write_shards(make_clips(num_speakers=1, per_speaker=8, signal=1.0), "one")
+    assert demo.deal(one)[0] == "data.deal.by=clip"
+    other = make_clips(num_speakers=3, per_speaker=4, signal=1.0, labels=("a", "b"))
+    with pytest.raises(DatasetError, match="no clip with a label of anger"):
+        demo.deal(write_shards(other, "other"))
+
+
+def test_folders_may_have_spaces_and_the_printed_command_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my clips, 2"
+    code = f"import sys; assert sys.argv[1:] == ['clips={folder}']"
+    step = demo.run("python", "-c", code, f"clips={folder}")
+    assert step.command.endswith(f" 'clips={folder}'")
+    assert step.command in capsys.readouterr().out
+    assert demo.as_yaml([folder]) == f'["{folder}"]'
+
+
+def test_losses_of_objectives_that_no_held_out_clip_can_be_asked_are_left_out(
+    tmp_path: Path,
+) -> None:
+    rows = [{"step": n, "split": "validation", "wwmlm": 3.0 - n, "span_mafr": 2.0} for n in (0, 1)]
+    table = pd.DataFrame(rows, columns=["step", "split", *TASKS])
+    table.to_csv(tmp_path / "metrics.csv", index=False)
+    report = pretrain_report(tmp_path)
+    assert [(row.objective, row.start, row.end) for row in report.rows] == [
+        ("WWMLM", 3.0, 2.0),
+        ("SpanMAFR", 2.0, 2.0),
+    ]
+    table[table.step < 0].to_csv(tmp_path / "metrics.csv", index=False)
+    with pytest.raises(ReportError, match="no losses of held-out clips"):
+        pretrain_report(tmp_path)
