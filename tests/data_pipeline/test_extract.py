@@ -17,6 +17,7 @@ from data_pipeline.clip_extractor import ClipExtractor
 from data_pipeline.clips import load_clips
 from data_pipeline.config import ConfigError, dump_config, load_config
 from data_pipeline.extract_config import DataConfig, num_workers, resolve_device
+from data_pipeline.media import open_clip
 from data_pipeline.report import data_report
 from data_pipeline.schema import Clip
 from data_pipeline.shards import list_shards, load_passport, read_shard
@@ -50,8 +51,8 @@ def sample_clip(kind: str = ".flv") -> Clip:
     return next(c for c in load_clips(SAMPLES / "clips.csv", []) if c.video.endswith(kind))
 
 
-def write_video(path: Path, *, sound: str | None, seconds: float = 1.5) -> Path:
-    """A grey video without a face; its sound is a tone, silence, or none."""
+def write_video(path: Path, *, sound: str | np.ndarray | None, seconds: float = 1.5) -> Path:
+    """A grey video without a face; its sound is a tone, silence, [T] at 16 kHz, or none."""
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
@@ -62,7 +63,8 @@ def write_video(path: Path, *, sound: str | None, seconds: float = 1.5) -> Path:
         out.mux(video.encode())
         if audio is not None:
             wave = 0.3 * np.sin(2 * np.pi * 300 * np.arange(int(16000 * seconds)) / 16000)
-            wave = (wave * (sound == "tone")).astype(np.float32)
+            wave = wave * (sound == "tone") if isinstance(sound, str) else sound
+            wave = wave.astype(np.float32)
             for start in range(0, len(wave) // 1024 * 1024, 1024):
                 piece = np.ascontiguousarray(wave[None, start : start + 1024])
                 frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
@@ -214,6 +216,7 @@ BAD_ROWS = [
     ("mute.mp4", "", "", "no_sound"),
     ("silence.mp4", "", "", "no_voice"),
     ("tone.mp4", "", "", "no_voice"),
+    ("faceless.mp4", "", "", "no_face"),
     ("sound.mp3", "", "", "no_video"),
     ("good.flv", "0.4", "0.5", "too_short"),
     ("good.flv", "900", "", "empty_range"),
@@ -236,6 +239,8 @@ def test_a_table_of_bad_clips_ends_as_rows_and_the_counts_add_up(tmp_path, capsy
     write_video(folder / "mute.mp4", sound=None)
     write_video(folder / "silence.mp4", sound="silence")
     write_video(folder / "tone.mp4", sound="tone")
+    speech_T = open_clip(sample_clip(".mp3")).sound_T
+    write_video(folder / "faceless.mp4", sound=speech_T, seconds=len(speech_T) / 16_000)
     rows = [("good.flv", "", "", "", "hello there"), ("good.flv", "0.2", "", "", "")]
     rows += [("good.flv", "", "", "", "the same id again")]
     rows += [("good.flv", "0.1", "", "../../x", "an unsafe name")]
