@@ -28,6 +28,8 @@ from data_pipeline.worker_pool import ExtractionError  # noqa: E402
 
 SPEAKER_COLOR, OTHER_COLOR, SOUND_COLOR = "#00a86b", "#e0a030", "#5b7a99"
 MAX_REJECT_ROWS = 50
+WIDTH_INCHES = 6.6
+"""Of the pictures: half a page, so that their letters are still read on a phone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +140,13 @@ def _draw_strip(about: dict[str, Any], path: Path) -> Path:
         plt.imread(path.with_name(f"{path.stem}-{n}.jpg")) for n in range(len(about["frames"]))
     ]
     height, width = images[0].shape[:2]
-    columns = len(images) if width < 1.6 * height else min(3, len(images))
+    columns = min(3, len(images))  # what a phone can still show
     num_rows = -(-len(images) // columns)
-    size = 12.0 / columns
+    size = WIDTH_INCHES / columns
     figure, axes = plt.subplots(
         num_rows,
         columns,
-        figsize=(size * columns, (size * height / width + 0.3) * num_rows),
+        figsize=(WIDTH_INCHES, (size * height / width + 0.3) * num_rows),
         squeeze=False,
         layout="constrained",
     )
@@ -176,7 +178,7 @@ def _draw_sound(about: dict[str, Any], path: Path) -> Path:
     figure, axes = plt.subplots(
         len(ratios),
         1,
-        figsize=(12, 0.2 + 0.6 * sum(ratios)),
+        figsize=(WIDTH_INCHES, 0.4 + 0.55 * sum(ratios)),
         sharex=True,
         squeeze=False,
         layout="constrained",
@@ -209,7 +211,13 @@ def _draw_sound(about: dict[str, Any], path: Path) -> Path:
         handles, labels = axis.get_legend_handles_labels()
         if handles:
             axis.legend(
-                handles[:4], labels[:4], loc="upper left", bbox_to_anchor=(1, 1), frameon=False
+                handles[:4],
+                labels[:4],
+                loc="lower right",
+                bbox_to_anchor=(1, 0.95),
+                ncols=2,
+                fontsize=8,
+                frameon=False,
             )
     mouth.set_xlim(0, about["duration"])
     mouth.set_xlabel("seconds", fontsize=9)
