@@ -172,6 +172,8 @@ def _clip(row: dict[str, str], root: Path) -> Clip:
     if end is not None and end <= start:
         raise _RowError("empty_span", f"end {end:g} s is not after start {start:g} s")
     video = root / row["video"]
+    if not video.name:
+        raise _RowError("no_video_named", f"video is {row['video']!r}; expected the path of a file")
     name = _path_name(video, root)
     recording = row.get("recording") or name
     corpus = row.get("corpus") or slug(root.name) or "clips"

@@ -17,6 +17,7 @@ Time 0 of a file is the earliest of its streams' beginnings, as in players.
 """
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,11 @@ def open_clip(
     if decoder not in ("decord", "pyav"):
         raise ValueError(f"no decoder {decoder!r}; there are decord and pyav")
     path = Path(clip.video)
-    if not path.exists():
-        raise MediaError("missing_file", f"no file {path}; paths are relative to the clip table")
+    if not os.path.exists(path):  # unlike Path.exists it takes names that are too long for a file
+        shown = f"{path}"[:300]
+        raise MediaError("missing_file", f"no file {shown}; paths are relative to the clip table")
+    if not path.is_file():
+        raise MediaError("unreadable_video", f"{path} is no file; expected a video")
     try:
         found = scan(path, clip.start, clip.end, max_seconds)
     except (av.FFmpegError, OSError) as error:

@@ -80,6 +80,7 @@ def test_files_of_one_recording_get_ids_of_their_own(tmp_path):
         ("a.mp4,2,2,,", "empty_span"),
         ("a.mp4,2,1,,", "empty_span"),
         (",1,2,hello,", "no_video_named"),
+        ("/,1,2,hello,", "no_video_named"),
         ("a.mp4,,,,../../etc/passwd", "unsafe_id"),
         ("a.mp4,,,,a.b", "unsafe_id"),
         ("a.mp4,,,,ok,more", "extra_cells"),

@@ -386,16 +386,20 @@ def test_an_mp4_without_its_index(tmp_path):
     assert error.value.reason == "unreadable_video"
 
 
-def test_a_folder_is_no_video(tmp_path):
-    with pytest.raises(MediaError) as error:
-        read(tmp_path)
-    assert error.value.reason == "unreadable_video"
+def test_neither_a_folder_nor_an_endless_device_is_a_video(tmp_path):
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(MediaError) as error:
+            read(path)
+        assert error.value.reason == "unreadable_video" and "is no file" in error.value.detail
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(MediaError) as error:
         read(tmp_path / "nothing.mp4")
     assert error.value.reason == "missing_file" and "nothing.mp4" in error.value.detail
+    with pytest.raises(MediaError) as error:
+        read(tmp_path / ("x" * 5000))
+    assert error.value.reason == "missing_file" and len(error.value.detail) < 400
 
 
 def test_neither_picture_nor_sound(tmp_path):
