@@ -30,7 +30,6 @@ EXPRESSIONS = (
     "fear",
     "contempt",
 )
-FACE_WIDTH = 342
 SAMPLE_RATE = 16_000
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9_-]+")

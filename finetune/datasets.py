@@ -16,7 +16,6 @@ from data_pipeline.shards import list_shards, load_passport, read_manifest, read
 from finetune.protocols import Protocol, some
 
 Modality = Literal["text", "face", "speech"]
-MODALITIES: tuple[Modality, ...] = ("text", "face", "speech")
 EVERY_OTHER = "*"
 """In `ignore_labels`: every label that no class lists."""
 MECHANICS = "these results show mechanics, not accuracy"

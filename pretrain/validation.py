@@ -1,7 +1,7 @@
 """Held-out clips: which they are, and each objective's loss on them.
 
 The choice reads no clip: a clip id made by data_pipeline.schema.clip_id ends in its start time, and
-what stands before names the recording. Every held-out clip is asked every objective that its
+what stands before names the recording, or one file of it where a recording has several. Every held-out clip is asked every objective that its
 modalities allow, under masks that depend on the seed and the clip alone, so that two validations,
 of one run or of two, answer the same questions.
 """

@@ -23,8 +23,6 @@ LETTERS = (
     ),
     {"a": "again", "n": "now", "p": "please", "s": "soon"},
 )
-UNITS_PER_SECOND = 25_000
-"""Of the times in .align files: 1,000 to a frame."""
 
 _SILENCE = ("sil", "sp")
 _SPEAKER_FOLDER = re.compile(r"s\d{1,2}")
