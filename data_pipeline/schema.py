@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,7 +150,7 @@ def passport_to_json(passport: Passport) -> dict[str, Any]:
 def passport_from_json(data: dict[str, Any]) -> Passport:
     try:
         return {name: FeatureSpec(**spec) for name, spec in data.items()}
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise SchemaError(f"bad feature passport: {error}; extract the shards again") from error
 
 
@@ -262,4 +263,10 @@ class ShardManifest:
                 f"{where} has format version {manifest.format_version}, this code reads "
                 f"{FORMAT_VERSION}; extract the shards again"
             )
+        for name, kind in typing.get_type_hints(cls).items():
+            value, kind = getattr(manifest, name), typing.get_origin(kind) or kind
+            if not isinstance(value, kind):
+                raise SchemaError(
+                    f"{where}: {name} is {value!r}, expected a {kind.__name__}; extract it again"
+                )
         return manifest

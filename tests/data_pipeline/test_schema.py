@@ -154,3 +154,9 @@ def test_a_manifest_survives_json_and_a_newer_one_is_refused():
     for text in ("{", "[]", '{"num_samples": 1}', '{"extra": 1}'):
         with pytest.raises(SchemaError, match="m.json is no shard manifest"):
             ShardManifest.from_json(text, "m.json")
+    for name, value in (("passport", None), ("samples", 3), ("num_bytes", "10240")):
+        altered = dataclasses.replace(manifest, **{name: value}).to_json()
+        with pytest.raises(SchemaError, match=f"m.json: {name} is {value!r}, expected a"):
+            ShardManifest.from_json(altered, "m.json")
+    with pytest.raises(SchemaError, match="bad feature passport"):
+        passport_from_json(None)
