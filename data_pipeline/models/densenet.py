@@ -96,3 +96,110 @@ class DenseNetFER(nn.Module):
         x_NCHW = F.relu(self.norm(self.blocks(self.stem(images_N1HW))))
         features_NC = x_NCHW.mean((2, 3))
         return features_NC, self.classifier(features_NC)
+
+
+MIN_STD = 8.0
+"""Grey levels. Less contrast than this is noise, and is not blown up to look like a face."""
+
+
+def normalize_faces(images_NHW: torch.Tensor) -> torch.Tensor:
+    """Grey faces [N, H, W], 0 to 255, to [N, 1, H, W] with zero mean and unit deviation each.
+
+    The original normalises by the mean and deviation of a corpus, which a user's video does not
+    have. The deviation counts as at least MIN_STD, so a face of one color becomes all zeros.
+    """
+    x_NHW = images_NHW.float()
+    mean = x_NHW.mean((1, 2), keepdim=True)
+    std = x_NHW.std((1, 2), keepdim=True, correction=0)
+    return ((x_NHW - mean) / std.clamp(min=MIN_STD)).unsqueeze(1)
+
+
+class FoldedDenseNet(nn.Module):
+    """A trained DenseNetFER for inference: the same numbers to 1e-4, twice as fast on a CPU core.
+
+    A norm after a convolution is folded into it; one before a ReLU, which cannot be, is a single
+    multiply-add; a block writes into one buffer instead of concatenating 16 times.
+    """
+
+    def __init__(self, model: DenseNetFER) -> None:
+        super().__init__()
+        self.stem = _frozen(model.stem.weight)
+        self.stages = nn.ModuleList(
+            _FoldedBlock(s) if isinstance(s, DenseBlock) else _FoldedTransition(s)
+            for s in model.blocks
+        )
+        self.norm = _ScaleShiftReLU(model.norm)
+        self.weight = _frozen(model.classifier.weight)
+        self.bias = _frozen(model.classifier.bias)
+
+    def forward(self, images_N1HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As DenseNetFER.forward, in evaluation mode."""
+        x_NCHW = F.conv2d(images_N1HW, self.stem, stride=2, padding=1)
+        for stage in self.stages:
+            x_NCHW = stage(x_NCHW)
+        features_NC = self.norm(x_NCHW).mean((2, 3))
+        return features_NC, F.linear(features_NC, self.weight, self.bias)
+
+
+class _ScaleShiftReLU(nn.Module):
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale_C, shift_C = _scale_shift(norm)
+        self.scale = _frozen(scale_C.view(1, -1, 1, 1))
+        self.shift = _frozen(shift_C.view(1, -1, 1, 1))
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(self.shift, x_NCHW, self.scale).relu_()
+
+
+class _FoldedLayer(nn.Module):
+    def __init__(self, layer: DenseLayer) -> None:
+        super().__init__()
+        self.norm1 = _ScaleShiftReLU(layer.norm1)
+        scale_K, shift_K = _scale_shift(layer.norm2)
+        self.weight1 = _frozen(layer.conv1.weight * scale_K.view(-1, 1, 1, 1))
+        self.bias1 = _frozen(shift_K)
+        self.weight2 = _frozen(layer.conv2.weight)
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        x_NCHW = F.conv2d(self.norm1(x_NCHW), self.weight1, self.bias1).relu_()
+        return F.conv2d(x_NCHW, self.weight2, padding=1)
+
+
+class _FoldedBlock(nn.Module):
+    def __init__(self, block: DenseBlock) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_FoldedLayer(layer) for layer in block.layers)
+        self.out_width = block.out_width
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        n, width, h, w = x_NCHW.shape
+        out_NCHW = x_NCHW.new_empty(n, h, w, self.out_width).permute(0, 3, 1, 2)
+        out_NCHW[:, :width] = x_NCHW
+        for layer in self.layers:
+            out_NCHW[:, width : width + GROWTH] = layer(out_NCHW[:, :width])
+            width += GROWTH
+        return out_NCHW
+
+
+class _FoldedTransition(nn.Module):
+    def __init__(self, transition: Transition) -> None:
+        super().__init__()
+        self.norm = _ScaleShiftReLU(transition.norm)
+        self.weight = _frozen(transition.conv.weight)
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(F.conv2d(self.norm(x_NCHW), self.weight), 2)
+
+
+def _scale_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """[C], [C]: norm(x) = x * scale + shift in evaluation mode."""
+    scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale_C, norm.bias - norm.running_mean * scale_C
+
+
+def _frozen(weight: torch.Tensor) -> nn.Parameter:
+    weight = weight.detach().clone()
+    if weight.ndim == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(weight, requires_grad=False)

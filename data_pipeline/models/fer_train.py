@@ -20,12 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_pipeline.models.dense_block import fused_forward
-from data_pipeline.models.densenet import DenseNetFER
+from data_pipeline.models.densenet import DenseNetFER, normalize_faces
 from data_pipeline.models.fer_data import FerSplit, counted, read_split, usable, vote_distribution
 from data_pipeline.schema import EXPRESSIONS
-
-MIN_STD = 8.0
-"""Grey levels. Less contrast than this is noise, and is not blown up to look like a face."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +62,6 @@ class TrainConfig:
         return self.learning_rate * max(0.0, min(1.0, (step + 1) / self.warmup_steps, down))
 
 
-def normalize(images_NHW: torch.Tensor) -> torch.Tensor:
-    """Grey faces [N, H, W], 0 to 255, to [N, 1, H, W] with zero mean and unit deviation each.
-
-    The deviation counts as at least MIN_STD, so a face of one color becomes all zeros.
-    """
-    x = images_NHW.float()
-    mean = x.mean((1, 2), keepdim=True)
-    std = x.std((1, 2), keepdim=True, correction=0)
-    return ((x - mean) / std.clamp(min=MIN_STD)).unsqueeze(1)
-
-
 def augment(
     images_NHW: torch.Tensor, size: int, erase_probability: float, generator: torch.Generator
 ) -> torch.Tensor:
@@ -111,7 +97,7 @@ def augment(
     gamma = torch.exp(uniform(-0.3, 0.3)).view(-1, 1, 1)
     x_NHW = ((x_NHW - 128) * gain + 128 + offset).clamp(0, 255)
     x_NHW = 255 * (x_NHW / 255).clamp(min=1e-4) ** gamma
-    x_N1HW = normalize(x_NHW)
+    x_N1HW = normalize_faces(x_NHW)
 
     side = uniform(0.15, 0.4) * size
     aspect = torch.exp(uniform(-0.5, 0.5))
@@ -136,14 +122,14 @@ def predict(
     images_NHW: np.ndarray,
     *,
     size: int = 48,
-    batch_size: int = 128,
+    batch_size: int = 32,
     bfloat16: bool = False,
 ) -> np.ndarray:
     """Logits [N, 8] of grey bytes [N, 48, 48], without augmentation, in float32."""
     model.eval()
     logits = []
     for start in range(0, len(images_NHW), batch_size):
-        x = normalize(torch.from_numpy(images_NHW[start : start + batch_size]))
+        x = normalize_faces(torch.from_numpy(images_NHW[start : start + batch_size]))
         if size != x.shape[-1]:
             x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -168,6 +154,26 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lap:
+    """A row of laps.csv."""
+
+    lap: int
+    accuracy: float | None
+    """On valid, over 8 classes; None where the lap was not scored."""
+    uar7: float | None
+
+
+def read_laps(run: Path) -> list[Lap]:
+    """The laps of a run, in order."""
+    laps = []
+    with (run / "laps.csv").open(newline="") as file:
+        for row in csv.reader(file):
+            accuracy, recall = map(float, row[5:7]) if len(row) == 7 else (None, None)
+            laps.append(Lap(lap=int(row[0]), accuracy=accuracy, uar7=recall))
+    return laps
 
 
 def train(config: TrainConfig, data: str | Path, out: str | Path) -> None:
