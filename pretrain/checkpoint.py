@@ -37,7 +37,7 @@ from data_pipeline.atomic import atomic_file, sync_folder
 from data_pipeline.config import dump_config, load_config
 from data_pipeline.schema import Passport, passport_from_json, passport_to_json
 from pretrain.config import PretrainConfig
-from pretrain.engine import Engine
+from pretrain.engine import Engine, read_state
 from pretrain.model.memobert import MEmoBert, WeightsMismatch
 from pretrain.runtime import Runtime
 
@@ -93,16 +93,25 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         )
     try:
         model = MEmoBert.from_pretrained(str(folder))
-    except (WeightsMismatch, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {folder}: {error}") from error
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"cannot read the model in {folder}: {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}") from error
     config_path = folder / CONFIG_FILE
     return Checkpoint(
         model=model,
-        tokenizer=AutoTokenizer.from_pretrained(str(folder)),
-        passport=passport_from_json(_read_json(folder / "passport.json")),
+        tokenizer=tokenizer,
+        passport=read_passport(folder),
         config=load_config(PretrainConfig, config_path, []) if config_path.is_file() else None,
         folder=folder,
     )
+
+
+def read_passport(folder: Path) -> Passport:
+    """The features that a checkpoint was trained on."""
+    return passport_from_json(_read_json(folder / "passport.json"))
 
 
 def find_checkpoint(folder: str | Path) -> Path:
@@ -205,7 +214,7 @@ class CheckpointStore:
         engine.load_state(state)
         rng = state / f"rng-{self.runtime.rank:05d}.pt"
         if progress["world_size"] == self.runtime.world_size:
-            _set_random_state(torch.load(rng, weights_only=True), self.runtime.device)
+            _set_random_state(read_state(rng), self.runtime.device)
         else:
             self.runtime.log.info(
                 f"{folder} was saved by {progress['world_size']} ranks, now there are "

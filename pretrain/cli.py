@@ -4,7 +4,6 @@ deepspeed launch/pretrain.sh --config configs/pretrain/tiny.yaml optim.steps=200
 python -m pretrain.cli --config configs/pretrain/tiny.yaml engine.kind=torch
 """
 
-import json
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError, dump_config, load_config, parse_command_line
-from data_pipeline.schema import Passport, SchemaError, check_passport, passport_from_json
+from data_pipeline.schema import Passport, SchemaError, check_passport
 from data_pipeline.shards import load_passport
 from data_pipeline.weights import WeightsError
 from pretrain.build import (
@@ -23,7 +22,13 @@ from pretrain.build import (
     check_objectives,
     held_out_shards,
 )
-from pretrain.checkpoint import CONFIG_FILE, CheckpointError, CheckpointStore, read_latest
+from pretrain.checkpoint import (
+    CONFIG_FILE,
+    CheckpointError,
+    CheckpointStore,
+    read_latest,
+    read_passport,
+)
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, EngineError, build_engine
 from pretrain.loader import Loader, LoaderError
@@ -179,8 +184,9 @@ def _check_same_run(
     config: PretrainConfig, passport: Passport, newest: Path, runtime: Runtime
 ) -> None:
     """The shards must have the checkpoint's passport; settings may change, and are told."""
-    saved = passport_from_json(json.loads((newest / "passport.json").read_text("utf-8")))
-    check_passport(passport, saved, f"{', '.join(config.data.shards)} (read by {newest})")
+    check_passport(
+        passport, read_passport(newest), f"{', '.join(config.data.shards)} (read by {newest})"
+    )
     before = _flat(load_config(PretrainConfig, newest / CONFIG_FILE, []))
     now = _flat(config)
     changes = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]

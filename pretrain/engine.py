@@ -14,6 +14,7 @@ Both run torch.optim.AdamW on fp32 weights: DeepSpeed's fused one does not resum
 
 import logging
 import os
+import pickle
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -220,7 +221,23 @@ def _load_adamw(folder: Path, optimizer: torch.optim.Optimizer) -> None:
             f"no {path}: this training state was saved at a ZeRO stage above 0; set "
             "engine.kind=deepspeed and engine.zero_stage as they were"
         )
-    optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    optimizer.load_state_dict(read_state(path))
+
+
+def read_state(path: Path) -> Any:
+    """What torch.save wrote to `path` below a checkpoint's state/, on the CPU, nothing unpickled.
+
+    Raises EngineError when it is cut or altered.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        why = (str(error).splitlines() or [""])[0]
+        raise EngineError(
+            f"cannot read {path}, cut or altered: {type(error).__name__} {why}; write the name of "
+            f"an older checkpoint into {path.parents[2] / 'latest'}, or remove that file to start "
+            "anew"
+        ) from error
 
 
 def _load_tensors_only(path: str, map_location: Any = None) -> Any:

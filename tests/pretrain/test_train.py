@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint import load_checkpoint
+from pretrain.checkpoint import CheckpointError, load_checkpoint
 from pretrain.cli import main
 from pretrain.masking import TASKS
 
@@ -220,3 +220,24 @@ def test_changed_settings_are_told_on_resume(arguments, tmp_path, capsys):
     assert main(arguments(tmp_path, "optim.steps=6", "optim.warmup_steps=0")) == 0
     assert "optim.steps 4 -> 6" in capsys.readouterr().out
     assert len(of(tmp_path, "train")) == 6
+
+
+def test_a_checkpoint_with_a_file_cut_is_told_whichever_file_it_is(arguments, tmp_path, capsys):
+    few = ("optim.steps=4", "optim.warmup_steps=0")
+    assert main(arguments(tmp_path, *few)) == 0
+    folder = tmp_path / "checkpoints/step-000004"
+    state = ["passport.json", "state/adamw.pt", "state/rng-00000.pt", "state/progress.json"]
+    for name in (*state, "config.json", "model.safetensors", "tokenizer.json"):
+        whole = (folder / name).read_bytes()
+        for part in (b"", whole[: len(whole) // 2], b"[1, 2]\xff"):
+            (folder / name).write_bytes(part)
+            capsys.readouterr()
+            if name in state:
+                assert main(arguments(tmp_path, *few)) == 2
+                told = capsys.readouterr().err
+                assert told.startswith("error: ") and name in told and "Traceback" not in told
+            else:
+                with pytest.raises(CheckpointError, match="cannot read the (model|tokenizer) in"):
+                    load_checkpoint(folder)
+        (folder / name).write_bytes(whole)
+    assert main(arguments(tmp_path, *few)) == 0
