@@ -190,7 +190,7 @@ def _claim(folder: Path, clips: list[Clip], settings: dict[str, Any], config_tex
     config_path, table_path = folder / "config.yaml", folder / "clips.csv"
     there = {path.name for path in folder.iterdir() if path.suffix != ".tmp"}
     if {config_path.name, table_path.name} <= there:
-        found = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        found = _read(config_path, yaml.safe_load)
         # Weights that settings name, but no config does, are for the tasks' digests to tell.
         differences = [
             f"{name}: found {found[name]!r}, expected {value!r}"
@@ -226,8 +226,22 @@ def _claim_passport(folder: Path, passport: Passport) -> None:
     if not path.exists():
         write_json(path, passport_to_json(passport))
         return
-    found = passport_from_json(json.loads(path.read_text(encoding="utf-8")))
+    found = passport_from_json(_read(path, json.loads))
     try:
         check_passport(found, passport, str(folder))
     except SchemaError as error:
         raise ExtractionError(f"{error}\nOr give another output=FOLDER.") from error
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """A mapping that an earlier run wrote."""
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"found a {type(content).__name__}, expected a mapping")
+    except (ValueError, yaml.YAMLError) as error:
+        raise ExtractionError(
+            f"cannot read {path}: {error}\nPut it back, give another output=FOLDER, or remove "
+            f"{path.parent} to extract everything anew."
+        ) from error
+    return content

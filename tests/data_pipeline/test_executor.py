@@ -129,6 +129,19 @@ def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path):
         toy.run_toy(tmp_path / "videos", clips)
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "passport.json"])
+def test_an_altered_file_of_the_folder_is_named(tmp_path, name):
+    clips = toy.make_clips(["one"])
+    toy.run_toy(tmp_path, clips)
+    before = (tmp_path / name).read_bytes()
+    for content in (b"[1, 2]", b"{", b"\xff"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ExtractionError, match=f"(?s)cannot read .*{name}.*output=FOLDER"):
+            toy.run_toy(tmp_path, clips)
+    (tmp_path / name).write_bytes(before)
+    assert toy.run_toy(tmp_path, clips).num_samples == 1
+
+
 def test_array_tasks_together_give_what_one_run_gives(tmp_path):
     clips = toy.make_clips(["reject" if n == 5 else f"word {n}" for n in range(14)])
     whole = toy.run_toy(tmp_path / "whole", clips)
