@@ -28,7 +28,7 @@ from data_pipeline.schema import Clip, ClipSample, Passport, Reject
 from data_pipeline.speech import ShortSoundError, load_speech_encoder
 from data_pipeline.transcripts import load_transcriber, split_words
 from data_pipeline.voice import VoiceActivity, voice_activity
-from data_pipeline.worker_pool import Extraction
+from data_pipeline.worker_pool import Extraction, Preview
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +103,21 @@ class _Course:
             detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
             log.debug("%s", self.clip.id, exc_info=True)
             sample, reject = None, self._reject("error", detail)
-        preview = None
-        if self.tap is not None:
+        return Extraction(
+            sample=sample,
+            reject=reject,
+            preview=self._preview(reject),
+            seconds=self.seconds,
+            media_seconds=self.media.duration if self.media is not None else 0.0,
+        )
+
+    def _preview(self, reject: Reject | None) -> Preview | None:
+        """What the report shows of the clip; a picture that cannot be made costs no sample."""
+        if self.tap is None:
+            return None
+        try:
             with self._timed("preview"):
-                preview = make_preview(
+                return make_preview(
                     self.clip,
                     self.tap,
                     faces=self.faces,
@@ -114,13 +125,9 @@ class _Course:
                     speaker=self.speaker,
                     outcome="sample" if reject is None else f"{reject.reason}: {reject.detail}",
                 )
-        return Extraction(
-            sample=sample,
-            reject=reject,
-            preview=preview,
-            seconds=self.seconds,
-            media_seconds=self.media.duration if self.media is not None else 0.0,
-        )
+        except Exception:
+            log.warning("%s: its preview cannot be made", self.clip.id, exc_info=True)
+            return None
 
     def _sample(self) -> ClipSample:
         with self._timed("media"):

@@ -208,6 +208,16 @@ def test_an_unexpected_error_is_a_reject_that_says_where(extractor, monkeypatch)
     assert "ZeroDivisionError: no such voice (test_extract.py:" in reject.detail
 
 
+def test_a_preview_that_cannot_be_made_costs_no_sample(extractor, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ZeroDivisionError("no picture")
+
+    monkeypatch.setattr(clip_extractor, "make_preview", broken)
+    extraction = extractor(sample_clip(), preview=True)
+    assert extraction.sample is not None and extraction.preview is None
+    assert "its preview cannot be made" in caplog.text and "no picture" in caplog.text
+
+
 BAD_ROWS = [
     ("gone.mp4", "", "", "missing_file"),
     ("noise.mp4", "", "", "unreadable_video"),
