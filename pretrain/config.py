@@ -70,7 +70,7 @@ class DataSettings:
     max_speech_frames: int | None = 64
     """First speech states that are read: 3.84 s at 60 ms."""
     validation_share: float = 0.05
-    """Share of the clips held out, whole recordings where they are small enough; 0 is none."""
+    """Share of the clips held out, whole video files where they are small enough; 0 is none."""
     validation_clips: int = 3000
     """Most clips held out."""
     validation_shards: list[str] = field(default_factory=list)

@@ -1,9 +1,11 @@
 """Held-out clips: which they are, and each objective's loss on them.
 
 The choice reads no clip: a clip id made by data_pipeline.schema.clip_id ends in its start time, and
-what stands before names the recording, or one file of it where a recording has several. Every held-out clip is asked every objective that its
-modalities allow, under masks that depend on the seed and the clip alone, so that two validations,
-of one run or of two, answer the same questions.
+what stands before names the video file. Clips of one file (a film, a dialogue) stay together;
+files of one recording or of one speaker may be parted, which is a matter of finetuning's folds.
+Every held-out clip is asked every objective that its modalities allow, under masks that depend on
+the seed and the clip alone, so that two validations, of one run or of two, answer the same
+questions.
 """
 
 import contextlib
@@ -32,29 +34,29 @@ _START = re.compile(r"-\d{6,}$")
 def choose_held_out(ids: list[str], num_clips: int) -> set[str]:
     """At most `num_clips` of `ids`, never all.
 
-    Whole recordings, in the order of a hash of their names, as long as they fit: nothing of a
-    held-out film is trained on. Where no recording is small enough, single clips by their hash.
+    Whole video files, in the order of a hash of their names, as long as they fit: nothing of a
+    held-out film is trained on. Where no file is small enough, single clips by their hash.
     The choice is the same on every rank and in every run on these clips.
     """
     num_clips = min(num_clips, len(ids) - 1)
     if num_clips <= 0:
         return set()
-    recordings: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
     for clip in ids:
-        recordings.setdefault(_recording(clip), []).append(clip)
+        files.setdefault(_file(clip), []).append(clip)
     held: set[str] = set()
-    for name in sorted(recordings, key=_hash):
-        if len(held) + len(recordings[name]) <= num_clips:
-            held.update(recordings[name])
+    for name in sorted(files, key=_hash):
+        if len(held) + len(files[name]) <= num_clips:
+            held.update(files[name])
     return held or set(sorted(ids, key=_hash)[:num_clips])
 
 
 def describe_held_out(train: list[ShardClips], held: list[ShardClips]) -> str:
-    """`40 clips of 2 recordings held out`, and how many of these recordings are trained on."""
+    """`40 clips of 2 video files held out`, and how many of these files are trained on."""
     clips = [clip for shard in held for clip in shard.ids]
-    recordings = {_recording(clip) for clip in clips}
-    seen = recordings & {_recording(clip) for shard in train for clip in shard.ids}
-    text = f"{len(clips)} clips of {len(recordings)} recordings held out"
+    files = {_file(clip) for clip in clips}
+    seen = files & {_file(clip) for shard in train for clip in shard.ids}
+    text = f"{len(clips)} clips of {len(files)} video files held out"
     return text + (f", {len(seen)} of which are trained on too" if seen else "")
 
 
@@ -139,7 +141,7 @@ def _keep(shards: list[ShardClips], wanted: Callable[[str], bool]) -> list[Shard
     return kept
 
 
-def _recording(clip: str) -> str:
+def _file(clip: str) -> str:
     return _START.sub("", clip)
 
 

@@ -65,7 +65,7 @@ def test_a_run_learns_and_leaves_what_it_promises(arguments, tmp_path, capsys):
     provenance = json.loads((checkpoint.folder / "provenance.json").read_text())
     assert provenance["step"] == 12 and len(provenance["clips_sha256"]) == 64
     out = capsys.readouterr().out
-    assert "32 clips in 4 shards to train on; 8 clips of 8 recordings held out" in out
+    assert "32 clips in 4 shards to train on; 8 clips of 8 video files held out" in out
     assert "step 12 | loss" in out and "clips/s" in out
 
 

@@ -16,7 +16,7 @@ from pretrain.validation import (
 )
 
 
-def test_whole_recordings_are_held_out():
+def test_whole_files_are_held_out():
     ids = [clip_id("c", f"film{n // 10}", n % 10) for n in range(100)]
     held = choose_held_out(ids, 25)
     films = {clip.rpartition("-")[0] for clip in held}
@@ -24,12 +24,12 @@ def test_whole_recordings_are_held_out():
     assert choose_held_out(ids[::-1], 25) == held
 
 
-def test_single_clips_where_every_recording_is_too_large():
+def test_single_clips_where_every_file_is_too_large():
     ids = [clip_id("c", "film", second) for second in range(50)]
     assert len(choose_held_out(ids, 5)) == 5
 
 
-def test_ids_of_the_users_own_are_recordings_of_their_own():
+def test_ids_of_the_users_own_stand_alone():
     assert len(choose_held_out([f"my-clip-{n}" for n in range(50)], 5)) == 5
 
 
@@ -48,7 +48,7 @@ def test_split_shards_gives_every_clip_to_one_side(toy_folder):
     assert test_ids == held
     assert train_ids | test_ids == set(ids) and not train_ids & test_ids
     assert all(len(shard.ids) == len(shard.rows) for shard in train + test)
-    assert describe_held_out(train, test) == "8 clips of 8 recordings held out"
+    assert describe_held_out(train, test) == "8 clips of 8 video files held out"
     assert describe_held_out(shards, test).endswith("8 of which are trained on too")
 
 
