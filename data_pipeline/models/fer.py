@@ -95,6 +95,7 @@ def export(run: Path, data: Path, out: Path) -> None:
         k: (v.half() if v.ndim == 4 else v).contiguous() for k, v in chosen.state_dict().items()
     }
     save_file(weights, out / "model.safetensors")
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     config = {
         "name": NAME,
         "weights_sha256": sha256_of(out / "model.safetensors"),
