@@ -10,7 +10,8 @@ from data_pipeline.expression import (
     load_densenet,
     load_expression_encoder,
 )
-from data_pipeline.schema import EXPRESSIONS, FACE_WIDTH
+from data_pipeline.models.densenet import FEATURE_WIDTH
+from data_pipeline.schema import EXPRESSIONS
 from data_pipeline.weights import ASSETS, WeightsError, sha256_of
 
 SHIPPED = ASSETS / "densenet_ferplus"
@@ -32,7 +33,7 @@ def folder(tmp_path):
 
 def test_crops_give_features_and_probabilities(encoder):
     features, probs = encoder(noise_crops(3, encoder.crop_size))
-    assert features.shape == (3, FACE_WIDTH) and features.dtype == np.float32
+    assert features.shape == (3, FEATURE_WIDTH) and features.dtype == np.float32
     assert probs.shape == (3, len(EXPRESSIONS)) and np.allclose(probs.sum(1), 1, atol=1e-5)
     assert np.isfinite(features.astype(np.float16)).all()
 
@@ -40,7 +41,7 @@ def test_crops_give_features_and_probabilities(encoder):
 def test_the_spec_says_how_the_features_were_made(encoder):
     spec = encoder.spec
     assert (spec.name, spec.width, spec.rate_hz, spec.layer, spec.pooling) == (
-        "densenet_ferplus", FACE_WIDTH, 10.0, -1, 1,
+        "densenet_ferplus", FEATURE_WIDTH, 10.0, -1, 1,
     )  # fmt: skip
     assert spec.weights_sha256 == sha256_of(SHIPPED / "model.safetensors")
     assert str(encoder.crop_size) in spec.preprocessing
@@ -93,7 +94,7 @@ def test_a_crop_of_one_color_gives_finite_numbers_and_always_the_same(encoder, g
 def test_no_crops_give_no_rows(encoder):
     size = encoder.crop_size
     features, probs = encoder(np.zeros((0, size, size), np.uint8))
-    assert features.shape == (0, FACE_WIDTH) and probs.shape == (0, len(EXPRESSIONS))
+    assert features.shape == (0, FEATURE_WIDTH) and probs.shape == (0, len(EXPRESSIONS))
 
 
 @pytest.mark.parametrize(
