@@ -1,6 +1,7 @@
 """What a frozen speech encoder knows, by linear probes; and what it costs.
 
     python -m data_pipeline.models.speech_probes table     # writes probes.csv and probes.md
+    python -m data_pipeline.models.speech_probes table --only encoder     # the other rows stay
     python -m data_pipeline.models.speech_probes layers    # the same for every hidden state
     python -m data_pipeline.models.speech_probes bench     # writes bench.csv
 
@@ -37,7 +38,7 @@ from data_pipeline.models.distil_wav2vec2 import student_config
 from data_pipeline.models.speech_corpora import Utterance, read_corpus, read_sound
 from data_pipeline.models.speech_lessons import Teacher
 from data_pipeline.schema import SAMPLE_RATE, FeatureSpec
-from data_pipeline.speech import SpeechEncoder, load_speech_encoder
+from data_pipeline.speech import SpeechEncoder, cut_above, load_speech_encoder
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "wav2vec2_small"
 SEEDS = (0, 1, 2)
@@ -167,27 +168,33 @@ def encoder_system(name: str, encoder: SpeechEncoder) -> System:
 
 
 def untrained_encoder(config: Wav2Vec2Config, seed: int = 0) -> SpeechEncoder:
-    """A network of random weights behind the same door, every state of it."""
+    """A network of random weights behind the same door, at the layer its config names."""
     torch.manual_seed(seed)
+    model = Wav2Vec2Model(config)
+    layer = getattr(config, "feature_layer", config.num_hidden_layers)
+    cut_above(model, layer)
     spec = FeatureSpec(
         name="untrained",
         weights_sha256="",
-        layer=-1,
+        layer=layer,
         pooling=1,
         rate_hz=50.0,
         width=config.hidden_size,
     )
-    return SpeechEncoder(Wav2Vec2Model(config), spec, normalize=True)
+    return SpeechEncoder(model, spec, normalize=True)
 
 
-def systems(name: str) -> list[System]:
+def systems(name: str) -> dict[str, System]:
+    """The rows of the table by the names that --only knows."""
     teacher = Teacher()
-    return [
-        encoder_system(name, load_speech_encoder(name, pooling=1)),
-        System(name="teacher (Whisper tiny.en)", describe=teacher, rate_hz=50.0),
-        System(name="log-mel, 80 bands", describe=lambda x: teacher.log_mel(x).T, rate_hz=100.0),
-        encoder_system("untrained, same shape", untrained_encoder(student_config())),
-    ]
+    return {
+        "encoder": encoder_system(name, load_speech_encoder(name, pooling=1)),
+        "teacher": System(name="teacher (Whisper tiny.en)", describe=teacher, rate_hz=50.0),
+        "log-mel": System(
+            name="log-mel, 80 bands", describe=lambda x: teacher.log_mel(x).T, rate_hz=100.0
+        ),
+        "untrained": encoder_system("untrained, same shape", untrained_encoder(student_config())),
+    }
 
 
 def all_scores(rows: list[System]) -> list[Score]:
@@ -220,6 +227,22 @@ def markdown(scores: list[Score]) -> str:
             texts.append(f"{score.mean:.3f}{spread}")
         lines.append(f"| {name} | " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
+
+
+def read_scores(path: Path) -> list[Score]:
+    """What `write_scores` wrote, to the four digits it kept."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            Score(
+                system=row["system"],
+                probe=row["probe"],
+                measure=row["measure"],
+                mean=float(row["mean"]),
+                spread=float(row["spread"]),
+                tested=int(row["tested"]),
+            )
+            for row in csv.DictReader(file)
+        ]
 
 
 def write_scores(scores: list[Score], stem: str, out: Path) -> None:
@@ -273,6 +296,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("table", "layers", "bench"))
     parser.add_argument("--encoder", default="wav2vec2_small", help="name, folder or hub name")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=("encoder", "teacher", "log-mel", "untrained"),
+        help="table: measure these rows again and keep the others of probes.csv",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for CSV and Markdown")
     parser.add_argument("--seconds", type=float, default=10.0, help="bench: length of the sound")
     parser.add_argument("--repeats", type=int, default=9, help="bench: timed turns")
@@ -281,7 +310,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "bench":
         bench(args.encoder, args.seconds, args.repeats, args.out)
     elif args.command == "table":
-        write_scores(all_scores(systems(args.encoder)), "probes", args.out)
+        rows = systems(args.encoder)
+        measured = all_scores([rows[key] for key in args.only or rows])
+        path = args.out / "probes.csv"
+        kept = read_scores(path) if args.only and path.exists() else []
+        found = {(s.system, s.probe): s for s in [*kept, *measured]}
+        order = [row.name for row in rows.values()]
+        scores = [s for name in order for s in found.values() if s.system == name]
+        write_scores(scores, "probes", args.out)
     else:
         depth = load_speech_encoder(args.encoder).model.config.num_hidden_layers
         rows = [

@@ -215,6 +215,15 @@ def test_an_encoder_of_another_rate_or_without_its_preprocessor_is_refused(tmp_p
         load_speech_encoder(folder)
 
 
+def test_a_folder_may_name_its_feature_layer(tmp_path):
+    folder = save_toy(tmp_path / "toy")
+    config = toy_config("layer")
+    config.feature_layer = 2
+    config.save_pretrained(folder)
+    assert load_speech_encoder(folder).spec.layer == 2
+    assert load_speech_encoder(folder, layer=-1).spec.layer == -1
+
+
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="no model.safetensors"):
         load_speech_encoder(str(tmp_path))
