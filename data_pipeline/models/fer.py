@@ -205,6 +205,7 @@ def strip(encoder: ExpressionEncoder, videos: list[Path], out: Path, columns: in
     finder = FaceFinder(FaceSettings(crop_size=encoder.crop_size))
     size = (1.25 * columns, 1.6 * len(videos))
     figure, axes = plt.subplots(len(videos), columns, figsize=size, dpi=90, squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=0.96, hspace=0.45)
     for row_axes, video in zip(axes, videos, strict=True):
         for ax in row_axes:
             ax.axis("off")
@@ -226,7 +227,6 @@ def strip(encoder: ExpressionEncoder, videos: list[Path], out: Path, columns: in
         row_axes[0].set_title(f"{video.stem}: mean of {len(crops)}: {said}", fontsize=8, loc="left")
         print(f"{video.stem}: {said}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
     figure.savefig(out)
     print(f"-> {out}")
 

@@ -29,7 +29,7 @@ from data_pipeline.schema import EXPRESSIONS
 class TrainConfig:
     """The recipe. What ships was made with these defaults."""
 
-    minutes: float = 120.0
+    minutes: float = 128.0
     """Training time to spend, over all runs that share a folder. Rate and size of the face follow
     the share of it that has passed, so a slow or busy machine still ends with a full descent."""
     sizes: tuple[tuple[float, int], ...] = ((0.0, 32), (0.62, 40), (0.85, 48))
@@ -44,7 +44,7 @@ class TrainConfig:
     warmup_steps: int = 200
     decay_from: float = 0.3
     """Share of the time after which the rate goes down to zero in a straight line."""
-    sampling_power: float = 0.35
+    sampling_power: float = 0.5
     """An image is drawn as (share of its class) ** -power: 0 is as it comes, 1 evens classes."""
     ema_steps: float = 300.0
     """Steps over which the averaged weights forget; they alone are evaluated and kept."""
@@ -92,10 +92,11 @@ def augment(
         images_NHW.float().unsqueeze(1), grid, padding_mode="border", align_corners=False
     ).squeeze(1)
     # Clipping is what tells a strong light or a dark room from the mere scale normalisation undoes.
-    gain = torch.exp(uniform(-0.5, 0.5)).view(-1, 1, 1)
-    offset = uniform(-30, 30).view(-1, 1, 1)
+    # Around black a gain is light, around mid-grey it is contrast.
+    gain = torch.exp(uniform(-0.55, 0.55)).view(-1, 1, 1)
+    pivot, offset = uniform(0, 128).view(-1, 1, 1), uniform(-30, 30).view(-1, 1, 1)
     gamma = torch.exp(uniform(-0.3, 0.3)).view(-1, 1, 1)
-    x_NHW = ((x_NHW - 128) * gain + 128 + offset).clamp(0, 255)
+    x_NHW = ((x_NHW - pivot) * gain + pivot + offset).clamp(0, 255)
     x_NHW = 255 * (x_NHW / 255).clamp(min=1e-4) ** gamma
     x_N1HW = normalize_faces(x_NHW)
 
