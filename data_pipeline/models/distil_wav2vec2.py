@@ -71,7 +71,7 @@ def student_config() -> Wav2Vec2Config:
     are per position, so that a state does not depend on padding or on the rest of a batch. The
     feature is taken below the top: the last layers bend towards the teacher's own coordinates."""
     return Wav2Vec2Config(
-        feature_layer=3,
+        feature_layer=4,
         hidden_size=256,
         num_hidden_layers=5,
         num_attention_heads=4,

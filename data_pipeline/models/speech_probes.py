@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -93,7 +93,7 @@ def fold_uar(
     deals the speakers to the folds. Returns one value a seed."""
     values = []
     for seed in SEEDS:
-        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+        folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
         predicted_N = np.empty_like(y_N)
         for train, test in folds.split(x_ND, y_N, speaker_N):
             predicted_N[test] = probe(strength).fit(x_ND[train], y_N[train]).predict(x_ND[test])
@@ -208,7 +208,8 @@ def all_scores(rows: list[System]) -> list[Score]:
             else:
                 scores += emotion_scores(system, corpus, utterances, sounds)
             for score in scores[-1 if corpus == "grid" else -2 :]:
-                print(f"{score.system:28} {score.probe:18} {score.mean:.3f} +- {score.spread:.3f}")
+                cell = f"{score.mean:.3f} +- {score.spread:.3f}"
+                print(f"{score.system:28} {score.probe:18} {cell}", flush=True)
     return scores
 
 
