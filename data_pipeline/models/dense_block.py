@@ -16,6 +16,9 @@ Shapes: M = N * H * W positions, C channels, channels last.
 """
 
 import functools
+import os
+import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +43,8 @@ def kernels() -> ModuleType:
     """The compiled passes; half a minute the first time, then cached by torch."""
     from torch.utils.cpp_extension import load
 
+    if shutil.which("ninja") is None:  # an environment that is used without being activated
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return load(
         "memobert_dense_block",
         [str(Path(__file__).with_name("dense_block.cpp"))],
