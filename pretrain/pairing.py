@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError, load_config, parse_command_line
 from data_pipeline.schema import ClipSample
-from data_pipeline.shards import read_shard
+from data_pipeline.shards import load_passport, read_shard
 from pretrain.build import build_limits
 from pretrain.checkpoint import load_checkpoint
 from pretrain.cli import USER_ERRORS, held_out_shards, pretrain
@@ -185,7 +185,7 @@ def write_csv(path: Path, rows: list[PairingRow]) -> None:
 
 
 def as_markdown(config: PairingConfig, rows: list[PairingRow]) -> str:
-    """Mean and standard deviation over seeds, a line each condition, a column each position."""
+    """Mean and deviation over seeds: a line for each condition, a column for each position."""
     names = list(config.positions)
     first = {row.position: row for row in reversed(rows)}
     lines = [
@@ -195,6 +195,8 @@ def as_markdown(config: PairingConfig, rows: list[PairingRow]) -> str:
         f"{config.pretrain.data.batch_clips} clips each; {first[names[0]].num_clips} held-out "
         "clips, chosen by a hash of their names. Percent of words named exactly, out of the whole "
         "vocabulary; mean and standard deviation over seeds.",
+        "",
+        *describe_features(config),
         "",
         "| the model is given | " + " | ".join(names) + " |",
         "| --- |" + " --- |" * len(names),
@@ -216,6 +218,15 @@ def as_markdown(config: PairingConfig, rows: list[PairingRow]) -> str:
     cells = [f"{100 * first[name].most_common:.1f}" for name in names]
     lines.append("| (always the most common word) | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def describe_features(config: PairingConfig) -> list[str]:
+    """The encoders behind the shards, so that the table can be told from one of other weights."""
+    passport = load_passport(config.pretrain.data.shards)
+    return [
+        f"- {modality}: {spec.name}, weights {spec.weights_sha256[:12]}, hidden state {spec.layer}"
+        for modality, spec in passport.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.config import ConfigError, load_config
-from data_pipeline.schema import EXPRESSIONS, ClipSample
+from data_pipeline.schema import EXPRESSIONS, ClipSample, FeatureSpec
 from data_pipeline.weights import resolve_weights
 from pretrain.build import build_tokenizer
 from pretrain.example import Limits
@@ -79,7 +79,11 @@ def test_the_masked_word_cannot_be_seen() -> None:
     assert resolve_weights(BERT)
 
 
-def test_table_has_mean_and_spread_over_seeds() -> None:
+def test_table_has_mean_and_spread_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = FeatureSpec(
+        name="small", weights_sha256="ab" * 32, layer=4, pooling=3, rate_hz=16.7, width=16
+    )
+    monkeypatch.setattr("pretrain.pairing.load_passport", lambda folders: {"speech": spec})
     rows = [
         PairingRow(
             seed=seed,
@@ -93,6 +97,7 @@ def test_table_has_mean_and_spread_over_seeds() -> None:
         for condition in ("true", "speech only", "face only", "text only", "wrong clip")
     ]
     table = as_markdown(PairingConfig(positions={"digit": 4}, seeds=(1, 2)), rows)
+    assert "- speech: small, weights abababababab, hidden state 4" in table
     assert "| words, own speech and face | 70.0 ± 14.1 |" in table
     assert "| words alone | 20.0 ± 14.1 |" in table
     assert "| (always the most common word) | 10.0 |" in table
