@@ -97,7 +97,8 @@ def test_random_labels_are_at_chance_until_the_test_clips_leak_into_training(tok
     # 20 clips of four classes: a standard error of 0.1 around 0.25.
     assert ua(train(classifier(checkpoint), learn, judge, steps=100), judge) < 0.5
     everything = encode(tokenizer, clips, random)
-    assert ua(train(classifier(checkpoint), everything, judge, steps=100), judge) > 0.95
+    # Learning 60 labels by heart takes longer than learning a rule.
+    assert ua(train(classifier(checkpoint), everything, judge, steps=400, rate=3e-3), judge) > 0.95
 
 
 def test_all_seven_modality_cases_train_and_the_full_one_is_judged(tokenizer, checkpoint):
