@@ -22,9 +22,9 @@ from transformers import PreTrainedTokenizerBase
 from data_pipeline.config import ConfigError, load_config, parse_command_line
 from data_pipeline.schema import ClipSample
 from data_pipeline.shards import load_passport, read_shard
-from pretrain.build import build_limits
+from pretrain.build import build_limits, held_out_shards
 from pretrain.checkpoint import load_checkpoint
-from pretrain.cli import USER_ERRORS, held_out_shards, pretrain
+from pretrain.cli import USER_ERRORS, pretrain
 from pretrain.config import PretrainConfig
 from pretrain.example import Limits, collate, make_example
 from pretrain.loader import ShardClips
