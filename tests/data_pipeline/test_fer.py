@@ -80,7 +80,7 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     assert config.rate_at(100, 0.4) == 1.0
     assert config.rate_at(100, 0.75) == pytest.approx(0.5)
     assert config.rate_at(100, 1.0) == 0.0
-    assert [config.size_at(p) for p in (0.0, 0.61, 0.7, 1.0)] == [32, 32, 40, 48]
+    assert [config.size_at(p) for p in (0.0, 0.49, 0.7, 1.0)] == [32, 32, 40, 48]
 
 
 def test_scores_on_a_hand_made_case():
