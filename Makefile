@@ -25,5 +25,5 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install -q -e ".[dev]"
 	touch $@
 
-clean:
-	rm -rf $(VENV) runs build *.egg-info
+clean:  ## what make made; results in runs/ stay
+	rm -rf $(VENV) build *.egg-info
