@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import re
+import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +28,9 @@ class ConfigError(ValueError):
 def load_config(cls: type[Config], path: str | Path | None, overrides: list[str]) -> Config:
     """Read `path` (None: the defaults alone), apply `overrides`, return a checked `cls`.
 
-    Overrides are `a.b=value` or `--a.b=value`; values are YAML, so `null`, `1e-4` and `[1, 2]`
-    mean what they look like.
+    Overrides are `a.b=value` or `--a.b=value`, and replace what stood at that key. Values are YAML,
+    so `null`, `1e-4` and `[1, 2]` mean what they look like; those of text and paths are taken
+    letter by letter.
     """
     tree: dict[str, Any] = {}
     where = "the command line"
@@ -48,17 +50,18 @@ def load_config(cls: type[Config], path: str | Path | None, overrides: list[str]
             raise ConfigError(f"{path} holds a {type(tree).__name__}, expected `key: value` lines")
     _check_keys(cls, tree, where, ())
     for override in overrides:
-        keys, value = _parse_override(override)
-        _check_keys(cls, _nest(keys, value), override, ())
-        _merge(tree, _nest(keys, value))
+        keys, value = _parse_override(cls, override)
+        nested = value
+        for key in reversed(keys):
+            nested = {key: nested}
+        _check_keys(cls, nested, override, ())
+        _replace(tree, keys, value)
     try:
         return TypeAdapter(cls).validate_python(tree)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})"
-            for e in error.errors()
-        ]
-        raise ConfigError(f"{where}:\n" + "\n".join(lines)) from error
+        if path is not None and overrides:
+            where += " with the command line"
+        raise ConfigError(f"{where}:\n" + "\n".join(map(_describe, error.errors()))) from error
 
 
 def dump_config(config: Any) -> str:
@@ -101,28 +104,46 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse_override(override: str) -> tuple[list[str], Any]:
-    key, equals, value = override.removeprefix("--").partition("=")
-    if not equals or not key:
+def _parse_override(cls: type, override: str) -> tuple[list[str], Any]:
+    name, equals, value = override.removeprefix("--").partition("=")
+    if not equals or not name:
         raise ConfigError(f"cannot read {override!r}; write key=value, e.g. optim.steps=200")
+    keys = name.split(".")
+    quoted = value[:1] in ("'", '"')
+    if _is_text(cls, keys) and not quoted and value != "null":
+        return keys, value
     try:
-        return key.split("."), yaml.load(value, Loader=_Loader)
+        return keys, yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
 
 
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return value
+def _is_text(cls: type, keys: list[str]) -> bool:
+    """Whether the setting takes text or a path, where `take #2` and `2024` are no YAML."""
+    kinds: tuple[Any, ...] = (cls,)
+    for key in keys:
+        owner = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        hint = typing.get_type_hints(owner).get(key) if owner is not None else None
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hint) if is_union else (hint,)
+    return {str, Path, types.NoneType}.issuperset(kinds)
 
 
-def _merge(tree: dict[str, Any], new: dict[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, dict) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value)
-        else:
-            tree[key] = value
+def _replace(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    *parents, last = keys
+    for key in parents:
+        if not isinstance(tree.get(key), dict):
+            tree[key] = {}
+        tree = tree[key]
+    tree[last] = value
+
+
+def _describe(error: Any) -> str:
+    """A line of pydantic's findings; a check over several fields has no value of its own."""
+    name = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(error["input"], dict) else f" (found {error['input']!r})"
+    return f"  {name}: {message}{found}" if name else f"  {message}{found}"
 
 
 def _check_keys(cls: type, tree: dict[str, Any], where: str, path: tuple[str, ...]) -> None:

@@ -22,6 +22,12 @@ class Run:
     sizes: tuple[int, ...] = (1,)
     output: Path = Path("runs")
     limit: int | None = 30
+    note: str | None = None
+    words: dict[str, str] = field(default_factory=lambda: {"a": "b"})
+
+    def __post_init__(self) -> None:
+        if self.limit == 0:
+            raise ValueError("limit is 0; expected 1 or more")
 
 
 def test_yaml_then_overrides_then_defaults(tmp_path: Path) -> None:
@@ -36,6 +42,31 @@ def test_dump_reads_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
     assert load_config(Run, path, []) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("take #2", "take #2"), ("2024", "2024"), ("{a} [b] .", "{a} [b] ."), ("'x: y'", "x: y")],
+)
+def test_text_and_paths_are_taken_letter_by_letter(value: str, expected: str) -> None:
+    config = load_config(Run, None, [f"output={value}", f"note={value}"])
+    assert (str(config.output), config.note) == (expected, expected)
+    assert load_config(Run, None, ["note=null"]).note is None
+
+
+def test_an_override_replaces_what_stood_at_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("words: {x: y, z: w}\n")
+    assert load_config(Run, path, ["words={q: r}"]).words == {"q": "r"}
+    assert load_config(Run, path, ["words.x=s"]).words == {"x": "s", "z": "w"}
+
+
+def test_a_check_over_the_whole_config_is_told_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("limit: 3\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(Run, path, ["limit=0"])
+    assert str(error.value) == (f"{path} with the command line:\n  limit is 0; expected 1 or more")
 
 
 @pytest.mark.parametrize(
