@@ -127,7 +127,7 @@ def draw_preview(path: Path) -> ClipPreview:
     tracks = f"{len(about['tracks'])} face track{'s' * (len(about['tracks']) != 1)}"
     caption = [f"{about['duration']:.1f} s", tracks]
     if about["label"]:
-        caption.insert(0, about["label"])
+        caption.insert(0, f"label {about['label']}")
     if about["text"]:
         caption.append(f"“{about['text']}”")
     caption.append("sample" if kept else f"reject, {about['outcome']}")

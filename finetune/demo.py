@@ -42,9 +42,16 @@ SAMPLES = ASSETS / "samples"
 FINETUNE_YAML = "configs/finetune/demo.yaml"
 FEW_CLIPS = 10
 """Fewer own samples than this are too few for pretraining and held-out clips."""
+MAX_JUDGED = 24
+"""Test clips whose emotion the page shows."""
 CAUTION = (
     "So few clips show the mechanics, not accuracy: every stage ran on real input, "
     "but the numbers in this table mean nothing about how well emotions are recognised."
+)
+OF_SAMPLES = (
+    "The sample clips are six acted emotions by two actors who all say one sentence, and of the "
+    "second actor there is sound alone: the model knows the words by heart, and is judged with "
+    "faces where it was taught without, or the other way round."
 )
 
 
@@ -64,6 +71,14 @@ class Step:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Remarks:
+    """Sentences on which clips stand behind the numbers."""
+
+    losses: list[str]
+    settings: list[str]
+
+
 class DemoError(RuntimeError):
     """A stage that failed; its own message stands above."""
 
@@ -81,8 +96,8 @@ USER_ERRORS = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    config_path, overrides = parse_command_line("The main job, end to end.", argv)
     try:
+        config_path, overrides = parse_command_line("The main job, end to end.", argv)
         config = load_config(DemoConfig, config_path, overrides)
         run_demo(config)
     except USER_ERRORS as error:
@@ -107,15 +122,25 @@ def run_demo(config: DemoConfig) -> Path:
             f"none of the {found.num_clips} clips gave a sample, so there is nothing to train on; "
             f"{shards}/rejects.csv says why for each"
         )
-    train, labelled, why_samples = [shards], shards, None
+    train, labelled = [shards], shards
+    remarks = Remarks(losses=[] if own else [OF_SAMPLES], settings=[])
     if own:
         samples = output / "sample_shards"
+        if found.num_samples < FEW_CLIPS:
+            train.append(samples)
+            remarks.losses.append(
+                f"{found.num_samples} clips are too few to pretrain on, so the sample clips that "
+                "ship took part in it."
+            )
         try:
             folds = deal(shards)
         except (DatasetError, ProtocolError) as error:
-            labelled, why_samples = samples, str(error)
-        if found.num_samples < FEW_CLIPS:
-            train.append(samples)
+            labelled = samples
+            remarks.settings.append(
+                "The four settings were trained and judged on the sample clips that ship, not on "
+                f"yours: {error}."
+            )
+            remarks.settings.append(OF_SAMPLES)
         if samples in (*train, labelled):
             steps.append(extract(DemoConfig.clips, samples))
     if labelled != shards or not own:
@@ -139,8 +164,10 @@ def run_demo(config: DemoConfig) -> Path:
 
     data, losses, settings = data_report(shards), pretrain_report(model), finetune_report(results)
     seconds = time.monotonic() - start
-    page = write_page(output / "report.html", config, data, losses, settings, steps, seconds)
-    print_summary(data, losses, settings, why_samples, page)
+    page = write_page(
+        output / "report.html", config, data, losses, settings, remarks, steps, seconds
+    )
+    print_summary(data, losses, settings, remarks, page)
     return page
 
 
@@ -208,6 +235,7 @@ def write_page(
     data: DataReport,
     losses: PretrainReport,
     settings: FinetuneReport,
+    remarks: Remarks,
     steps: list[Step],
     seconds: float,
 ) -> Path:
@@ -237,9 +265,12 @@ def write_page(
             "columns": settings.columns,
             "rows": settings.rows,
             "notes": settings.notes,
+            "shown": settings.judged[:MAX_JUDGED],
+            "num_judged": len(settings.judged),
             "pictures": [inline(picture) for picture in settings.pictures],
         },
         caution=CAUTION,
+        remarks=remarks,
         commands=steps,
         passport=json.dumps(data.passport, indent=2),
         configs=[
@@ -267,7 +298,7 @@ def print_summary(
     data: DataReport,
     losses: PretrainReport,
     settings: FinetuneReport,
-    why_samples: str | None,
+    remarks: Remarks,
     page: Path,
 ) -> None:
     print(
@@ -283,9 +314,7 @@ def print_summary(
     print()
     for row in (settings.columns, *settings.rows):
         print("  " + "  ".join(f"{cell!s:<{w}}" for cell, w in zip(row, widths, strict=True)))
-    if why_samples:
-        print(f"  (the settings were trained on the sample clips, since of yours: {why_samples})")
-    print(f"\n{CAUTION}\n\nreport: {page}")
+    print("\n".join(["", CAUTION, *remarks.losses, *remarks.settings, "", f"report: {page}"]))
 
 
 if __name__ == "__main__":

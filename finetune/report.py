@@ -35,6 +35,17 @@ class ReportError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgedClip:
+    """What one run said of one test clip."""
+
+    clip: str
+    truth: str
+    prediction: str
+    probability: float
+    """Of the prediction, among the classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneReport:
     """What a page shows of a finetuning run."""
 
@@ -46,6 +57,8 @@ class FinetuneReport:
     """confusion.png, curves.png."""
     notes: list[str]
     """What a reader must know beside the numbers."""
+    judged: list[JudgedClip]
+    """The test clips of all folds as the last setting judged them, with its first seed."""
 
     @property
     def markdown(self) -> str:
@@ -82,6 +95,7 @@ def finetune_report(folder: Path) -> FinetuneReport:
             _plot_curves(folder, groups),
         ],
         notes=_notes(about, shown, len(every) - len(shown)),
+        judged=_judged(folder, list(groups.values())[-1]),
     )
     write_text(folder / "table.md", report.markdown)
     table = pd.DataFrame([_numbers(setting, rows) for setting, rows in groups.items()])
@@ -111,12 +125,16 @@ def _table_row(setting: str, rows: list[ResultsRow]) -> tuple[str, ...]:
         mean, sd = n[f"{name}_mean"], n[f"{name}_sd"]
         return f"{mean:.1%}" if np.isnan(sd) else f"{100 * mean:.1f} ± {100 * sd:.1f} %"
 
+    def counted(noun: str) -> str:
+        number = n[f"num_{noun}s"]
+        return f"{number} {noun}" + "s" * (number != 1)
+
     return (
         NAMES[setting],
         percent("wa"),
         percent("ua"),
         percent("macro_f1"),
-        f"{n['num_runs']} ({n['num_folds']} folds x {n['num_seeds']} seeds)",
+        f"{n['num_runs']} ({counted('fold')} x {counted('seed')})",
         str(n["num_test_clips"]),
         {"dev": "dev", "oracle": ORACLE, "last": "none (last step)"}[str(n["selection"])],
     )
@@ -134,6 +152,20 @@ def _notes(about: dict, shown: list[ResultsRow], num_old: int) -> list[str]:
     if num_old:
         notes.append(f"{num_old} rows of earlier recipes are in results.csv, not in this table")
     return notes
+
+
+def _judged(folder: Path, rows: list[ResultsRow]) -> list[JudgedClip]:
+    first = min(row.seed for row in rows)
+    said = pd.concat([_read(folder, row, "predictions.csv") for row in rows if row.seed == first])
+    return [
+        JudgedClip(
+            clip=row["clip"],
+            truth=row["truth"],
+            prediction=row["prediction"],
+            probability=row.get(f"p_{row['prediction']}", float("nan")),
+        )
+        for row in said.to_dict("records")
+    ]
 
 
 def _plot_confusion(folder: Path, groups: dict[str, list[ResultsRow]], classes: list[str]) -> Path:
@@ -162,29 +194,31 @@ def _plot_confusion(folder: Path, groups: dict[str, list[ResultsRow]], classes: 
 
 
 def _plot_curves(folder: Path, groups: dict[str, list[ResultsRow]]) -> Path:
-    """Training loss and the UA that chooses the step, one thin line a run."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    """Training loss and, where a split chooses the step, its UA: one thin line a run."""
+    chosen_on = {row.selection for rows in groups.values() for row in rows} - {"last"}
+    num = 2 if chosen_on else 1
+    figure, axes = plt.subplots(
+        1, num, figsize=(4.5 * num, 3.2), layout="constrained", squeeze=False
+    )
+    loss_axis, ua_axis = axes[0, 0], axes[0, -1]
     for number, (setting, rows) in enumerate(groups.items()):
         for k, row in enumerate(rows):
             curve = _read(folder, row, "curve.csv")
             label = NAMES[setting] if k == 0 else None
             style = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1.2, "label": label}
-            axes[0].plot(curve.step, curve.train_loss, **style)
+            loss_axis.plot(curve.step, curve.train_loss, **style)
             if "ua" in curve:
-                axes[1].plot(curve.step, curve.ua, marker=".", **style)
-    chosen_on = {row.selection for rows in groups.values() for row in rows}
-    axes[0].set_title("training loss", fontsize=10)
-    axes[1].set_title(
-        "UA on dev" if chosen_on != {"oracle"} else "UA on test (oracle)", fontsize=10
-    )
-    axes[1].set_ylim(-0.02, 1.02)
-    if chosen_on == {"last"}:
-        axes[1].text(0.5, 0.5, "no split chooses: last step", ha="center", va="center")
-    for axis in axes:
+                ua_axis.plot(curve.step, curve.ua, marker=".", **style)
+    loss_axis.set_title("training loss (a prompt's is over all words)", fontsize=10)
+    if chosen_on:
+        where = " and ".join({"dev": "dev", "oracle": ORACLE}[x] for x in sorted(chosen_on))
+        ua_axis.set_title(f"UA on {where}", fontsize=10)
+        ua_axis.set_ylim(-0.02, 1.02)
+    for axis in axes.flat:
         axis.set_xlabel("step")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    axes[0].legend(frameon=False, fontsize=8)
+    loss_axis.legend(frameon=False, fontsize=8)
     return _save(figure, folder / "curves.png")
 
 

@@ -76,7 +76,7 @@ def test_rows_agree_with_the_ledger(tmp_path, toy):
     assert found.clips_per_second > 0 and found.workers == 1 and found.media_seconds == 2.0
     assert found.passport["speech"]["name"] == "toy"
     (preview,) = found.previews
-    assert preview.caption == "anger · 2.0 s · 2 face tracks · “see <you>” · sample"
+    assert preview.caption == "label anger · 2.0 s · 2 face tracks · “see <you>” · sample"
     assert "clips 3 = samples 2 + rejects 1" in report.describe(found)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from data_pipeline.report import ClipPreview, DataReport, RejectRow, StageRow, YieldRow
 from finetune import demo
 from finetune.datasets import DatasetError
-from finetune.report import FinetuneReport
+from finetune.report import FinetuneReport, JudgedClip
 from pretrain.masking import TASKS
 from pretrain.report import ObjectiveRow, PretrainReport, ReportError, pretrain_report
 
@@ -49,6 +49,7 @@ def reports(tmp_path: Path) -> tuple[DataReport, PretrainReport, FinetuneReport]
         rows=[("Direct", "25.0 %")],
         pictures=[picture],
         notes=["two folds"],
+        judged=[JudgedClip(clip="clip 2", truth="anger", prediction="fear", probability=0.61)],
     )
     return data, losses, settings
 
@@ -58,9 +59,16 @@ def test_page_holds_all_of_it_and_no_markup_of_the_input(
 ) -> None:
     steps = [demo.Step(command="python -m data_pipeline.extract", seconds=3.0)]
     page = demo.write_page(
-        tmp_path / "report.html", demo.DemoConfig(), *reports, steps=steps, seconds=61.0
+        tmp_path / "report.html",
+        demo.DemoConfig(),
+        *reports,
+        remarks=demo.Remarks(losses=[], settings=["not on yours: no labels"]),
+        steps=steps,
+        seconds=61.0,
     ).read_text(encoding="utf-8")
     for text in ("clip 1", "WWMLM", "-75.0 %", "Direct", "25.0 %", "two folds", demo.CAUTION[:40]):
+        assert text in page, text
+    for text in ("not on yours: no labels", "clip 2", "fear", "0.61", "1 of 1 clips"):
         assert text in page, text
     assert "&lt;b&gt;c&lt;/b&gt;" in page and "<b>c</b>" not in page
     assert page.count("data:image/png;base64,") == 3
@@ -71,10 +79,14 @@ def test_summary_adds_up(
     capsys: pytest.CaptureFixture[str],
     reports: tuple[DataReport, PretrainReport, FinetuneReport],
 ) -> None:
-    demo.print_summary(*reports, why_samples="no labels", page=Path("report.html"))
+    demo.print_summary(
+        *reports,
+        remarks=demo.Remarks(losses=[], settings=["not on yours: no labels"]),
+        page=Path("report.html"),
+    )
     printed = capsys.readouterr().out
     assert "clips in 3 = samples 2 + rejects 1" in printed
-    assert "report: report.html" in printed and "since of yours: no labels" in printed
+    assert "report: report.html" in printed and "not on yours: no labels" in printed
 
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
