@@ -8,12 +8,15 @@ MASTER_ADDR, MASTER_PORT); without it this is one process, which opens no port a
 """
 
 import datetime
+import functools
 import logging
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -106,6 +109,8 @@ def start(
         f"{torch.get_num_threads()} CPU threads each, {str(dtype).removeprefix('torch.')} ({why}), "
         f"seed {settings.seed}"
     )
+    if rank == 0:
+        log.info(f"code at commit {git_commit()}")
     return Runtime(
         rank=rank,
         local_rank=local_rank,
@@ -114,6 +119,25 @@ def start(
         dtype=dtype,
         log=log,
     )
+
+
+@functools.cache
+def git_commit() -> str:
+    """Commit of this code, `-dirty` when tracked files differ from it; "unknown" without git.
+
+    Asked once a process, by `start`, since the files may change while a run goes on.
+    """
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *describe],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def seed_everything(seed: int) -> None:
@@ -161,13 +185,13 @@ def _ranks(environment: Mapping[str, str]) -> tuple[int, int, int]:
 def _device(wanted: str, local_rank: int) -> torch.device:
     num_gpus = torch.cuda.device_count() if wanted != "cpu" else 0
     if wanted == "cuda" and not num_gpus:
-        raise LaunchError("run.device=cuda, but torch sees no GPU; use run.device=cpu or auto")
+        raise LaunchError("device=cuda, but torch sees no GPU; use device=cpu or auto")
     if not num_gpus:
         return torch.device("cpu")
     if local_rank >= num_gpus:
         raise LaunchError(
             f"local rank {local_rank} has no GPU: this machine shows {num_gpus}; "
-            f"start at most {num_gpus} ranks here, or use run.device=cpu"
+            f"start at most {num_gpus} ranks here, or run on the CPU"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
@@ -179,7 +203,7 @@ def _device_name(device: torch.device) -> str:
 
 def _precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
     if wanted != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted], "as run.precision says"
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted], "as precision says"
     if device.type == "cpu":
         return torch.float32, "auto: CPU"
     if torch.cuda.is_bf16_supported(including_emulation=False):

@@ -3,7 +3,7 @@ import socket
 import pytest
 import torch
 
-from pretrain.runtime import LaunchError, RuntimeSettings, seed_rank, start
+from pretrain.runtime import LaunchError, RuntimeSettings, git_commit, seed_rank, start
 
 CPU = RuntimeSettings(device="cpu", timeout_minutes=0.05)
 
@@ -60,6 +60,15 @@ def test_an_odd_environment_is_told(environment, words):
 def test_cuda_without_a_gpu_is_told():
     with pytest.raises(LaunchError, match="sees no GPU"):
         start(RuntimeSettings(device="cuda"), environment={})
+
+
+def test_the_commit_is_asked_once_and_unknown_without_git(monkeypatch):
+    git_commit.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() == "unknown"
+    monkeypatch.undo()
+    assert git_commit() == "unknown"  # a run keeps what it found at its start
+    git_commit.cache_clear()
 
 
 def test_bf16_runs_the_products_in_bf16():
