@@ -7,7 +7,8 @@
             tokenizer.json ...                  AutoTokenizer.from_pretrained(folder)
             passport.json                       the features it was trained on
             pretrain.yaml                       the resolved config
-            provenance.json                     step, git commit, digest of the clips, versions
+            provenance.json                     step, git commit, digest of the clips, sha256 of
+                                                the shards of each folder, versions
             state/                              optimizer, progress.json, rng-RRRRR.pt for each rank
 
 A checkpoint is written under a temporary name, flushed to the disk, renamed, and then pointed to,
@@ -20,7 +21,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -39,7 +39,7 @@ from data_pipeline.schema import Passport, passport_from_json, passport_to_json
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, read_state
 from pretrain.model.memobert import MEmoBert, WeightsMismatch
-from pretrain.runtime import Runtime
+from pretrain.runtime import Runtime, git_commit
 
 MODEL_FILES = ("config.json", "model.safetensors", "passport.json")
 CONFIG_FILE = "pretrain.yaml"
@@ -56,6 +56,8 @@ class Checkpoint:
     passport: Passport
     config: PretrainConfig | None
     """Of the run that made it; None when the folder holds none."""
+    provenance: dict[str, Any]
+    """What provenance.json says; empty when the folder holds none."""
     folder: Path
 
 
@@ -99,12 +101,13 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}") from error
-    config_path = folder / CONFIG_FILE
+    config_path, provenance_path = folder / CONFIG_FILE, folder / "provenance.json"
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
         passport=read_passport(folder),
         config=load_config(PretrainConfig, config_path, []) if config_path.is_file() else None,
+        provenance=_read_json(provenance_path) if provenance_path.is_file() else {},
         folder=folder,
     )
 
@@ -143,12 +146,23 @@ def read_latest(root: Path) -> Path | None:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, with their training state. Every rank calls every method."""
+    """The checkpoints of one run, with their training state. Every rank calls every method.
 
-    def __init__(self, root: str | Path, keep: int, runtime: Runtime) -> None:
+    shards_sha256: shard folder -> digests of what it held when the run started; kept beside each
+    checkpoint, so that its clips are known again wherever their shards are moved to.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        keep: int,
+        runtime: Runtime,
+        shards_sha256: dict[str, list[str]] | None = None,
+    ) -> None:
         self.root = Path(root)
         self.keep = keep
         self.runtime = runtime
+        self.shards_sha256 = shards_sha256 or {}
 
     def save(
         self,
@@ -169,7 +183,11 @@ class CheckpointStore:
             state.mkdir(parents=True)
         self.runtime.barrier()
         if is_main:
-            provenance = {"step": step, "clips_sha256": progress["loader"]["clips"]}
+            provenance = {
+                "step": step,
+                "clips_sha256": progress["loader"]["clips"],
+                "shards_sha256": self.shards_sha256,
+            }
             save_checkpoint(
                 temporary, engine.model, tokenizer, passport, config, provenance=provenance
             )
@@ -281,15 +299,8 @@ def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 def _origin() -> dict[str, Any]:
     """Where the code is from."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     libraries = {name: version(name) for name in ("torch", "transformers", "deepspeed")}
-    return {"git_commit": git.stdout.strip() or None, "versions": libraries}
+    return {"git_commit": git_commit(), "versions": libraries}
 
 
 def _sync_tree(folder: Path) -> None:

@@ -31,7 +31,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, EngineError, build_engine
-from pretrain.loader import Loader, LoaderError
+from pretrain.loader import Loader, LoaderError, shard_digests
 from pretrain.metrics import MetricsFile
 from pretrain.model.bert_init import BertError
 from pretrain.optim import build_adamw
@@ -77,7 +77,12 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> None:
     seed_rank(config.run.seed, runtime.rank)
 
     output = Path(config.run.output)
-    store = CheckpointStore(output / "checkpoints", config.run.keep_checkpoints, runtime)
+    store = CheckpointStore(
+        output / "checkpoints",
+        config.run.keep_checkpoints,
+        runtime,
+        shard_digests(config.data.shards) if runtime.is_main else None,
+    )
     newest = read_latest(store.root)
     if newest is not None:
         _check_same_run(config, passport, newest, runtime)

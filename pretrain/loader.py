@@ -60,6 +60,14 @@ def index_shards(folders: list[str]) -> list[ShardClips]:
     return [shard for shard in shards if shard.ids]
 
 
+def shard_digests(folders: list[str]) -> dict[str, list[str]]:
+    """{folder: sha256 of each of its tars}, from the manifests alone."""
+    return {
+        folder: [read_manifest(tar.with_suffix(".json")).sha256 for tar in list_shards(folder)]
+        for folder in folders
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepData:
     """What one rank computes in one optimizer step."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.weights import sha256_of
 from pretrain.checkpoint import CheckpointError, load_checkpoint
 from pretrain.cli import main
 from pretrain.masking import TASKS
@@ -64,6 +65,11 @@ def test_a_run_learns_and_leaves_what_it_promises(arguments, tmp_path, capsys):
     assert checkpoint.passport["speech"].name == "toy_speech"
     provenance = json.loads((checkpoint.folder / "provenance.json").read_text())
     assert provenance["step"] == 12 and len(provenance["clips_sha256"]) == 64
+    assert checkpoint.provenance == provenance
+    assert provenance["shards_sha256"] == {
+        folder: [sha256_of(tar) for tar in sorted(Path(folder).glob("*.tar"))]
+        for folder in checkpoint.config.data.shards
+    }
     out = capsys.readouterr().out
     assert "32 clips in 4 shards to train on; 8 clips of 8 video files held out" in out
     assert "step 12 | loss" in out and "clips/s" in out
@@ -190,7 +196,7 @@ def test_a_loss_that_is_no_number_stops_before_a_checkpoint(arguments, tmp_path,
         (["model.num_heads=5"], ["model.width=24", "model.num_heads=5"]),
         (["model.text_checkpoint=./no/bert"], ["no folder ./no/bert"]),
         (["model.text_checkpoint=no/such-bert"], ["no/such-bert", "hf download", "FOLDER"]),
-        (["run.device=cuda"], ["run.device=cuda"]),
+        (["run.device=cuda"], ["device=cuda, but torch sees no GPU"]),
     ],
 )
 def test_bad_input_costs_one_message_and_exit_code_2(
