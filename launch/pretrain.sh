@@ -1,7 +1,21 @@
 #!/usr/bin/env bash
 ''':'  # Bash runs these lines and never returns; to Python they are a string.
 [ -n "${LOCAL_RANK:-}" ] && exec python -u "$0" "$@"  # deepspeed --no_python
-exec deepspeed ${DEEPSPEED_ARGS:-} "$0" "$@"
+stop() {  # alone, the launcher would end and leave its ranks training
+  trap : INT TERM HUP
+  kill -s TERM -- "-$launcher" 2>/dev/null
+  for _ in {1..300}; do kill -0 -- "-$launcher" 2>/dev/null || exit "$1"; sleep 0.1; done
+  kill -s KILL -- "-$launcher"
+  exit "$1"
+}
+set -m  # the launcher and its ranks become a process group, which one signal reaches
+deepspeed ${DEEPSPEED_ARGS:-} "$0" "$@" &
+launcher=$!
+trap "stop 130" INT
+trap "stop 143" TERM
+trap "stop 129" HUP
+wait "$launcher"
+exit
 : <<'# end of Python'
 '''
 # Pretrain MEmoBERT. Bash and Python at once, so that both of these work from any folder:

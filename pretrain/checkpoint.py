@@ -10,6 +10,7 @@
             provenance.json                     step, git commit, digest of the clips, sha256 of
                                                 the shards of each folder, versions
             state/                              optimizer, progress.json, rng-RRRRR.pt for each rank
+            digests.json                        sha256 of all these files
 
 A checkpoint is written under a temporary name, flushed to the disk, renamed, and then pointed to,
 so that a process killed at any moment leaves the one before in force. Nothing is unpickled.
@@ -38,15 +39,19 @@ from data_pipeline.config import dump_config, load_config
 from data_pipeline.schema import Passport, passport_from_json, passport_to_json
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, read_state
+from pretrain.integrity import (
+    CheckpointError,
+    check_digests,
+    step_of,
+    way_back,
+    write_digests,
+)
 from pretrain.model.memobert import MEmoBert, WeightsMismatch
 from pretrain.runtime import Runtime, git_commit
 
 MODEL_FILES = ("config.json", "model.safetensors", "passport.json")
 CONFIG_FILE = "pretrain.yaml"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not whole, not there, or of another run."""
+PROGRESS_KEYS = {"step", "loader", "dropped", "drawn", "engine", "world_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +122,15 @@ def read_passport(folder: Path) -> Passport:
     return passport_from_json(_read_json(folder / "passport.json"))
 
 
+def _read_progress(path: Path) -> dict[str, Any]:
+    progress = _read_json(path)
+    missing = PROGRESS_KEYS - set(progress if isinstance(progress, dict) else ())
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise CheckpointError(f"{path} lacks {names}, cut or altered; {way_back(path)}")
+    return progress
+
+
 def find_checkpoint(folder: str | Path) -> Path:
     """`folder` itself, or where the `latest` in it or in its checkpoints/ points."""
     folder = Path(folder)
@@ -163,6 +177,7 @@ class CheckpointStore:
         self.keep = keep
         self.runtime = runtime
         self.shards_sha256 = shards_sha256 or {}
+        self._checked: Path | None = None
 
     def save(
         self,
@@ -197,6 +212,7 @@ class CheckpointStore:
         torch.save(_random_state(self.runtime.device), state / f"rng-{rank:05d}.pt")
         self.runtime.barrier()
         if is_main:
+            write_digests(temporary)
             _sync_tree(temporary)
             shutil.rmtree(final, ignore_errors=True)
             os.rename(temporary, final)
@@ -207,27 +223,43 @@ class CheckpointStore:
         self.runtime.barrier()
         return final
 
+    def newest(self) -> Path | None:
+        """The checkpoint to go on from, whole as it was saved; None for a new run.
+
+        Raises CheckpointError when a file of it is gone, cut or altered.
+        """
+        self.runtime.on_main(self._check_newest)
+        return read_latest(self.root)
+
+    def _check_newest(self) -> None:
+        folder = read_latest(self.root)
+        if folder is None or folder == self._checked:
+            return
+        if not (folder / "state/progress.json").is_file():
+            raise CheckpointError(f"{folder} has no training state; {way_back(folder)}")
+        if not check_digests(folder):
+            self.runtime.log.info(f"{folder} has no digests.json: its files are not compared")
+        self._checked = folder
+
     def load(self, engine: Engine) -> dict[str, Any] | None:
         """Put the newest checkpoint's state into `engine` and the generators; its progress.
 
-        None when the run has no checkpoint yet. Raises CheckpointError when it is of a model of
-        another size, another engine, or a number of ranks that the engine cannot change to.
+        None when the run has no checkpoint yet. Raises CheckpointError when it is altered, or of a
+        model of another size, another engine, or a number of ranks that the engine cannot change
+        to.
         """
-        folder = read_latest(self.root)
+        folder = self.newest()
         if folder is None:
             return None
         state = folder / "state"
-        if not (state / "progress.json").is_file():
-            raise CheckpointError(
-                f"{folder} has no training state; write an older one's name into "
-                f"{self.root}/latest, or remove that file to start anew"
-            )
-        progress = _read_json(state / "progress.json")
+        progress = _read_progress(state / "progress.json")
         self._check_fits(folder, progress, engine)
         weights = folder / "model.safetensors"
         try:
             engine.model.load_weights(load_file(weights), weights.name)
-        except (WeightsMismatch, SafetensorError) as error:
+        except SafetensorError as error:
+            raise CheckpointError(f"cannot read {weights}: {error}; {way_back(weights)}") from error
+        except WeightsMismatch as error:
             raise CheckpointError(f"cannot go on from {folder}: {error}") from error
         engine.load_state(state)
         rng = state / f"rng-{self.runtime.rank:05d}.pt"
@@ -256,9 +288,11 @@ class CheckpointStore:
             )
 
     def _prune(self, newest: Path) -> None:
-        whole = sorted(self.root.glob("step-*"), key=lambda path: int(path.name[5:]))
-        older = [path for path in whole if path != newest]
-        for path in older[: max(0, len(older) - (self.keep - 1))]:
+        """Remove the oldest beyond `keep`. Those that lie after `newest` go first: `latest` was
+        set back, and they belong to the way that was given up."""
+        others = [path for path in self.root.glob("step-*") if path != newest]
+        others.sort(key=lambda path: (step_of(path) < step_of(newest), step_of(path)))
+        for path in others[: max(0, len(others) - (self.keep - 1))]:
             shutil.rmtree(path)
 
 
@@ -320,4 +354,5 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+        hint = f"; {way_back(path)}" if any(map(step_of, path.parents)) else ""
+        raise CheckpointError(f"cannot read {path}: {error}{hint}") from error

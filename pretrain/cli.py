@@ -4,7 +4,9 @@ deepspeed launch/pretrain.sh --config configs/pretrain/tiny.yaml optim.steps=200
 python -m pretrain.cli --config configs/pretrain/tiny.yaml engine.kind=torch
 """
 
+import os
 import sys
+import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,6 @@ from pretrain.checkpoint import (
     CONFIG_FILE,
     CheckpointError,
     CheckpointStore,
-    read_latest,
     read_passport,
 )
 from pretrain.config import PretrainConfig
@@ -35,6 +36,7 @@ from pretrain.loader import Loader, LoaderError, shard_digests
 from pretrain.metrics import MetricsFile
 from pretrain.model.bert_init import BertError
 from pretrain.optim import build_adamw
+from pretrain.output import held_output
 from pretrain.runtime import LaunchError, Runtime, seed_rank, start
 from pretrain.train import DivergedError, train
 from pretrain.validation import Validation, describe_held_out
@@ -52,6 +54,9 @@ USER_ERRORS = (
 )
 """What a user can mend: told in one message, without a traceback."""
 
+OTHER_RANKS_SECONDS = 5.0
+"""The launcher looks once a second whether a rank has ended."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one pretraining; 0 when it came to its end, 2 when the user has to change something."""
@@ -62,13 +67,34 @@ def main(argv: list[str] | None = None) -> int:
         pretrain(config, runtime)
         runtime.finish()
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return 2
+    except KeyboardInterrupt as interrupt:
+        if os.environ.get("RANK", "0") == "0":  # Ctrl-C is known to all
+            at = str(interrupt) or "interrupted before the first step"
+            _tell(f"{at}; the same command goes on from the last checkpoint")
+        return 130
     return 0
+
+
+def _tell(message: str) -> None:
+    """Rank 0 tells it. What only another rank has met is told a little later: when rank 0 has met
+    it too, the launcher ends the others before that."""
+    rank, who = os.environ.get("RANK", "0"), ""
+    if rank != "0":
+        time.sleep(OTHER_RANKS_SECONDS)
+        who = f"[rank {rank}] "
+    sys.stderr.write(f"{who}{message}\n")  # in one piece, whatever other ranks write
+    sys.stderr.flush()
 
 
 def pretrain(config: PretrainConfig, runtime: Runtime) -> None:
     """Build the parts and train; a run that is in config.run.output already goes on."""
+    with held_output(Path(config.run.output), runtime):
+        _pretrain(config, runtime)
+
+
+def _pretrain(config: PretrainConfig, runtime: Runtime) -> None:
     passport = _passport(config)
     check_objectives(config, passport)
     tokenizer = build_tokenizer(config.model.text_checkpoint)
@@ -83,7 +109,7 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> None:
         runtime,
         shard_digests(config.data.shards) if runtime.is_main else None,
     )
-    newest = read_latest(store.root)
+    newest = store.newest()
     if newest is not None:
         _check_same_run(config, passport, newest, runtime)
     progress = store.load(engine)
@@ -94,7 +120,6 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> None:
         )
     metrics = None
     if runtime.is_main:
-        output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         last_step = progress["step"] if progress else 0
         metrics = MetricsFile(output, last_step, config.run.tensorboard)

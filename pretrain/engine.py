@@ -1,4 +1,4 @@
-"""Forward, backward, step, state: by DeepSpeed, or by plain torch. The same four methods.
+"""Forward, backward, step, state: by DeepSpeed, or by plain torch. The same five methods.
 
     predictions = engine(batch)               # under autocast where the precision says so
     engine.backward(loss)                     # once a micro-batch; losses add up over ranks
@@ -12,9 +12,11 @@ and micro-batches, so gradients are *summed* over ranks. DeepSpeed takes means i
 Both run torch.optim.AdamW on fp32 weights: DeepSpeed's fused one does not resume exactly.
 """
 
+import contextlib
 import logging
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.config import EngineSettings
+from pretrain.integrity import way_back
 from pretrain.model.memobert import MEmoBert
 from pretrain.runtime import Runtime, open_group_of_one
 
@@ -134,6 +137,8 @@ class DeepSpeedEngine:
                 "zero_optimization": {"stage": zero_stage},
                 "zero_allow_untested_optimizer": True,
                 "steps_per_print": 2**31,  # the log is ours
+                # Its timer would wait for the device in every micro-batch.
+                "timers": {"throughput": {"enabled": False, "synchronized": False}},
                 # Autocast as in TorchEngine; with no "safe" module gradients stay fp32 on the wire.
                 "torch_autocast": {
                     "enabled": runtime.dtype != torch.float32,
@@ -175,7 +180,8 @@ class DeepSpeedEngine:
             _load_adamw(folder, self.optimizer)
         else:
             self.engine.checkpoint_engine.load = _load_tensors_only
-            path, _ = self.engine.load_checkpoint(str(folder), tag=self.name)
+            with _own_settings(self.optimizer):
+                path, _ = self.engine.load_checkpoint(str(folder), tag=self.name)
             if path is None:
                 raise EngineError(f"no training state {self.name} in {folder}")
 
@@ -209,6 +215,16 @@ def _set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
+@contextlib.contextmanager
+def _own_settings(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Keeps betas, eps and weight decay of this run while a state is loaded, which brings those of
+    the run before: a changed setting holds from the next step on."""
+    own = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    yield
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
+
+
 def _save_adamw(folder: Path, optimizer: torch.optim.Optimizer, runtime: Runtime) -> None:
     if runtime.is_main:
         torch.save(optimizer.state_dict(), folder / "adamw.pt")
@@ -221,7 +237,8 @@ def _load_adamw(folder: Path, optimizer: torch.optim.Optimizer) -> None:
             f"no {path}: this training state was saved at a ZeRO stage above 0; set "
             "engine.kind=deepspeed and engine.zero_stage as they were"
         )
-    optimizer.load_state_dict(read_state(path))
+    with _own_settings(optimizer):
+        optimizer.load_state_dict(read_state(path))
 
 
 def read_state(path: Path) -> Any:
@@ -234,9 +251,7 @@ def read_state(path: Path) -> Any:
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         why = (str(error).splitlines() or [""])[0]
         raise EngineError(
-            f"cannot read {path}, cut or altered: {type(error).__name__} {why}; write the name of "
-            f"an older checkpoint into {path.parents[2] / 'latest'}, or remove that file to start "
-            "anew"
+            f"cannot read {path}, cut or altered: {type(error).__name__} {why}; {way_back(path)}"
         ) from error
 
 
@@ -248,7 +263,7 @@ def _load_tensors_only(path: str, map_location: Any = None) -> Any:
     from deepspeed.utils.tensor_fragment import fragment_address
 
     with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return read_state(Path(path))
 
 
 def _import_deepspeed(runtime: Runtime) -> Any:

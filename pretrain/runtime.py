@@ -14,14 +14,16 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+Result = TypeVar("Result")
 
 
 class LaunchError(RuntimeError):
@@ -72,6 +74,24 @@ class Runtime:
     def barrier(self) -> None:
         """Wait until every rank is here. A sum on the CPU: it needs no GPU and no device choice."""
         self.sum_over_ranks(torch.zeros(1))
+
+    def on_main(self, work: Callable[[], Result]) -> Result | None:
+        """What `work()` gives on rank 0, None on the others; where it fails, every rank fails.
+
+        Raises the error of `work` on rank 0, and LaunchError on the others.
+        """
+        result, error = None, None
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as caught:  # told to the others first: they would wait for rank 0
+                error = caught
+        failed = self.sum_over_ranks(torch.tensor(int(error is not None))).item()
+        if error is not None:
+            raise error
+        if failed:
+            raise LaunchError("rank 0 gave up; its message says why")
+        return result
 
     def autocast(self) -> torch.autocast:
         """Context in which the forward pass runs; does nothing in float32."""

@@ -19,6 +19,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config import PretrainConfig
 from pretrain.engine import TorchEngine
+from pretrain.integrity import write_digests
 from pretrain.model.memobert import MEmoBert
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, start
@@ -194,8 +195,59 @@ def test_weights_that_were_cut_are_told(store, save, engine):
         file.truncate(1000)
     with pytest.raises(CheckpointError, match="cannot read"):
         load_checkpoint(folder)
-    with pytest.raises(CheckpointError, match="cannot go on"):
+    save(3), save(6)
+    with open(store.root / "step-000006/model.safetensors", "r+b") as file:
+        file.truncate(1000)
+    (store.root / "step-000006/digests.json").unlink()  # a checkpoint of before there were any
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.*older.*step-000003.*latest"):
         store.load(engine)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state/adamw.pt", "state/rng-00000.pt"])
+def test_a_byte_altered_in_the_middle_is_told(store, save, engine, name):
+    """It is a number like any other to who reads it."""
+    for parameter in engine.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    engine.step(1e-3)
+    save(3)
+    path = save(6) / name
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    path.write_bytes(whole)
+    told = rf"step-000006/{name} was cut or altered.*older checkpoint \(step-000003\).*latest"
+    with pytest.raises(CheckpointError, match=told):
+        store.load(engine)
+    (store.root / "latest").write_text("step-000003")
+    assert store.load(engine)["step"] == 3
+
+
+@pytest.mark.parametrize("text", ["", '{"step": 3', "{}", "[]"])
+@pytest.mark.parametrize("digests", [True, False])
+def test_progress_that_was_cut_is_told_with_the_way_back(store, save, engine, text, digests):
+    save(3)
+    folder = save(6)
+    (folder / "state/progress.json").write_text(text)
+    if not digests:
+        (folder / "digests.json").unlink()
+    with pytest.raises(CheckpointError, match=r"progress\.json.*older.*step-000003.*latest"):
+        store.load(engine)
+    (store.root / "latest").write_text("step-000003")
+    assert store.load(engine)["step"] == 3
+
+
+def test_a_checkpoint_that_is_the_only_one_can_only_be_left(store, save, engine):
+    (save(3) / "state/adamw.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"adamw\.pt is gone; there is no older.*start anew"):
+        store.load(engine)
+
+
+def test_after_latest_was_set_back_the_predecessor_is_kept(store, save):
+    for step in (4, 8, 12):
+        save(step)
+    (store.root / "latest").write_text("step-000008")
+    save(10)
+    names = sorted(path.name for path in store.root.iterdir())
+    assert names == ["latest", "step-000008", "step-000010"]
 
 
 def test_a_folder_that_is_no_checkpoint_is_told(tmp_path):
@@ -210,9 +262,11 @@ def test_another_engine_or_number_of_ranks_is_told(store, save, engine):
     path = folder / "state/progress.json"
     about = json.loads(path.read_text())
     path.write_text(json.dumps(about | {"engine": "deepspeed-zero1"}))
+    write_digests(folder)
     with pytest.raises(CheckpointError, match="'deepspeed-zero1'.*'adamw'.*zero_stage"):
         store.load(engine)
     path.write_text(json.dumps(about | {"world_size": 2}))
+    write_digests(folder)
     assert store.load(engine)["step"] == 3  # plain AdamW goes on at any number of ranks
     engine.elastic = False
     with pytest.raises(CheckpointError, match="saved by 2 ranks.*this run has 1.*--num_gpus 2"):

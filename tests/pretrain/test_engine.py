@@ -1,7 +1,6 @@
 """The plain engine against the equation; DeepSpeed against the plain one is in tests/launch."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -132,6 +131,16 @@ def test_saved_and_loaded_the_next_losses_are_equal_to_the_bit(model, runtime, e
     assert run(again, examples, 4) == expected
 
 
+def test_settings_of_the_optimizer_are_those_of_the_run_that_goes_on(model, runtime, tmp_path):
+    build(model, runtime).save_state(tmp_path)
+    own = {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.5}
+    again = TorchEngine(model, build_adamw(model, **own), 5.0, runtime)
+    again.load_state(tmp_path)
+    decayed, spared = again.optimizer.param_groups
+    assert {name: decayed[name] for name in own} == own
+    assert (spared["weight_decay"], spared["eps"]) == (0.0, 1e-3)
+
+
 def test_a_state_that_is_not_there_is_told(model, runtime, tmp_path):
     with pytest.raises(EngineError, match=r"adamw\.pt.*zero_stage"):
         build(model, runtime).load_state(tmp_path)
@@ -143,6 +152,16 @@ def test_deepspeeds_files_are_read_without_unpickling(tmp_path):
             return (open, (str(tmp_path / "written"), "w"))
 
     torch.save({"module": torch.ones(2), "evil": Evil()}, tmp_path / "state.pt")
-    with pytest.raises(pickle.UnpicklingError, match="Unsupported"):
+    with pytest.raises(EngineError, match="UnpicklingError"):
         _load_tensors_only(str(tmp_path / "state.pt"))
     assert not (tmp_path / "written").exists()
+
+
+def test_a_cut_file_of_deepspeed_is_told_with_the_way_back(tmp_path):
+    path = tmp_path / "step-000008/state/deepspeed-zero1/zero_pp_rank_0_optim_states.pt"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "step-000004").mkdir()
+    torch.save({"a": torch.ones(99)}, path)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(EngineError, match=r"zero_pp_rank_0.*cut.*step-000004.*latest"):
+        _load_tensors_only(str(path))

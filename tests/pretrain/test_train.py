@@ -14,7 +14,10 @@ import pytest
 from data_pipeline.weights import sha256_of
 from pretrain.checkpoint import CheckpointError, load_checkpoint
 from pretrain.cli import main
+from pretrain.integrity import write_digests
 from pretrain.masking import TASKS
+from pretrain.output import held_output
+from pretrain.runtime import RuntimeSettings, start
 
 LOSSES = ("step", "split", "loss", *TASKS)
 
@@ -216,6 +219,7 @@ def test_shards_of_another_passport_are_refused_on_resume(arguments, toy, tmp_pa
     assert main(arguments(tmp_path / "run", *few)) == 0
     path = tmp_path / "run/checkpoints/step-000004/passport.json"
     path.write_text(path.read_text().replace("toy_speech", "wav2vec2-base"))
+    write_digests(path.parent)
     assert main(arguments(tmp_path / "run", *few)) == 2
     told = capsys.readouterr().err
     assert "speech.name: found 'toy_speech', expected 'wav2vec2-base'" in told
@@ -232,18 +236,57 @@ def test_a_checkpoint_with_a_file_cut_is_told_whichever_file_it_is(arguments, tm
     few = ("optim.steps=4", "optim.warmup_steps=0")
     assert main(arguments(tmp_path, *few)) == 0
     folder = tmp_path / "checkpoints/step-000004"
-    state = ["passport.json", "state/adamw.pt", "state/rng-00000.pt", "state/progress.json"]
-    for name in (*state, "config.json", "model.safetensors", "tokenizer.json"):
+    state = ["state/adamw.pt", "state/rng-00000.pt", "state/progress.json"]
+    model = ["config.json", "model.safetensors", "tokenizer.json"]
+    for name in ("passport.json", *state, *model):
         whole = (folder / name).read_bytes()
         for part in (b"", whole[: len(whole) // 2], b"[1, 2]\xff"):
             (folder / name).write_bytes(part)
             capsys.readouterr()
-            if name in state:
-                assert main(arguments(tmp_path, *few)) == 2
-                told = capsys.readouterr().err
-                assert told.startswith("error: ") and name in told and "Traceback" not in told
-            else:
+            assert main(arguments(tmp_path, *few)) == 2
+            told = capsys.readouterr().err
+            assert told.startswith("error: ") and name in told and "Traceback" not in told
+            assert "there is no older checkpoint" in told
+            if name in model:
                 with pytest.raises(CheckpointError, match="cannot read the (model|tokenizer) in"):
                     load_checkpoint(folder)
         (folder / name).write_bytes(whole)
     assert main(arguments(tmp_path, *few)) == 0
+
+
+def test_a_second_run_into_the_same_folder_is_refused(arguments, tmp_path, capsys):
+    few = ("optim.steps=2", "optim.warmup_steps=0")
+    with held_output(tmp_path, start(RuntimeSettings(device="cpu"))):
+        assert main(arguments(tmp_path, *few)) == 2
+        told = capsys.readouterr().err
+        assert f"another run (pid {os.getpid()} on " in told and f"writing to {tmp_path};" in told
+        assert "another run.output" in told
+        assert not (tmp_path / "metrics.csv").exists()
+    assert main(arguments(tmp_path, *few)) == 0
+
+
+def test_an_output_that_cannot_be_a_folder_is_told_before_any_work(arguments, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(arguments(tmp_path / "file/run", "data.shards=[no/where]")) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: run.output=") and "cannot be written to" in told
+
+
+def test_an_output_that_is_read_only_is_told(arguments, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.touch", full)  # a user root may write anywhere
+    assert main(arguments(tmp_path)) == 2
+    assert "No space left on device; give a folder that can" in capsys.readouterr().err
+
+
+def test_ranks_other_than_0_tell_their_own_errors_a_little_later(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    waited = []
+    monkeypatch.setattr("pretrain.cli.time.sleep", waited.append)
+    monkeypatch.setenv("RANK", "1")  # and no WORLD_SIZE: an environment of no launcher
+    assert main(arguments(tmp_path)) == 2
+    assert capsys.readouterr().err.startswith("[rank 1] error: the environment has")
+    assert waited == [5.0]

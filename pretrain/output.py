@@ -1,0 +1,73 @@
+"""The folder of a run: there, writable, and held by one run at a time."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from data_pipeline.config import ConfigError
+from pretrain.checkpoint import CheckpointError
+from pretrain.runtime import Runtime
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def held_output(folder: Path, runtime: Runtime) -> Iterator[None]:
+    """Make `folder`, and keep other runs out of it as long as this one goes on.
+
+    A launcher that is killed may leave its ranks training; the same command given again would
+    then mix checkpoints and metrics with theirs. The lock goes with the process that holds it.
+
+    Raises ConfigError when the folder cannot be written, CheckpointError when another run holds it.
+    """
+    lock = runtime.on_main(lambda: _lock(folder, runtime))
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _lock(folder: Path, runtime: Runtime) -> IO[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  open until the run ends
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CheckpointError(
+            f"another run ({_holder(file)}) is writing to {folder}; stop it, or use another "
+            "run.output"
+        ) from error
+    except OSError as error:  # some network disks have no locks
+        runtime.log.warning(f"cannot lock {folder} ({error}); let no other run write to it")
+    try:
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        (folder / f"{LOCK}.probe").touch()
+        (folder / f"{LOCK}.probe").unlink()
+    except OSError as error:
+        file.close()
+        raise _unwritable(folder, error) from error
+    return file
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"run.output={folder} cannot be written to: {error}; give a folder that can, with space "
+        "left, as run.output"
+    )
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    name = file.read().strip()
+    file.close()
+    return name or "which has just started"
