@@ -6,6 +6,7 @@ The defaults are the paper's run; configs/pretrain/reference.yaml spells them ou
 cannot work raises ConfigError here, before any data is read.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +44,10 @@ class ModelSettings:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __post_init__(self) -> None:
+        for name, value in self.sizes().items():
+            _need(value > 0, f"model.{name} is {value}, expected > 0 or null")
+        frames = self.max_frame_positions
+        _need(frames > 0, f"model.max_frame_positions is {frames}, expected > 0")
         _need(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected 0 up to 1")
         if self.text_init == "checkpoint" and self.sizes():
             raise ConfigError(
@@ -104,8 +109,9 @@ class ObjectiveSettings:
     """Objective to its weight; one that is left out, or has 0, is off."""
     mixing: Literal["step", "clip"] = "step"
     """step: one objective a step, drawn by weight (the paper). clip: every clip draws its own
-    among those its modalities allow; the step's loss is the weighted mean of the objectives'
-    means. Both have the same expected gradient where every clip has every modality."""
+    among those its modalities allow; the step's loss is the sum of the objectives' means, each
+    times its share of the weights. One that the step lacks adds nothing, so a small batch weighs
+    less in such a step."""
 
     def shares(self) -> dict[str, float]:
         """The objectives that are on, in the order of TASKS, with weights that sum to one."""
@@ -118,7 +124,10 @@ class ObjectiveSettings:
                 task in TASKS,
                 f"objectives.weights: no objective {task!r}; there are {', '.join(TASKS)}",
             )
-            _need(weight >= 0, f"objectives.weights.{task} is {weight}, expected >= 0")
+            _need(
+                0 <= weight < math.inf,
+                f"objectives.weights.{task} is {weight}, expected a number >= 0",
+            )
         _need(any(self.weights.values()), "objectives.weights: every objective is off")
 
 
@@ -139,6 +148,16 @@ class OptimSettings:
 
     def __post_init__(self) -> None:
         _need(self.steps > 0, f"optim.steps is {self.steps}, expected > 0")
+        for name in ("peak_learning_rate", "eps"):
+            value = getattr(self, name)
+            _need(0 < value < math.inf, f"optim.{name} is {value}, expected a number > 0")
+        for name in ("floor_learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            _need(0 <= value < math.inf, f"optim.{name} is {value}, expected a number >= 0")
+        _need(
+            all(0 <= beta < 1 for beta in self.betas),
+            f"optim.betas is {list(self.betas)}, expected two numbers from 0 up to 1",
+        )
         _need(self.clip_norm > 0, f"optim.clip_norm is {self.clip_norm}, expected > 0")
         _need(
             0 <= self.warmup_steps < self.steps,
@@ -168,7 +187,8 @@ class RunSettings(RuntimeSettings):
     """Folder of the run: metrics.csv, checkpoints/, config.yaml. A run that finds a checkpoint
     there goes on from it."""
     log_every: int = 10
-    """Steps between two lines of the log and of metrics.csv; the device is read only then."""
+    """Steps between two lines of the log and of metrics.csv; losses are read off the device only
+    then."""
     validate_every: int = 5_000
     """Steps between validations; there is one before the first and one after the last step."""
     checkpoint_every: int = 1_000
@@ -179,6 +199,7 @@ class RunSettings(RuntimeSettings):
     """Write the metrics to `output`/tensorboard as well."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
             _need(getattr(self, name) > 0, f"run.{name} is {getattr(self, name)}, expected > 0")
         _need(

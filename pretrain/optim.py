@@ -40,22 +40,11 @@ def build_adamw(
     return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), eps=eps)
 
 
-def warmup_linear(step: int, warmup: int, total: int, floor: float = 0.0) -> float:
-    """Factor on the peak: 0 up to 1 over `warmup` steps, down to 0 at `total`, never below floor.
-
-    Steps count from 1: the first update of a run is step 1.
-    """
-    if not 0 <= warmup < total:
-        raise ValueError(
-            f"{warmup} warm-up steps of {total} in all; expected fewer warm-up steps than steps"
-        )
+def learning_rate(step: int, *, peak: float, warmup: int, total: int, floor: float = 1e-8) -> float:
+    """The rate of update `step`, counted from 1: up from 0 to `peak` over `warmup` steps, down to 0
+    at `total`, and never below `floor`."""
     if step < warmup:
         factor = step / warmup
     else:
         factor = (total - step) / (total - warmup)
-    return max(factor, floor)
-
-
-def learning_rate(step: int, *, peak: float, warmup: int, total: int, floor: float = 1e-8) -> float:
-    """The reference's rate at `step`: `warmup_linear` of the peak, and `floor` at the least."""
-    return max(peak * warmup_linear(step, warmup, total), floor)
+    return max(peak * factor, floor)

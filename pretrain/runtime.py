@@ -23,6 +23,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from data_pipeline.config import ConfigError
+
 Result = TypeVar("Result")
 
 
@@ -42,6 +44,16 @@ class RuntimeSettings:
     """CPU threads of a process; 0 leaves it to OMP_NUM_THREADS, or to torch."""
     timeout_minutes: float = 30.0
     """A rank that waits longer than this for another one gives up, and the run ends."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}, expected 0 up to 2**63")
+        if self.num_threads < 0:
+            raise ConfigError(f"num_threads is {self.num_threads}, expected >= 0; 0 sets none")
+        if not 0 < self.timeout_minutes < 1e6:
+            raise ConfigError(
+                f"timeout_minutes is {self.timeout_minutes}, expected above 0, up to a million"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pretrain.model import MEmoBert
-from pretrain.optim import build_adamw, learning_rate, parameter_groups, warmup_linear
+from pretrain.optim import build_adamw, learning_rate, parameter_groups
 
 
 def toy():
@@ -60,14 +60,10 @@ def test_the_reference_schedule():
 
 
 def test_without_warm_up_the_first_step_is_the_peak_less_one_step():
-    assert warmup_linear(1, 0, 100) == pytest.approx(0.99)
-    assert warmup_linear(100, 0, 100) == 0
-    assert warmup_linear(100, 0, 100, floor=0.1) == 0.1
-
-
-def test_a_warm_up_as_long_as_the_run_is_refused():
-    with pytest.raises(ValueError, match="100 warm-up steps of 100"):
-        warmup_linear(1, 100, 100)
+    rate = dict(peak=1.0, warmup=0, total=100)
+    assert learning_rate(1, **rate) == pytest.approx(0.99)
+    assert learning_rate(100, **rate) == 1e-8
+    assert learning_rate(100, **rate, floor=0.1) == 0.1
 
 
 def test_adamw_takes_the_step_of_the_paper():
