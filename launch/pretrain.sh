@@ -3,6 +3,7 @@
 [ -n "${LOCAL_RANK:-}" ] && exec python -u "$0" "$@"  # deepspeed --no_python
 stop() {  # alone, the launcher would end and leave its ranks training
   trap : INT TERM HUP
+  echo "stopped by a signal; the same command goes on from the last checkpoint" >&2
   kill -s TERM -- "-$launcher" 2>/dev/null
   for _ in {1..300}; do kill -0 -- "-$launcher" 2>/dev/null || exit "$1"; sleep 0.1; done
   kill -s KILL -- "-$launcher"

@@ -17,22 +17,36 @@ from pretrain.validation import choose_held_out, split_shards
 def build_tokenizer(text_checkpoint: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a BERT checkpoint; `text_checkpoint` as resolve_weights takes it.
 
-    Raises WeightsError when it is neither on this machine nor to be had from the hub.
+    Raises WeightsError when it is neither on this machine nor to be had from the hub, and
+    ConfigError when it holds no such tokenizer.
     """
+    folder_or_name = resolve_weights(text_checkpoint)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_weights(text_checkpoint))
+        tokenizer = AutoTokenizer.from_pretrained(folder_or_name)
     except OSError as error:
         raise WeightsError(
             f"cannot get model.text_checkpoint={text_checkpoint}: {error}\nWhere there is no "
             f"network, run `hf download {text_checkpoint} --local-dir FOLDER` on another machine, "
             "copy FOLDER here and set model.text_checkpoint=FOLDER"
         ) from error
+    except (TypeError, ValueError) as error:
+        raise _no_tokenizer(text_checkpoint) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # config.json alone gives [CLS] and such
+        raise _no_tokenizer(text_checkpoint)
     if not tokenizer.is_fast:
         raise ConfigError(
             f"model.text_checkpoint={text_checkpoint} has no fast tokenizer, which "
             "traces words to their pieces; save it once with transformers' BertTokenizerFast"
         )
     return tokenizer
+
+
+def _no_tokenizer(text_checkpoint: str) -> ConfigError:
+    return ConfigError(
+        f"model.text_checkpoint={text_checkpoint} holds no tokenizer that transformers can read; "
+        "expected tokenizer.json or vocab.txt beside the config.json of a BERT: copy them from "
+        "where its weights came from"
+    )
 
 
 def build_model(settings: ModelSettings, passport: Passport) -> tuple[MEmoBert, list[str]]:

@@ -32,7 +32,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, EngineError, build_engine
-from pretrain.loader import Loader, LoaderError, shard_digests
+from pretrain.loader import Loader, LoaderError, shard_digests, unfinished_tars
 from pretrain.metrics import MetricsFile
 from pretrain.model.bert_init import BertError
 from pretrain.optim import build_adamw
@@ -54,6 +54,10 @@ USER_ERRORS = (
 )
 """What a user can mend: told in one message, without a traceback."""
 
+MAY_CHANGE = ("model.attention", "model.dropout")
+"""Settings of the model that leave its weights what they are; other ones, even of the same shapes,
+make another model of them."""
+
 OTHER_RANKS_SECONDS = 5.0
 """The launcher looks once a second whether a rank has ended."""
 
@@ -69,10 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     except USER_ERRORS as error:
         _tell(f"error: {error}")
         return 2
-    except KeyboardInterrupt as interrupt:
-        if os.environ.get("RANK", "0") == "0":  # Ctrl-C is known to all
-            at = str(interrupt) or "interrupted before the first step"
-            _tell(f"{at}; the same command goes on from the last checkpoint")
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":  # Ctrl-C reaches all of them
+            _tell("interrupted; the same command goes on from the last checkpoint")
         return 130
     return 0
 
@@ -114,6 +117,7 @@ def _pretrain(config: PretrainConfig, runtime: Runtime) -> None:
         _check_same_run(config, passport, newest, runtime)
     progress = store.load(engine)
     if progress is not None:
+        _check_length(config, progress["step"], newest)
         loader.load_state_dict(progress["loader"])
         runtime.log.info(
             f"going on after step {progress['step']} of {config.optim.steps}, from {newest}"
@@ -155,6 +159,9 @@ def _data(
         "seed": seed,
         "micro_batch_clips": data.micro_batch_clips,
     }
+    if runtime.is_main:
+        for line in unfinished_tars([*data.shards, *data.validation_shards]):
+            runtime.log.warning(line)
     shards, held = held_out_shards(data)
     loader = Loader(
         shards,
@@ -219,9 +226,23 @@ def _check_same_run(
     )
     before = _flat(load_config(PretrainConfig, newest / CONFIG_FILE, []))
     now = _flat(config)
-    changes = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
+    changes = {k: f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]}
+    others = [text for k, text in changes.items() if k.startswith("model.") and k not in MAY_CHANGE]
+    if others:
+        raise ConfigError(
+            f"{newest} is of another model: {', '.join(others)}; set it back, or use another "
+            "run.output"
+        )
     if changes:
-        runtime.log.info(f"settings changed since {newest.name}: {', '.join(changes)}")
+        runtime.log.info(f"settings changed since {newest.name}: {', '.join(changes.values())}")
+
+
+def _check_length(config: PretrainConfig, step: int, newest: Path) -> None:
+    if step > config.optim.steps:
+        raise ConfigError(
+            f"{newest} is at step {step}, past optim.steps={config.optim.steps}; set it to {step} "
+            "or more, or use another run.output"
+        )
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

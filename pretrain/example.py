@@ -112,7 +112,7 @@ class Batch:
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """Called by a DataLoader with pin_memory=True."""
+        """Where a GPU can fetch it while it computes."""
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":

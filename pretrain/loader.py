@@ -60,6 +60,21 @@ def index_shards(folders: list[str]) -> list[ShardClips]:
     return [shard for shard in shards if shard.ids]
 
 
+def unfinished_tars(folders: list[str]) -> list[str]:
+    """A line for each folder that has tars without a manifest, which an extraction writes last."""
+    lines = []
+    for folder in map(Path, folders):
+        tars = set(folder.glob("[0-9]" * 6 + ".tar"))
+        unfinished = tars - set(list_shards(folder))
+        if unfinished:
+            verbs = ("has", "is") if len(unfinished) == 1 else ("have", "are")
+            lines.append(
+                f"{len(unfinished)} of {len(tars)} tars in {folder} {verbs[0]} no manifest and "
+                f"{verbs[1]} left out; run the same extraction again"
+            )
+    return lines
+
+
 def shard_digests(folders: list[str]) -> dict[str, list[str]]:
     """{folder: sha256 of each of its tars}, from the manifests alone."""
     return {

@@ -1,6 +1,7 @@
 """What a run tells: one line every few steps, metrics.csv always, TensorBoard on request.
 
-Sums live on the device and are read once a line, so that no step waits for the host.
+Sums live on the device and are read once a line, so that they make no step wait. What does wait,
+once a step: DeepSpeed's clipping at ZeRO stage 0, which copies two numbers to the device.
 """
 
 import csv
@@ -68,7 +69,7 @@ class Meter:
         self._since = time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """Means since `reset`, over all ranks; the one place that waits for the device."""
+        """Means since `reset`, over all ranks; waits for the device."""
         sums = self.runtime.sum_over_ranks(self._sums).tolist()
         self.pause()
         row = {

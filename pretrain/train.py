@@ -4,11 +4,13 @@ A step: fetch its micro-batches; learn how many targets all ranks have together 
 numbers of the host); forward and backward each micro-batch; update. With s_t a micro-batch's summed
 loss of objective t, n_t the targets of t in the whole step and p_t the objective's share,
 
-    loss = sum over t of  p_t s_t / n_t            (mixing: clip)
+    loss = sum over t of  p_t s_t / n_t            (mixing: clip; over the t with n_t > 0)
     loss = s_t / n_t  of the step's one objective  (mixing: step, the paper)
 
-summed over micro-batches and ranks: the same for every way to deal out the clips. Where every clip
-has every modality the two have the same expected gradient, since the paper draws t with chance p_t.
+summed over micro-batches and ranks: the same for every way to deal out the clips. The two have
+about the same expected gradient where every clip has every modality and a step holds clips of every
+objective, since the paper draws t with chance p_t. An objective that a small step happens to lack
+adds nothing to it, and the shares of the others are not raised: such a step weighs less.
 """
 
 import math
@@ -18,9 +20,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import Passport
-from pretrain.checkpoint import CheckpointStore
+from pretrain.checkpoint import CheckpointStore, read_latest
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine
+from pretrain.integrity import way_back
 from pretrain.loader import Loader, StepData
 from pretrain.masking import DROP_REASONS, TASKS
 from pretrain.metrics import Meter, MetricsFile, describe, objectives_line
@@ -31,7 +34,7 @@ from pretrain.validation import Validation
 
 
 class DivergedError(ValueError):
-    """A loss that is no number any more."""
+    """A loss, or weights, that are no numbers any more."""
 
 
 def train(
@@ -48,7 +51,8 @@ def train(
 ) -> None:
     """Train from `progress` (None: from the start) to config.optim.steps.
 
-    Raises DivergedError when the loss is not finite, before that can reach a checkpoint.
+    Raises DivergedError when the loss or a weight is not finite, before that can reach a
+    checkpoint.
     """
     log, run, steps = runtime.log, config.run, config.optim.steps
     shares = config.objectives.shares()
@@ -107,12 +111,7 @@ def train(
         if step % run.log_every == 0 or step == steps:
             row = {**meter.read(), "learning_rate": rate}
             if not math.isfinite(row["loss"]):
-                raise DivergedError(
-                    f"the loss is {row['loss']} at step {step}; lower "
-                    f"optim.peak_learning_rate={config.optim.peak_learning_rate}, lengthen "
-                    f"optim.warmup_steps or set run.precision=fp32, and start again: it goes on "
-                    f"from the last checkpoint in {store.root}"
-                )
+                raise _diverged(f"the loss is {row['loss']}", step, config, store)
             if metrics is not None:
                 metrics.write(step, "train", row)
                 log.info(describe(step, row))
@@ -120,6 +119,9 @@ def train(
         if step % run.validate_every == 0 or step == steps:
             validate()
         if step % run.checkpoint_every == 0 or step == steps:
+            # The loss above is that of the weights before this step's update.
+            if not _all_finite(engine.model):
+                raise _diverged("a weight is no finite number", step, config, store)
             state = loader.state_dict()
             places = runtime.max_over_ranks(torch.from_numpy(state["places_L2"]))
             progress = {
@@ -131,6 +133,25 @@ def train(
             folder = store.save(step, engine, progress, tokenizer, passport, config)
             log.info(f"step {step} | saved {folder}")
         meter.go_on()
+
+
+def _all_finite(model: torch.nn.Module) -> bool:
+    """Whether every weight is a number: one answer from the device. Ranks have the same weights."""
+    return bool(torch.stack([p.detach().isfinite().all() for p in model.parameters()]).all())
+
+
+def _diverged(
+    what: str, step: int, config: PretrainConfig, store: CheckpointStore
+) -> DivergedError:
+    newest = read_latest(store.root)
+    start = "there is no checkpoint yet, so the run starts anew"
+    if newest is not None:
+        start = f"it goes on from {newest}; should that end here again, {way_back(newest)}"
+    return DivergedError(
+        f"{what} at step {step}; lower optim.peak_learning_rate="
+        f"{config.optim.peak_learning_rate}, lengthen optim.warmup_steps or set "
+        f"run.precision=fp32, and start again: {start}"
+    )
 
 
 def _over_ranks(

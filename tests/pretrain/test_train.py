@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig
 
 from data_pipeline.weights import sha256_of
 from pretrain.checkpoint import CheckpointError, load_checkpoint
@@ -185,7 +186,9 @@ def test_without_faces_the_other_objectives_go_on(arguments, toy, tmp_path):
 def test_a_loss_that_is_no_number_stops_before_a_checkpoint(arguments, tmp_path, capsys):
     few = ("optim.steps=8", "optim.warmup_steps=0")
     assert main(arguments(tmp_path, *few, "optim.peak_learning_rate=1e30")) == 2
-    assert "the loss is nan at step" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the loss is nan at step" in told
+    assert "no checkpoint yet, so the run starts anew" in told
     assert not (tmp_path / "checkpoints/latest").exists()
 
 
@@ -214,6 +217,19 @@ def test_bad_input_costs_one_message_and_exit_code_2(
         assert word in told
 
 
+def test_a_text_checkpoint_without_a_tokenizer_is_told(arguments, tmp_path, capsys):
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    bert = BertConfig(hidden_size=24, num_attention_heads=2, intermediate_size=48)
+    for text in (None, bert.to_json_string(), '{"a": 1}'):  # no config, one alone, junk
+        if text is not None:
+            (folder / "config.json").write_text(text)
+        assert main(arguments(tmp_path / "run", f"model.text_checkpoint={folder}")) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: model.text_checkpoint={folder} holds no tokenizer")
+        assert "vocab.txt" in told and "Traceback" not in told
+
+
 def test_shards_of_another_passport_are_refused_on_resume(arguments, toy, tmp_path, capsys):
     few = ("optim.steps=4", "optim.warmup_steps=0")
     assert main(arguments(tmp_path / "run", *few)) == 0
@@ -230,6 +246,62 @@ def test_changed_settings_are_told_on_resume(arguments, tmp_path, capsys):
     assert main(arguments(tmp_path, "optim.steps=6", "optim.warmup_steps=0")) == 0
     assert "optim.steps 4 -> 6" in capsys.readouterr().out
     assert len(of(tmp_path, "train")) == 6
+
+
+@pytest.mark.parametrize("changed", ["num_heads=4", "positions=seconds", "speech_type=shared"])
+def test_another_model_of_the_same_shapes_is_refused_on_resume(
+    arguments, tmp_path, capsys, changed
+):
+    few = ("optim.steps=2", "optim.warmup_steps=0", "model.speech_type=separate")
+    assert main(arguments(tmp_path, *few)) == 0
+    assert main(arguments(tmp_path, *few, f"model.{changed}")) == 2
+    before = {"num_heads": "2", "positions": "index", "speech_type": "separate"}
+    name, value = changed.split("=")
+    told = capsys.readouterr().err
+    assert f"another model: model.{name} {before[name]} -> {value}; set it back" in told
+    assert main(arguments(tmp_path, *few, "model.attention=plain", "model.dropout=0.2")) == 0
+    assert "model.dropout 0.1 -> 0.2" in capsys.readouterr().out
+
+
+def test_a_run_that_is_past_its_steps_is_told(arguments, tmp_path, capsys):
+    assert main(arguments(tmp_path, "optim.steps=4", "optim.warmup_steps=0")) == 0
+    before = rows(tmp_path)
+    assert main(arguments(tmp_path, "optim.steps=2", "optim.warmup_steps=0")) == 2
+    assert "step-000004 is at step 4, past optim.steps=2" in capsys.readouterr().err
+    assert rows(tmp_path) == before
+
+
+def test_tars_without_a_manifest_are_told(arguments, toy, tmp_path, capsys):
+    folder = toy.write_toy_shards(tmp_path / "s", [toy.toy_clip(n) for n in range(32)], 4)
+    (folder / "000003.json").unlink()
+    few = ("optim.steps=1", "optim.warmup_steps=0", f"data.shards=[{folder}]")
+    assert main(arguments(tmp_path / "run", *few)) == 0
+    told = f"1 of 4 tars in {folder} has no manifest and is left out; run the same extraction again"
+    assert told in capsys.readouterr().out
+
+
+def test_weights_that_diverged_in_the_last_update_reach_no_checkpoint(arguments, tmp_path, capsys):
+    """The loss of a step is that of the weights before its update."""
+    few = ("optim.warmup_steps=0", "run.checkpoint_every=1", "run.validate_every=99")
+    assert main(arguments(tmp_path, "optim.steps=3", *few)) == 0
+    wild = ("optim.steps=9", "optim.peak_learning_rate=1e38")
+    assert main(arguments(tmp_path, *few, *wild, "optim.weight_decay=1e9")) == 2
+    told = capsys.readouterr().err
+    assert "a weight is no finite number at step 4; lower optim.peak_learning_rate=1e+38" in told
+    assert f"goes on from {tmp_path}/checkpoints/step-000003; should that end here again" in told
+    assert f"older checkpoint (step-000002) into {tmp_path}/checkpoints/latest" in told
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["latest", "step-000002", "step-000003"]
+
+
+def test_ctrl_c_is_one_line(arguments, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pretrain.cli.train", interrupted)
+    assert main(arguments(tmp_path)) == 130
+    told = capsys.readouterr().err
+    assert told == "interrupted; the same command goes on from the last checkpoint\n"
 
 
 def test_a_checkpoint_with_a_file_cut_is_told_whichever_file_it_is(arguments, tmp_path, capsys):
