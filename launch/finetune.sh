@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # bash launch/finetune.sh --config configs/finetune/prompt.yaml [key=value ...]
+# From any folder; paths in the config and on the command line are relative to that folder.
 # ACCELERATE_ARGS goes to accelerate: "--config_file configs/accelerate/multi_gpu.yaml". For several
 # processes on CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 finetune/run.py ...
 set -euo pipefail
-cd "$(dirname "$0")/.."
+project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck disable=SC2086  # several words are meant
-exec accelerate launch ${ACCELERATE_ARGS:-} finetune/run.py "$@"
+exec accelerate launch ${ACCELERATE_ARGS:-} "$project/finetune/run.py" "$@"
