@@ -6,14 +6,14 @@ says to leave out. A label the config does not know stops the run and is named w
 
 import dataclasses
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from data_pipeline.schema import ClipSample, Passport
 from data_pipeline.shards import list_shards, load_passport, read_manifest, read_shard
-from finetune.protocols import Protocol, some
+from finetune.protocols import ALLOW, Protocol, some
 
 Modality = Literal["text", "face", "speech"]
 EVERY_OTHER = "*"
@@ -88,11 +88,23 @@ class LabelledSet:
     clips: list[LabelledClip]
     classes: tuple[str, ...]
     passport: Passport
-    sha256: str
-    """Of the shards' own digests: the data hash of a result."""
+    shards_sha256: tuple[str, ...]
+    """Of each shard."""
     num_unlabelled: int
     ignored: dict[str, int]
     """Left-out label to number of clips."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the shards' own digests: the data hash of a result."""
+        return hashlib.sha256("".join(self.shards_sha256).encode()).hexdigest()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of a result should know of the clips."""
+        there = {clip.label for clip in self.clips}
+        absent = [name for i, name in enumerate(self.classes) if i not in there]
+        return [f"no clip of {', '.join(absent)}: scored without"] if absent else []
 
     @property
     def corpus(self) -> str:
@@ -128,7 +140,8 @@ def read_labelled(folders: Sequence[str], labels: LabelMap) -> LabelledSet:
     """Read every finished shard of `folders`.
 
     Raises DatasetError for labels that `labels` does not know (with their counts), for an id that
-    occurs twice, and when no clip is left; ShardError for shards that are cut or altered.
+    occurs twice, and when fewer than two classes have clips; ShardError for shards that are cut
+    or altered.
     """
     passport = load_passport(folders)
     clips: list[LabelledClip] = []
@@ -136,9 +149,9 @@ def read_labelled(folders: Sequence[str], labels: LabelMap) -> LabelledSet:
     ignored: Counter[str] = Counter()
     num_unlabelled = 0
     seen: set[str] = set()
-    digest = hashlib.sha256()
+    shards_sha256 = []
     for tar in [tar for folder in folders for tar in list_shards(folder)]:
-        digest.update(read_manifest(tar.with_suffix(".json")).sha256.encode())
+        shards_sha256.append(read_manifest(tar.with_suffix(".json")).sha256)
         for sample in read_shard(tar):
             if sample.id in seen:
                 raise DatasetError(f"clip {sample.id} twice in {', '.join(map(str, folders))}")
@@ -164,18 +177,29 @@ def read_labelled(folders: Sequence[str], labels: LabelMap) -> LabelledSet:
             f"{', '.join(map(str, folders))} ({num_unlabelled} without a label, left out: "
             f"{_counted(ignored) or 'none'}); fill the column `label` of the clip table"
         )
+    if len({clip.label for clip in clips}) < 2:
+        raise DatasetError(
+            f"all {len(clips)} labelled clips are {labels.classes[clips[0].label]}, and a "
+            f"classifier needs two classes (left out: {_counted(ignored) or 'none'}); look at "
+            "data.labels and data.ignore_labels, or at the column `label` of the clip table"
+        )
     return LabelledSet(
         clips=clips,
         classes=labels.classes,
         passport=passport,
-        sha256=digest.hexdigest(),
+        shards_sha256=tuple(shards_sha256),
         num_unlabelled=num_unlabelled,
         ignored=dict(ignored),
     )
 
 
-def split_clips(clips: Sequence[LabelledClip], protocol: Protocol, fold: int) -> Splits:
-    """The clips of one fold, after the overlap guard.
+def split_clips(
+    clips: Sequence[LabelledClip],
+    protocol: Protocol,
+    fold: int,
+    classes: Sequence[str] | None = None,
+) -> Splits:
+    """The clips of one fold, after the overlap guard. `classes` names the classes in the notes.
 
     Raises DatasetError when a split of the fold has no clips, when training has one class, and,
     unless the protocol says `allow_shared_speakers`, when two splits share a speaker or training
@@ -205,21 +229,10 @@ def split_clips(clips: Sequence[LabelledClip], protocol: Protocol, fold: int) ->
             f"{where}: all {len(splits['train'])} training clips are of one class, so there is "
             "nothing to tell apart; use fewer folds, or another grouping"
         )
-    notes = []
-    for field in ("speaker", "recording"):
-        pairs = TRAIN_PAIRS if field == "recording" else (*TRAIN_PAIRS, ("dev", "test"))
-        shared = shared_names(splits, field, pairs)
-        if shared and not protocol.allow_shared_speakers:
-            raise DatasetError(
-                f"{where}: {field}s in two splits: "
-                + some([f"{name} ({a} and {b})" for name, a, b in shared])
-                + f". Results would measure the {field}, not the emotion. Split by {field} (python "
-                f"-m finetune.protocols make --by {field}), or say allow_shared_speakers in the "
-                "fold file"
-            )
-        if shared:
-            names = sorted({name for name, _, _ in shared})
-            notes.append(f"{field}s in two splits: {some(names)}; {MECHANICS}")
+    notes = [
+        *_overlaps(clips, splits, protocol, where),
+        *_absences(splits, protocol, fold, classes),
+    ]
     nameless = sum(clip.named("speaker") is None for part in splits.values() for clip in part)
     if nameless:
         notes.append(f"{nameless} clips name no speaker, so the overlap guard cannot see them")
@@ -229,6 +242,76 @@ def split_clips(clips: Sequence[LabelledClip], protocol: Protocol, fold: int) ->
             f"({protocol.group}s {some(sorted(uncovered))})"
         )
     return Splits(**splits, notes=notes)
+
+
+def _overlaps(
+    clips: Sequence[LabelledClip],
+    splits: dict[str, list[LabelledClip]],
+    protocol: Protocol,
+    where: str,
+) -> list[str]:
+    """The overlap guard: an error, or a note where the protocol allows it."""
+    notes = []
+    for field in ("speaker", "recording"):
+        pairs = TRAIN_PAIRS if field == "recording" else (*TRAIN_PAIRS, ("dev", "test"))
+        shared = shared_names(splits, field, pairs)
+        if shared and not protocol.allow_shared_speakers:
+            raise DatasetError(
+                f"{where}: {field}s in two splits: "
+                + some([f"{name} ({a} and {b})" for name, a, b in shared])
+                + f". Results would measure the {field}, not the emotion. "
+                + f"{_way_out(clips, field)}, or {ALLOW}"
+            )
+        if shared:
+            names = sorted({name for name, _, _ in shared})
+            notes.append(f"{field}s in two splits: {some(names)}; {MECHANICS}")
+    return notes
+
+
+def _way_out(clips: Sequence[LabelledClip], shared: str) -> str:
+    """How to group so that neither speakers nor recordings are split.
+
+    Grouping by what is `shared` does it only where each unit of the other kind lies whole inside
+    one of them. IEMOCAP's do not: both speakers of a session meet in all its dialogues.
+    """
+    other = {"speaker": "recording", "recording": "speaker"}[shared]
+    homes: dict[str | None, set[str | None]] = defaultdict(set)
+    for clip in clips:
+        homes[clip.named(other)].add(clip.named(shared))
+    homes.pop(None, None)
+    if all(len(names) == 1 for names in homes.values()):
+        return f"Split by {shared} (python -m finetune.protocols make --by {shared})"
+    return (
+        "Speakers share recordings and recordings share speakers here, so give the clip table "
+        "what holds them together, such as the session, as its column `recording`, extract again, "
+        "and split by it (python -m finetune.protocols make --by recording)"
+    )
+
+
+def _absences(
+    splits: dict[str, list[LabelledClip]],
+    protocol: Protocol,
+    fold: int,
+    classes: Sequence[str] | None,
+) -> list[str]:
+    """Notes: classes that training never sees, and units of the fold file that have no clips."""
+    notes = []
+    taught = {clip.label for clip in splits["train"]}
+    untaught = Counter(clip.label for clip in splits["test"] if clip.label not in taught)
+    for label, count in sorted(untaught.items()):
+        name = f"class {label}" if classes is None else classes[label]
+        notes.append(
+            f"fold {fold}: train has no clip of {name}, so {count} test clips cannot be right"
+        )
+    for split, members in splits.items():
+        listed = getattr(protocol.folds[fold], split)
+        found = len({clip.unit(protocol.group) for clip in members})
+        if found < len(listed):
+            notes.append(
+                f"fold {fold}, {split}: {found} of {len(listed)} {protocol.group}s listed "
+                f"{'has' if found == 1 else 'have'} clips here"
+            )
+    return notes
 
 
 def shared_names(

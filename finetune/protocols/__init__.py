@@ -13,6 +13,7 @@ Make one for a corpus without a published protocol:
 """
 
 from finetune.protocols.files import (
+    ALLOW,
     Fold,
     Group,
     Protocol,
@@ -24,6 +25,7 @@ from finetune.protocols.files import (
 from finetune.protocols.make import make_protocol
 
 __all__ = [
+    "ALLOW",
     "Group",
     "Fold",
     "Protocol",

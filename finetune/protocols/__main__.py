@@ -7,7 +7,7 @@ import sys
 from data_pipeline.config import ConfigError, load_config
 from data_pipeline.schema import SchemaError
 from finetune.config import FinetuneConfig
-from finetune.datasets import DatasetError, LabelMap, read_labelled
+from finetune.datasets import DatasetError, LabelMap, read_labelled, split_clips
 from finetune.protocols import ProtocolError, make_protocol, save_protocol
 
 log = logging.getLogger("finetune.protocols")
@@ -46,12 +46,19 @@ def main(argv: list[str] | None = None) -> int:
             allow_shared_speakers=args.allow_shared_speakers,
             seed=args.seed,
         )
+        folds = range(len(protocol.folds))
+        splits = [split_clips(found.clips, protocol, fold, found.classes) for fold in folds]
         save_protocol(protocol, args.output)
     except (ConfigError, DatasetError, ProtocolError, SchemaError) as error:
         log.error("%s", error)
         return 2
+    except OSError as error:
+        log.error("cannot write --output %s: %s", args.output, error)
+        return 2
     for line in found.summary():
         log.info("%s", line)
+    for note in dict.fromkeys([*found.notes, *(note for s in splits for note in s.notes)]):
+        log.warning("%s", note)
     log.info("%s: %d folds, sha256 %s", args.output, len(protocol.folds), protocol.sha256[:12])
     return 0
 

@@ -14,6 +14,10 @@ from data_pipeline.shards import atomic_file
 FORMAT_VERSION = 1
 SPLITS = ("train", "dev", "test")
 Group = Literal["speaker", "recording", "clip"]
+ALLOW = (
+    "allow it (--allow-shared-speakers, data.deal.allow_shared_speakers=true, or "
+    '"allow_shared_speakers": true in the fold file)'
+)
 _strict = ConfigDict(extra="forbid")
 
 
@@ -53,8 +57,8 @@ class Protocol:
             raise ValueError("no folds")
         if self.group == "clip" and not self.allow_shared_speakers:
             raise ValueError(
-                "folds of single clips put one speaker into training and test; set "
-                "allow_shared_speakers to true if that is meant, or group by speaker"
+                f"folds of single clips put one speaker into training and test; {ALLOW} if that "
+                "is meant, or group by speaker"
             )
         for number, fold in enumerate(self.folds):
             for split in SPLITS:
@@ -92,13 +96,25 @@ def load_protocol(path: str | Path) -> Protocol:
             f"no fold file {path}; make one with python -m finetune.protocols make --shards FOLDER "
             f"--by speaker --folds 5 --output {path}"
         ) from None
+    except OSError as error:
+        raise ProtocolError(
+            f"cannot read the fold file {path}: {error.strerror}; expected the JSON file that "
+            "python -m finetune.protocols make writes"
+        ) from error
     except ValueError as error:
         raise ProtocolError(f"{path} is not JSON: {error}") from error
     try:
         return TypeAdapter(Protocol).validate_python(data)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise ProtocolError(f"{path} is no protocol:\n" + "\n".join(lines)) from error
+        raise ProtocolError(f"{path} is no protocol:\n{describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """A line for each thing that is wrong with a protocol."""
+    return "\n".join(
+        f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors()
+    )
 
 
 def save_protocol(protocol: Protocol, path: str | Path) -> None:

@@ -5,7 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from finetune.protocols.files import Fold, Group, Protocol, ProtocolError
+from pydantic import ValidationError
+
+from finetune.protocols.files import Fold, Group, Protocol, ProtocolError, describe
 
 if TYPE_CHECKING:
     from finetune.datasets import LabelledClip
@@ -26,7 +28,8 @@ def make_protocol(
     Units go, the largest first, to the part that has fewest clips of the unit's classes, then
     fewest clips: parts come out even in size and in classes. The same clips and seed give the
     same folds. dev=False leaves the dev split empty (the last step is reported then).
-    Raises ProtocolError for fewer units than parts, or clips without the unit's name.
+    Raises ProtocolError for fewer units than parts, or for what a protocol must not say, and
+    DatasetError for clips without the unit's name.
     """
     smallest = 3 if dev else 2
     if num_folds < smallest:
@@ -71,10 +74,13 @@ def make_protocol(
                 test=tuple(sorted(parts[k])),
             )
         )
-    return Protocol(
-        name=name,
-        group=by,
-        allow_shared_speakers=allow_shared_speakers,
-        note=f"dealt by {by} into {num_folds} parts, seed {seed}",
-        folds=tuple(folds),
-    )
+    try:
+        return Protocol(
+            name=name,
+            group=by,
+            allow_shared_speakers=allow_shared_speakers,
+            note=f"dealt by {by} into {num_folds} parts, seed {seed}",
+            folds=tuple(folds),
+        )
+    except ValidationError as error:
+        raise ProtocolError(f"no folds by {by}:\n{describe(error)}") from error

@@ -138,6 +138,61 @@ def test_clips_that_no_split_takes_are_noted():
     assert note == "4 labelled clips are in no split of fold 0 (speakers toy/2)"
 
 
+def dyads():
+    """IEMOCAP's shape: two speakers a session, who meet in two dialogues."""
+    clips = labelled(num_speakers=6, per_speaker=8)
+    for number, clip in enumerate(clips):
+        session = int(clip.sample.meta["speaker"]) // 2
+        clip.sample.meta["recording"] = f"session{session}-dialogue{number % 2}"
+    return clips
+
+
+@pytest.mark.parametrize("group", ["speaker", "recording"])
+def test_speakers_and_recordings_that_cross_are_to_be_grouped_by_session(group):
+    units = sorted({clip.unit(group) for clip in dyads()})
+    crossing = protocol(units[::2], units[1::2], group=group)
+    with pytest.raises(DatasetError) as error:
+        split_clips(dyads(), crossing, 0)
+    message = str(error.value)
+    assert "such as the session, as its column `recording`" in message
+    assert "make --by recording" in message and "--by speaker" not in message
+    assert "--allow-shared-speakers" in message
+    clips = dyads()
+    for clip in clips:  # as the message says
+        clip.sample.meta["recording"] = clip.sample.meta["recording"].partition("-")[0]
+    units = sorted({clip.unit("recording") for clip in clips})
+    split_clips(clips, protocol(units[:2], units[2:], group="recording"), 0)
+
+
+def test_speakers_of_several_recordings_are_to_be_grouped_by_speaker():
+    clips = labelled()  # a recording each
+    units = [clip.unit("recording") for clip in clips]
+    with pytest.raises(DatasetError, match="Split by speaker .*make --by speaker"):
+        split_clips(clips, protocol(units[:6], units[6:], group="recording"), 0)
+
+
+def test_a_class_that_training_never_sees_is_noted():
+    clips = [clip for clip in labelled() if clip.named("speaker") != "toy/0" or clip.label != 3]
+    fold = protocol(["toy/0"], ["toy/2"], ["toy/1"])
+    (note,) = split_clips(clips, fold, 0, EMOTIONS).notes
+    assert note == "fold 0: train has no clip of sad, so 1 test clips cannot be right"
+
+
+def test_units_that_have_no_clips_are_counted():
+    fold = protocol(["toy/0"], ["toy/2", "toy/8", "toy/9"], ["toy/1"])
+    (note,) = split_clips(labelled(), fold, 0).notes
+    assert note == "fold 0, test: 1 of 3 speakers listed has clips here"
+
+
+def test_a_class_without_clips_is_noted(write_shards):
+    folder = write_shards(relabelled(["ang", "sad", "ang", "sad"]))
+    found = read_labelled([str(folder)], LabelMap.build(LABELS))
+    assert found.notes == ["no clip of happy, neutral: scored without"]
+    folder = write_shards(relabelled(["sad", "sad"]), "one")
+    with pytest.raises(DatasetError, match="all 2 labelled clips are sad"):
+        read_labelled([str(folder)], LabelMap.build(LABELS))
+
+
 def test_modalities_out_of_use_are_absent_not_zero():
     sample = labelled()[0].sample
     kept = keep_modalities(sample, ("face",))

@@ -115,6 +115,30 @@ def test_the_command_writes_a_usable_file(tmp_path, write_shards, caplog):
     assert "too few for 9 folds" in caplog.text
 
 
+def test_the_command_refuses_what_finetuning_would(tmp_path, write_shards, caplog):
+    clips = make_clips(num_speakers=6, per_speaker=8, signal=1.0)
+    for number, clip in enumerate(clips):
+        clip.meta["recording"] = f"session{int(clip.meta['speaker']) // 2}-{number % 3}"
+    command = ["make", "--shards", str(write_shards(clips)), "--folds", "3", "--output"]
+    out = tmp_path / "folds.json"
+    for by in ("speaker", "recording"):
+        assert main([*command, str(out), "--by", by]) == 2
+        assert "such as the session, as its column `recording`" in caplog.text
+        caplog.clear()
+        assert not out.exists()
+    assert main([*command, str(out), "--by", "clip"]) == 2
+    assert "--allow-shared-speakers" in caplog.text
+    assert main([*command, str(out), "--by", "clip", "--allow-shared-speakers"]) == 0
+    assert "mechanics, not accuracy" in caplog.text
+    assert main([*command, str(out / "below"), "--by", "clip", "--allow-shared-speakers"]) == 2
+    assert f"cannot write --output {out / 'below'}" in caplog.text
+
+
+def test_a_folder_is_no_fold_file(tmp_path):
+    with pytest.raises(ProtocolError, match="cannot read the fold file .*Is a directory"):
+        load_protocol(tmp_path)
+
+
 def test_clips_without_a_speaker_cannot_be_grouped_by_one():
     clips = labelled()
     clips[0].sample.meta["speaker"] = None
