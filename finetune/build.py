@@ -1,7 +1,7 @@
 """Models of the four settings, all of one shape, from a checkpoint, from BERT, or from nothing."""
 
+import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,18 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from data_pipeline.config import ConfigError
 from data_pipeline.schema import Passport, check_passport
 from data_pipeline.weights import sha256_of
 from finetune.classifiers import HeadClassifier, PromptClassifier
-from finetune.config import FinetuneConfig, ModelConfig, Setting
+from finetune.config import DataConfig, FinetuneConfig, ModelConfig, Setting
+from finetune.datasets import LabelledSet
 from finetune.encode import ClipEncoder
 from finetune.heads import LinearHead
 from finetune.prompt import Prompt, Verbalizer
 from pretrain.build import build_tokenizer
 from pretrain.checkpoint import Checkpoint, load_checkpoint
-from pretrain.model.bert_init import bert_shape, load_bert
+from pretrain.model.bert_init import BertError, bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
 from pretrain.runtime import seed_everything
 
@@ -50,16 +52,22 @@ class Source:
         """Read the checkpoint, or the shape of the BERT when there is none.
 
         Raises SchemaError when the clips `where` were made by another feature passport than the
-        checkpoint's.
+        checkpoint's, BertError when the BERT's tokenizer knows more pieces than the BERT.
         """
         if config.checkpoint is None:
             shape: dict[str, Any] = bert_shape(config.bert)
             for modality in ("face", "speech"):
                 spec = passport.get(modality)
                 shape[f"{modality}_width"] = None if spec is None else spec.width
+            tokenizer = build_tokenizer(config.bert)
+            if len(tokenizer) > shape["vocab_size"]:
+                raise BertError(
+                    f"the tokenizer of {config.bert} knows {len(tokenizer)} pieces, its model "
+                    f"{shape['vocab_size']}; expected both of one BERT, such as bert-base-uncased"
+                )
             return cls(
                 shape=shape,
-                tokenizer=build_tokenizer(config.bert),
+                tokenizer=tokenizer,
                 checkpoint=None,
                 checkpoint_sha256="",
                 bert=config.bert,
@@ -74,38 +82,58 @@ class Source:
             bert=config.bert,
         )
 
-    def pretrained_on(self, folders: Sequence[str]) -> bool:
-        """Whether pretraining read any of these shard folders."""
-        if self.checkpoint is None or self.checkpoint.config is None:
-            return False
-        read = {Path(folder).resolve() for folder in self.checkpoint.config.data.shards}
-        return bool(read & {Path(folder).resolve() for folder in folders})
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Of what decides a text's pieces: the vocabulary, and how text is brought to it."""
+        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        parts = [told[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def model(self, setting: Setting, seed: int) -> MEmoBert:
-        """A fresh model; `seed` decides whatever the setting leaves new."""
+    def pretrained_on(self, clips: LabelledSet, folders: tuple[str, ...]) -> bool:
+        """Whether pretraining read any shard of `clips`, which lie in `folders` now.
+
+        Shards are known by their digests; a checkpoint without those by its folders' paths.
+        """
+        if self.checkpoint is None:
+            return False
+        read = self.checkpoint.provenance.get("shards_sha256")
+        if read:
+            return not set().union(*read.values()).isdisjoint(clips.shards_sha256)
+        if self.checkpoint.config is None:
+            return False
+        paths = {Path(folder).resolve() for folder in self.checkpoint.config.data.shards}
+        return not paths.isdisjoint(Path(folder).resolve() for folder in folders)
+
+    def model(self, setting: Setting, seed: int) -> tuple[MEmoBert, list[str]]:
+        """A fresh model, and lines for the log that say what its weights come from.
+
+        `seed` decides whatever the setting leaves new. Raises BertError when the BERT is of
+        another size than the checkpoint.
+        """
         seed_everything(seed)
         model = MEmoBert(**self.shape)
         if uses_checkpoint(setting):
             assert self.checkpoint is not None, "FinetuneConfig has checked it"
             model.load_state_dict(self.checkpoint.model.state_dict())
-        elif setting == "bert_direct":
-            load_bert(model, self.bert)
-        return model
+            return model, [f"from {self.checkpoint.folder}: every weight of the model"]
+        if setting == "bert_direct":
+            return model, load_bert(model, self.bert)
+        return model, ["every weight new"]
 
 
 def build_classifier(
     source: Source, setting: Setting, seed: int, classes: tuple[str, ...], config: FinetuneConfig
-) -> nn.Module:
-    """The classifier of one setting, as training starts from it."""
-    model = source.model(setting, seed)
+) -> tuple[nn.Module, list[str]]:
+    """The classifier of one setting, as training starts from it, and lines for the log."""
+    model, lines = source.model(setting, seed)
     if uses_prompt(setting):
         verbalizer = Verbalizer.build(classes, config.prompt.words, source.tokenizer)
-        return PromptClassifier(model, verbalizer, config.prompt.decode)
-    return HeadClassifier(model, LinearHead(source.shape["width"], len(classes)))
+        return PromptClassifier(model, verbalizer, config.prompt.decode), lines
+    return HeadClassifier(model, LinearHead(source.shape["width"], len(classes))), lines
 
 
 def build_encoder(source: Source, setting: Setting, config: FinetuneConfig) -> ClipEncoder:
-    """How one setting reads a clip."""
+    """How one setting reads a clip. Raises ConfigError when it reads none of a modality in use."""
     data = config.data
     max_faces, max_speech = data.max_faces, data.max_speech_states
     if source.checkpoint is not None and source.checkpoint.config is not None:
@@ -114,7 +142,7 @@ def build_encoder(source: Source, setting: Setting, config: FinetuneConfig) -> C
         max_faces = pretrained.max_face_frames if max_faces is None else max_faces
         max_speech = pretrained.max_speech_frames if max_speech is None else max_speech
     prompt = Prompt(config.prompt.template, source.tokenizer) if uses_prompt(setting) else None
-    return ClipEncoder(
+    encoder = ClipEncoder(
         source.tokenizer,
         prompt=prompt,
         max_text_pieces=data.max_text_pieces,
@@ -124,3 +152,23 @@ def build_encoder(source: Source, setting: Setting, config: FinetuneConfig) -> C
         max_frame_positions=source.shape.get("max_frame_positions", 512),
         positions=source.shape.get("positions", "index"),
     )
+    _check_modalities(encoder, data)
+    return encoder
+
+
+def _check_modalities(encoder: ClipEncoder, data: DataConfig) -> None:
+    limits = {
+        "text": ("max_text_pieces", encoder.max_pieces),
+        "face": ("max_faces", encoder.max_faces),
+        "speech": ("max_speech_states", encoder.max_speech),
+    }
+    for modality in data.modalities:
+        name, limit = limits[modality]
+        said = getattr(data, name)
+        if limit < 1:
+            of_checkpoint = ", and the checkpoint was pretrained on none" if said is None else ""
+            raise ConfigError(
+                f"data.modalities lists {modality}, but none of it would be read: data.{name} is "
+                f"{'null' if said is None else said}{of_checkpoint}; leave {modality} out of "
+                f"data.modalities, or set data.{name}"
+            )

@@ -54,9 +54,6 @@ class DataConfig:
     """Labels whose clips are left out, and counted; "*" is every label that no class lists."""
     modalities: tuple[Modality, ...] = ("text", "face", "speech")
     """What the model may see, in training and in test."""
-    modality_cases: Literal["full", "seven"] = "full"
-    """seven: each training step sees one of the seven non-empty subsets of `modalities`, drawn
-    evenly, as in MEmoBERT's best prompt runs; dev and test always see all of `modalities`."""
     max_text_pieces: int = 120
     """Word pieces of an utterance; the rest is cut off, the prompt never is."""
     max_faces: int | None = None
@@ -70,6 +67,10 @@ class DataConfig:
             raise ValueError(
                 f"modalities {list(self.modalities)}; expected one or more, none twice"
             )
+        for name in ("max_text_pieces", "max_faces", "max_speech_states"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 0:
+                raise ValueError(f"{name} {limit}; expected at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,9 @@ class Plan:
     num_steps: int = 2000
     patience: int | None = None
     """Evaluations without a better UA after which training stops; None never stops early."""
+    modality_cases: Literal["full", "seven"] = "full"
+    """seven: each training step sees one of the seven non-empty subsets of data.modalities, drawn
+    evenly, as in MEmoBERT's best prompt runs; dev and test always see all of them."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.num_steps:
@@ -194,6 +198,10 @@ class FinetuneConfig:
             values = getattr(self, name)
             if values is not None and (not values or len(set(values)) != len(values)):
                 raise ValueError(f"{name} {list(values)}; expected at least one, none twice")
+        if not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)}; expected 0 or more, below 2**63")
+        if not self.output.strip():
+            raise ValueError("output is empty; expected a folder, such as output=runs/finetune")
         if self.eval_every_steps < 1 or self.num_resamples < 0:
             raise ValueError(
                 f"eval_every_steps {self.eval_every_steps}, num_resamples {self.num_resamples}; "

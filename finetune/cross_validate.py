@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import json
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,39 @@ from scipy.special import softmax
 from data_pipeline.config import ConfigError, dump_config
 from finetune.build import Source, build_classifier, build_encoder, uses_checkpoint, uses_prompt
 from finetune.config import FinetuneConfig, Setting
-from finetune.datasets import LabelledClip, LabelledSet, LabelMap, read_labelled, split_clips
-from finetune.encode import ClipEncoder, modality_cases
+from finetune.datasets import (
+    LabelledClip,
+    LabelledSet,
+    LabelMap,
+    Modality,
+    Splits,
+    read_labelled,
+    split_clips,
+)
+from finetune.encode import ClipEncoder, Reader, modality_cases, read_once
 from finetune.fit import Encodings, Fit, fit
 from finetune.metrics import score
-from finetune.prompt import Verbalizer
 from finetune.protocols import Protocol, load_protocol, make_protocol, save_protocol
 from finetune.results import (
+    Recipe,
     ResultsRow,
-    git_commit,
     read_row,
     read_rows,
     recipe_digest,
     run_folder,
     write_csv,
+    write_recipes,
     write_results,
     write_row,
     write_text,
 )
 from pretrain.example import collate
+from pretrain.model.bert_init import bert_sha256
+from pretrain.runtime import git_commit
+
+PRETRAINED_ON = "the checkpoint was pretrained on these very clips, without their labels"
+Run = tuple[Setting, int, int]
+"""Setting, fold, seed."""
 
 
 def cross_validate(
@@ -42,36 +56,42 @@ def cross_validate(
     """Run all that has no row yet; return the rows of this config.
 
     Everything that can be checked is checked before the first step: labels, folds, overlap,
-    label words, passports. All processes call it together; the first one writes.
+    label words, passports, the weights of every setting. All processes call it together; the
+    first one writes.
     """
     data = config.data
     clips = read_labelled(data.shards, LabelMap.build(data.labels, data.ignore_labels))
     for line in clips.summary():
         log.info(line)
     source = Source.load(config.model, clips.passport, ", ".join(data.shards))
-    if any(map(uses_prompt, config.settings)):
-        Verbalizer.build(clips.classes, config.prompt.words, source.tokenizer)
     encoders = {setting: build_encoder(source, setting, config) for setting in config.settings}
-    protocol = _protocol(config, clips, accelerator)
+    protocol = _protocol(config, clips)
     folds = _folds(config, protocol)
-    splits = {fold: split_clips(clips.clips, protocol, fold) for fold in folds}
-    notes = list(dict.fromkeys(note for split in splits.values() for note in split.notes))
-    if source.pretrained_on(data.shards):
-        notes.append("the checkpoint was pretrained on these very clips, without their labels")
-    blind = sum(
-        all(getattr(clip.sample, modality) is None for modality in data.modalities)
-        for clip in clips.clips
-    )
-    if blind:
-        notes.append(f"{blind} clips have none of {', '.join(data.modalities)}: judged unseen")
-    for note in notes:
+    splits = {fold: split_clips(clips.clips, protocol, fold, clips.classes) for fold in folds}
+    for setting in config.settings:
+        _, lines = build_classifier(source, setting, config.seeds[0], clips.classes, config)
+        for line in lines:
+            log.info(f"{setting}: {line}")
+    seen = source.pretrained_on(clips, data.shards)
+    notes = [*_notes(config, clips, splits), *([PRETRAINED_ON] if seen else [])]
+    notes_of = {
+        setting: [n for n in notes if n != PRETRAINED_ON or uses_checkpoint(setting)]
+        for setting in config.settings
+    }
+    for note in dict.fromkeys(note for of_setting in notes_of.values() for note in of_setting):
         log.warning(note)
 
-    recipes = {s: _recipe(config, s, clips, protocol, source) for s in config.settings}
-    runs = [(s, fold, seed) for s in config.settings for fold in folds for seed in config.seeds]
-    folders = {
-        run: run_folder(config.output, run[0], run[1], run[2], recipes[run[0]]) for run in runs
+    recipes = {
+        setting: Recipe(
+            recipe=_recipe(config, setting, clips, protocol, source, encoders[setting]),
+            classes=clips.classes,
+            protocol=f"{protocol.name} v{protocol.version}, sha256 {protocol.sha256[:12]}",
+            notes=(*clips.summary(), *notes_of[setting]),
+        )
+        for setting in config.settings
     }
+    runs = [(s, fold, seed) for s in config.settings for fold in folds for seed in config.seeds]
+    folders = {run: run_folder(config.output, *run, recipes[run[0]].recipe) for run in runs}
     waiting = [
         [run for run in runs if config.overwrite or read_row(folders[run]) is None]
         if accelerator.is_main_process
@@ -83,81 +103,41 @@ def cross_validate(
         f"{len(config.seeds)} seeds; {len(runs) - len(waiting)} have results already"
     )
     if accelerator.is_main_process:
-        _announce(config, recipes, clips, protocol, notes)
+        write_recipes(config.output, recipes)
+        write_text(Path(config.output) / "config.yaml", dump_config(config))
+        save_protocol(protocol, Path(config.output) / "protocol.json")
 
-    for number, run in enumerate(waiting, 1):
-        setting, fold, seed = run
-        encode = functools.partial(_encode, encoders[setting], config)
-        split = splits[fold]
-        log.info(f"run {number}/{len(waiting)}: {setting}, fold {fold}, seed {seed}")
-        result = fit(
-            build_classifier(source, setting, seed, clips.classes, config),
-            train=encode(split.train, data.modality_cases),
-            dev=encode(split.dev, "full"),
-            test=encode(split.test, "full"),
-            collate=functools.partial(collate, pad_id=source.tokenizer.pad_token_id),
-            num_classes=len(clips.classes),
-            plan=config.plans.of(setting),
-            optim=config.optim,
-            selection=config.selection,
-            eval_every_steps=config.eval_every_steps,
-            seed=seed,
-            accelerator=accelerator,
-            log=log,
-        )
-        if accelerator.is_main_process:
-            truth_N = np.array([clip.label for clip in split.test])
-            scores = score(
-                truth_N,
-                result.test.prediction_N,
-                len(clips.classes),
-                num_resamples=config.num_resamples,
-                seed=seed,
-            )
-            low_high = [
-                (None, None) if interval is None else interval
-                for interval in (scores.wa_interval, scores.ua_interval, scores.macro_f1_interval)
-            ]
-            row = ResultsRow(
-                corpus=clips.corpus,
-                protocol=f"{protocol.name} v{protocol.version}",
-                fold_file_sha256=protocol.sha256,
-                fold=fold,
-                setting=setting,
-                head="prompt" if uses_prompt(setting) else "linear",
-                modalities="+".join(data.modalities),
-                seed=seed,
-                wa=scores.wa,
-                ua=scores.ua,
-                macro_f1=scores.macro_f1,
-                wa_low=low_high[0][0],
-                wa_high=low_high[0][1],
-                ua_low=low_high[1][0],
-                ua_high=low_high[1][1],
-                macro_f1_low=low_high[2][0],
-                macro_f1_high=low_high[2][1],
-                selection=config.selection,
-                step=result.step,
-                selection_ua=result.selection_ua,
-                num_train=len(split.train),
-                num_dev=len(split.dev),
-                num_test=len(split.test),
-                shared_speakers=protocol.allow_shared_speakers,
-                checkpoint_sha256=source.checkpoint_sha256 if uses_checkpoint(setting) else "",
-                data_sha256=clips.sha256,
-                git_commit=git_commit(),
-                num_processes=accelerator.num_processes,
-                recipe=recipes[setting],
-                notes="; ".join(split.notes),
-            )
-            _write_run(folders[run], config, clips.classes, split.test, result, row)
-            write_results(config.output)
-            log.info(
-                f"test at step {row.step} ({row.selection}): WA {row.wa:.3f} UA {row.ua:.3f} "
-                f"macro-F1 {row.macro_f1:.3f} on {row.num_test} clips"
-            )
+    number = 0
+    for setting, of_setting in itertools.groupby(waiting, key=lambda run: run[0]):
+        read = read_once(encoders[setting])
+        for run in of_setting:
+            number += 1
+            _, fold, seed = run
+            split = splits[fold]
+            log.info(f"run {number}/{len(waiting)}: {setting}, fold {fold}, seed {seed}")
+            result = _fit(config, source, clips, split, run, read, accelerator, log)
+            if accelerator.is_main_process:
+                row = _row(
+                    config,
+                    source,
+                    clips,
+                    protocol,
+                    split,
+                    run,
+                    result,
+                    recipe=recipes[setting],
+                    num_processes=accelerator.num_processes,
+                )
+                _write_run(folders[run], config, clips.classes, split.test, result, row)
+                write_results(config.output)
+                log.info(
+                    f"test at step {row.step} ({row.selection}): WA {row.wa:.3f} UA {row.ua:.3f} "
+                    f"macro-F1 {row.macro_f1:.3f} on {row.num_test} clips"
+                )
+    if accelerator.is_main_process:
+        write_results(config.output)  # also where nothing was left to run
     accelerator.wait_for_everyone()
-    wanted = set(recipes.values())
+    wanted = {recipe.recipe for recipe in recipes.values()}
     chosen = {(fold, seed) for _, fold, seed in runs}
     return [
         row
@@ -166,11 +146,117 @@ def cross_validate(
     ]
 
 
-def _protocol(config: FinetuneConfig, clips: LabelledSet, accelerator: Accelerator) -> Protocol:
+def _notes(config: FinetuneConfig, clips: LabelledSet, splits: dict[int, Splits]) -> list[str]:
+    """What a reader of any setting's results must know."""
+    notes = [*clips.notes, *(note for split in splits.values() for note in split.notes)]
+    modalities = config.data.modalities
+    blind = sum(
+        all(getattr(clip.sample, modality) is None for modality in modalities)
+        for clip in clips.clips
+    )
+    if blind:
+        notes.append(f"{blind} clips have none of {', '.join(modalities)}: judged unseen")
+    return list(dict.fromkeys(notes))
+
+
+def _fit(
+    config: FinetuneConfig,
+    source: Source,
+    clips: LabelledSet,
+    split: Splits,
+    run: Run,
+    read: Reader,
+    accelerator: Accelerator,
+    log: logging.Logger,
+) -> Fit:
+    """Train and judge one run."""
+    setting, _, seed = run
+    plan = config.plans.of(setting)
+    encode = functools.partial(_encode, read, config.data.modalities)
+    classifier, _ = build_classifier(source, setting, seed, clips.classes, config)
+    return fit(
+        classifier,
+        train=encode(split.train, plan.modality_cases),
+        dev=encode(split.dev, "full"),
+        test=encode(split.test, "full"),
+        collate=functools.partial(collate, pad_id=source.tokenizer.pad_token_id),
+        num_classes=len(clips.classes),
+        plan=plan,
+        optim=config.optim,
+        selection=config.selection,
+        eval_every_steps=config.eval_every_steps,
+        seed=seed,
+        accelerator=accelerator,
+        log=log,
+    )
+
+
+def _row(
+    config: FinetuneConfig,
+    source: Source,
+    clips: LabelledSet,
+    protocol: Protocol,
+    split: Splits,
+    run: Run,
+    result: Fit,
+    *,
+    recipe: Recipe,
+    num_processes: int,
+) -> ResultsRow:
+    """Scores of one run, and all that says what was run."""
+    setting, fold, seed = run
+    scores = score(
+        np.array([clip.label for clip in split.test]),
+        result.test.prediction_N,
+        len(clips.classes),
+        num_resamples=config.num_resamples,
+        seed=seed,
+    )
+    intervals = {
+        "wa": scores.wa_interval,
+        "ua": scores.ua_interval,
+        "macro_f1": scores.macro_f1_interval,
+    }
+    ends = {
+        f"{name}_{end}": None if interval is None else interval[i]
+        for name, interval in intervals.items()
+        for i, end in enumerate(("low", "high"))
+    }
+    notes = [*split.notes, *([PRETRAINED_ON] if PRETRAINED_ON in recipe.notes else [])]
+    return ResultsRow(
+        corpus=clips.corpus,
+        protocol=f"{protocol.name} v{protocol.version}",
+        fold_file_sha256=protocol.sha256,
+        fold=fold,
+        setting=setting,
+        head="prompt" if uses_prompt(setting) else "linear",
+        modalities="+".join(config.data.modalities),
+        seed=seed,
+        wa=scores.wa,
+        ua=scores.ua,
+        macro_f1=scores.macro_f1,
+        **ends,
+        selection=config.selection,
+        step=result.step,
+        selection_ua=result.selection_ua,
+        num_train=len(split.train),
+        num_dev=len(split.dev),
+        num_test=len(split.test),
+        shared_speakers=protocol.allow_shared_speakers,
+        checkpoint_sha256=source.checkpoint_sha256 if uses_checkpoint(setting) else "",
+        data_sha256=clips.sha256,
+        git_commit=git_commit(),
+        num_processes=num_processes,
+        recipe=recipe.recipe,
+        notes="; ".join(notes),
+    )
+
+
+def _protocol(config: FinetuneConfig, clips: LabelledSet) -> Protocol:
     if config.data.protocol is not None:
         return load_protocol(config.data.protocol)
     deal = config.data.deal
-    protocol = make_protocol(
+    return make_protocol(
         clips.clips,
         name=f"{clips.corpus}-{deal.by}{deal.folds}",
         by=deal.by,
@@ -179,9 +265,6 @@ def _protocol(config: FinetuneConfig, clips: LabelledSet, accelerator: Accelerat
         allow_shared_speakers=deal.allow_shared_speakers,
         seed=deal.seed,
     )
-    if accelerator.is_main_process:
-        save_protocol(protocol, Path(config.output) / "protocol.json")
-    return protocol
 
 
 def _folds(config: FinetuneConfig, protocol: Protocol) -> list[int]:
@@ -206,14 +289,17 @@ def _recipe(
     clips: LabelledSet,
     protocol: Protocol,
     source: Source,
+    encoder: ClipEncoder,
 ) -> str:
     """Digest of all that decides a result but fold, seed, code and number of processes."""
-    data = dataclasses.asdict(config.data)
-    for name in ("shards", "protocol", "deal"):  # their contents are hashed below
-        del data[name]
     facts: dict[str, Any] = {
         "setting": setting,
-        "data": data,
+        "labels": config.data.labels,
+        "ignore_labels": config.data.ignore_labels,
+        "classes": clips.classes,  # in their order, which a digest of the labels does not keep
+        "modalities": config.data.modalities,
+        # As they came out: a limit of null takes the checkpoint's.
+        "limits": [encoder.max_pieces, encoder.max_faces, encoder.max_speech],
         "data_sha256": clips.sha256,
         "fold_file_sha256": protocol.sha256,
         "shape": source.shape,
@@ -223,38 +309,23 @@ def _recipe(
         "eval_every_steps": config.eval_every_steps,
         "num_resamples": config.num_resamples,
         "checkpoint_sha256": source.checkpoint_sha256 if uses_checkpoint(setting) else "",
-        "bert": source.bert if setting == "bert_direct" else "",
+        "bert_sha256": bert_sha256(source.bert) if setting == "bert_direct" else "",
+        "tokenizer_sha256": source.tokenizer_sha256,
         "prompt": dataclasses.asdict(config.prompt) if uses_prompt(setting) else "",
     }
     return recipe_digest(facts)
 
 
-def _announce(
-    config: FinetuneConfig,
-    recipes: dict[Setting, str],
-    clips: LabelledSet,
-    protocol: Protocol,
-    notes: list[str],
-) -> None:
-    """Write the resolved config, and run.json, by which a report tells today's rows from old."""
-    path = Path(config.output) / "run.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["recipes"] if path.exists() else {}
-    about = {
-        "recipes": known | recipes,
-        "classes": clips.classes,
-        "protocol": f"{protocol.name} v{protocol.version}, sha256 {protocol.sha256[:12]}",
-        "notes": [*clips.summary(), *notes],
-    }
-    write_text(path, json.dumps(about, indent=1) + "\n")
-    write_text(Path(config.output) / "config.yaml", dump_config(config))
-
-
 def _encode(
-    encoder: ClipEncoder, config: FinetuneConfig, clips: list[LabelledClip], cases: str
+    read: Reader,
+    modalities: tuple[Modality, ...],
+    clips: list[LabelledClip],
+    cases: str,
 ) -> Encodings:
-    modalities = modality_cases(config.data.modalities, cases)
     return Encodings(
-        cases_KN=[[encoder(clip.sample, case) for clip in clips] for case in modalities],
+        cases_KN=[
+            [read(clip, case) for clip in clips] for case in modality_cases(modalities, cases)
+        ],
         label_N=np.array([clip.label for clip in clips], dtype=np.int64),
     )
 

@@ -5,18 +5,21 @@ is longer than the model has positions for is cut, and the prompt never is.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import ClipSample
-from finetune.datasets import Modality, keep_modalities
+from finetune.datasets import LabelledClip, Modality, keep_modalities
 from finetune.prompt import Prompt
 from pretrain.example import Example, Limits, make_example
 from pretrain.masking import IGNORED, MaskingSettings
 from pretrain.model.embeddings import FACE_HZ
+
+Reader = Callable[[LabelledClip, tuple[Modality, ...]], Example]
 
 
 class ClipEncoder:
@@ -98,6 +101,11 @@ class ClipEncoder:
         if len(of_words) <= self.max_pieces:
             return words
         return words[: of_words[self.max_pieces]]
+
+
+def read_once(encoder: ClipEncoder) -> Reader:
+    """`encoder`, which encodes each clip once per modality case, however many runs ask for it."""
+    return functools.cache(lambda clip, case: encoder(clip.sample, case))
 
 
 def modality_cases(modalities: Sequence[Modality], cases: str) -> list[tuple[Modality, ...]]:

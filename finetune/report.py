@@ -6,7 +6,6 @@ writes table.md, table.csv, confusion.png and curves.png into the folder.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from finetune.config import SETTINGS  # noqa: E402
-from finetune.results import ResultsRow, read_rows, run_folder, write_text  # noqa: E402
+from finetune.results import (  # noqa: E402
+    Recipe,
+    ResultsRow,
+    read_recipes,
+    read_rows,
+    run_folder,
+    write_text,
+)
 
 NAMES = {
     "direct": "Direct",
@@ -73,28 +79,30 @@ def finetune_report(folder: Path) -> FinetuneReport:
 
     Raises ReportError when there is no finished run.
     """
-    path = folder / "run.json"
-    if not path.exists():
-        raise ReportError(f"no {path}; run accelerate launch finetune/run.py output={folder} first")
-    about = json.loads(path.read_text(encoding="utf-8"))
+    recipes = read_recipes(folder)
+    if not recipes:
+        raise ReportError(
+            f"no {folder / 'run.json'}; run accelerate launch finetune/run.py output={folder} first"
+        )
     every = read_rows(folder)
     groups = {
-        setting: [r for r in every if r.recipe == about["recipes"].get(setting)]
+        setting: [r for r in every if r.recipe == recipes[setting].recipe]
         for setting in SETTINGS
+        if setting in recipes
     }
     groups = {setting: rows for setting, rows in groups.items() if rows}
     if not groups:
         raise ReportError(f"no finished run in {folder}; run accelerate launch finetune/run.py")
-    shown = [row for rows in groups.values() for row in rows]
+    num_shown = sum(map(len, groups.values()))
     report = FinetuneReport(
         folder=folder,
         columns=COLUMNS,
         rows=[_table_row(setting, rows) for setting, rows in groups.items()],
         pictures=[
-            _plot_confusion(folder, groups, about["classes"]),
+            _plot_confusion(folder, groups, recipes),
             _plot_curves(folder, groups),
         ],
-        notes=_notes(about, shown, len(every) - len(shown)),
+        notes=_notes(recipes, groups, len(every) - num_shown),
         judged=_judged(folder, list(groups.values())[-1]),
     )
     write_text(folder / "table.md", report.markdown)
@@ -140,8 +148,11 @@ def _table_row(setting: str, rows: list[ResultsRow]) -> tuple[str, ...]:
     )
 
 
-def _notes(about: dict, shown: list[ResultsRow], num_old: int) -> list[str]:
-    notes = [f"protocol {about['protocol']}", *about["notes"]]
+def _notes(
+    recipes: dict[str, Recipe], groups: dict[str, list[ResultsRow]], num_old: int
+) -> list[str]:
+    notes = _merged({s: [f"protocol {recipes[s].protocol}", *recipes[s].notes] for s in groups})
+    shown = [row for rows in groups.values() for row in rows]
     if any(row.shared_speakers for row in shown):
         notes.append("training and test may share speakers: mechanics, not accuracy")
     if any(row.selection == "oracle" for row in shown):
@@ -149,9 +160,32 @@ def _notes(about: dict, shown: list[ResultsRow], num_old: int) -> list[str]:
     for what, name in (("fold_file_sha256", "fold files"), ("data_sha256", "shards")):
         if len({getattr(row, what) for row in shown}) > 1:
             notes.append(f"the settings were run on different {name} and cannot be compared")
+    facts = {
+        "run on different modalities": {s: rows[0].modalities for s, rows in groups.items()},
+        "run on different classes": {s: ", ".join(recipes[s].classes) for s in groups},
+        "given their step by different splits": {
+            s: rows[0].selection for s, rows in groups.items()
+        },
+    }
+    for what, fact_of in facts.items():
+        if len(set(fact_of.values())) > 1:
+            each = "; ".join(f"{NAMES[s]}: {fact}" for s, fact in fact_of.items())
+            notes.append(f"the settings were {what} ({each}) and cannot be compared")
     if num_old:
         notes.append(f"{num_old} rows of earlier recipes are in results.csv, not in this table")
     return notes
+
+
+def _merged(notes_of: dict[str, list[str]]) -> list[str]:
+    """Each note once, after the names of its settings where it is not of all of them."""
+    owners: dict[str, list[str]] = {}
+    for setting, notes in notes_of.items():
+        for note in notes:
+            owners.setdefault(note, []).append(NAMES[setting])
+    return [
+        note if len(names) == len(notes_of) else f"{', '.join(names)}: {note}"
+        for note, names in owners.items()
+    ]
 
 
 def _judged(folder: Path, rows: list[ResultsRow]) -> list[JudgedClip]:
@@ -168,12 +202,15 @@ def _judged(folder: Path, rows: list[ResultsRow]) -> list[JudgedClip]:
     ]
 
 
-def _plot_confusion(folder: Path, groups: dict[str, list[ResultsRow]], classes: list[str]) -> Path:
+def _plot_confusion(
+    folder: Path, groups: dict[str, list[ResultsRow]], recipes: dict[str, Recipe]
+) -> Path:
     """Rows are truth; shares of a row, and counts over all folds and seeds."""
     figure, axes = plt.subplots(
         1, len(groups), figsize=(3.1 * len(groups) + 0.8, 4.0), layout="compressed", squeeze=False
     )
     for axis, (setting, rows) in zip(axes[0], groups.items(), strict=True):
+        classes = list(recipes[setting].classes)
         said = pd.concat([_read(folder, row, "predictions.csv") for row in rows])
         names = [*classes, *sorted(set(said.prediction) - set(classes))]
         counts = pd.crosstab(said.truth, said.prediction).reindex(

@@ -2,7 +2,11 @@
 
 A run's folder is written last file last: config.yaml, curve.csv, predictions.csv, then row.json,
 which marks it as done. results.csv is nothing but all row.json of an output folder, written anew,
-whole, after each run; any number of processes may work on one output folder.
+whole, after each run.
+
+One launch at a time works on an output folder, with any number of processes, of which the first
+writes. Two at once lose no finished run, but do some twice, and each writes run.json and
+results.csv as if it were alone; the next launch puts results.csv right.
 """
 
 import csv
@@ -10,11 +14,12 @@ import dataclasses
 import hashlib
 import io
 import json
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.shards import atomic_file
 
@@ -65,6 +70,39 @@ class ResultsRow:
     recipe: str
     """Digest of everything above that a rerun would have to share, and of the settings."""
     notes: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one setting was run last, and what a reader of its rows must know beside them."""
+
+    recipe: str
+    """Digest, as in the rows."""
+    classes: tuple[str, ...]
+    """In the order of the class numbers."""
+    protocol: str
+    notes: tuple[str, ...]
+
+
+def read_recipes(output: str | Path) -> dict[str, Recipe]:
+    """The latest recipe of each setting that was run, from run.json. Raises ResultsError."""
+    path = Path(output) / "run.json"
+    try:
+        return TypeAdapter(dict[str, Recipe]).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        raise ResultsError(
+            f"{path} is cut, or of another version: {error.errors()[0]['msg']}; remove it and run "
+            "again, finished runs are kept"
+        ) from error
+
+
+def write_recipes(output: str | Path, recipes: dict[str, Recipe]) -> None:
+    """Note the recipes of a run; those of settings that it leaves out stay."""
+    known = read_recipes(output) | recipes
+    text = json.dumps({setting: dataclasses.asdict(known[setting]) for setting in known}, indent=1)
+    write_text(Path(output) / "run.json", text + "\n")
 
 
 def recipe_digest(facts: dict[str, Any]) -> str:
@@ -125,20 +163,3 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(text.encode())
-
-
-def git_commit() -> str:
-    """Commit of this code, `-dirty` when tracked files differ from it; "unknown" outside git."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return commit + ("-dirty" if commit and git("diff", "HEAD", "--name-only") else "") or (
-            "unknown"
-        )
-    except FileNotFoundError:
-        return "unknown"

@@ -50,9 +50,18 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(FinetuneConfig, path, overrides)
         run(config)
     except BAD_INPUT as error:
-        print(f"finetune: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(
+            f"cannot read or write {error.filename or config.output}: {error.strerror or error}; "
+            "results go to `output`, a folder that may be written to and has room left"
+        )
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"finetune: {message}", file=sys.stderr)
+    return 2
 
 
 def run(config: FinetuneConfig) -> None:

@@ -1,6 +1,7 @@
 """Heads: from the encoder's hidden states to a score for each class.
 
-All share one signature, so that a setting names one and the training loop knows none:
+All share one signature, so that the training loop knows none of them. There is one so far, the
+linear head, which every setting but pretrain_prompt has (finetune.build.build_classifier):
 
     head(encoded: Encoded, batch: Batch) -> scores_NC
 

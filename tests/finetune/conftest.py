@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertTokenizerFast
+from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from data_pipeline.schema import ClipSample, FeatureSpec
 from data_pipeline.shards import write_shard
@@ -48,8 +48,9 @@ def make_clips(
 ) -> list[ClipSample]:
     """Clips whose speech and faces are noise plus `signal` times their emotion's own vector."""
     rng = np.random.default_rng(seed)
-    speech_ED = rng.normal(size=(len(EMOTIONS), SPEECH_WIDTH))
-    face_E342 = rng.normal(size=(len(EMOTIONS), 342)) / 4
+    num_emotions = max(len(EMOTIONS), len(labels))
+    speech_ED = rng.normal(size=(num_emotions, SPEECH_WIDTH))
+    face_E342 = rng.normal(size=(num_emotions, 342)) / 4
     clips = []
     for number in range(num_speakers * per_speaker):
         emotion = number % len(labels)
@@ -116,4 +117,22 @@ def checkpoint(tmp_path_factory, tokenizer) -> Path:
             if parameter.ndim == 2:
                 parameter.mul_(10)  # from a standard deviation of 0.02 to 0.2
     save_checkpoint(folder, model, tokenizer, PASSPORT, PretrainConfig())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory, tokenizer) -> Path:
+    """A BERT of the checkpoint's size, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=48,
+    )
+    BertForPreTraining(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

