@@ -15,7 +15,8 @@ from .test_cross_validate import FAST
 
 @pytest.fixture
 def settings(tmp_path, write_shards, checkpoint) -> list[str]:
-    shards = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0))
+    """Seven clips a split and a batch, which two processes cannot share evenly."""
+    shards = write_shards(make_clips(num_speakers=3, per_speaker=7, signal=2.0))
     return [
         f"data.shards=[{shards}]",
         f"model.checkpoint={checkpoint}",
@@ -66,6 +67,7 @@ def test_two_processes_give_the_numbers_of_one(root, tmp_path, settings):
         assert done.returncode == 0, done.stdout + done.stderr
         found = read_rows(output)
         assert [row.num_processes for row in found] == [processes] * 2
+        assert [row.num_test for row in found] == [7] * 2
         predictions[processes] = [
             (path.parent.name, path.read_text())
             for path in sorted(output.glob("runs/*/*/predictions.csv"))
