@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data_pipeline.claim import check_claim
 from data_pipeline.clip_extractor import load_extractor
 from data_pipeline.clips import ClipTableError, load_clips
-from data_pipeline.config import ConfigError, load_config, parse_command_line
+from data_pipeline.config import ConfigError, dump_config, load_config, parse_command_line
 from data_pipeline.extract_config import DataConfig, num_workers
 from data_pipeline.schema import Clip, Reject
+from data_pipeline.worker_pool import ExtractionError
 
 BYTES_PER_SECOND = 40_000
 """Of a clip in a shard: 10 faces of 350 float16 and 16.7 speech states of 768."""
@@ -47,6 +49,17 @@ def check_quickly(config: DataConfig, clips: list[Clip], workers: int) -> Iterat
     yield _check_files(clips)
     yield _check_disk(config, clips)
     yield _check_workers(workers)
+
+
+def check_output(config: DataConfig, clips: list[Clip]) -> Finding:
+    """Whether an extraction would take the output folder."""
+    folder = Path(config.output).expanduser()
+    source = Path(config.clips).expanduser()
+    try:
+        check_claim(folder, clips, config.settings(), dump_config(config), source)
+    except ExtractionError as error:
+        return Finding(level="error", what=str(error))
+    return Finding(level="ok", what=f"output {folder} is free, or of these clips and settings")
 
 
 def check_encoders(config: DataConfig) -> Iterator[Finding]:
@@ -130,7 +143,11 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, ClipTableError) as error:
         print(f"error   {error}")
         return 1
-    findings = [*check_quickly(config, clips, workers), *check_encoders(config)]
+    findings = [
+        *check_quickly(config, clips, workers),
+        check_output(config, clips),
+        *check_encoders(config),
+    ]
     if rejects:
         first = rejects[0]
         what = f"{len(rejects)} rows of the table are no clips, first {first.clip}: {first.detail}"

@@ -4,15 +4,13 @@ Clips go one by one to a WorkerPool; when the last clip of a task is back, this 
 task's shard, whole or not at all. So a run that is killed at any moment loses at most the shards
 it was at, and the same command goes on from there. Folder of a run:
 
-    config.yaml  clips.csv  passport.json    what was asked; a later run here must ask the same
+    config.yaml  clips.csv  passport.json    what was asked, see data_pipeline.claim
     NNNNNN.tar   NNNNNN.json                 shards, see data_pipeline.shards
     timings/NNNNNN.json                      seconds per stage of each clip
     previews/ID.json  previews/ID-N.jpg      what the report shows of the first few clips
     rejects.csv  summary.json                see data_pipeline.ledger
 """
 
-import dataclasses
-import json
 import logging
 import time
 from collections import Counter, defaultdict
@@ -20,20 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 
-from data_pipeline.atomic import atomic_file, remove_leftovers
-from data_pipeline.ledger import Summary, csv_bytes, write_json, write_ledger
-from data_pipeline.schema import (
-    Clip,
-    Passport,
-    Reject,
-    SchemaError,
-    check_passport,
-    passport_from_json,
-    passport_to_json,
-)
+from data_pipeline.atomic import atomic_file
+from data_pipeline.claim import check_claim, check_claimed_passport, write_claim
+from data_pipeline.ledger import Summary, write_json, write_ledger
+from data_pipeline.schema import Clip, Reject
 from data_pipeline.shards import write_shard
 from data_pipeline.tasks import Task, cut_tasks
 from data_pipeline.worker_pool import (
@@ -45,8 +35,6 @@ from data_pipeline.worker_pool import (
 )
 
 log = logging.getLogger(__name__)
-
-CLIP_COLUMNS = tuple(field.name for field in dataclasses.fields(Clip))
 
 
 def execute(
@@ -64,18 +52,20 @@ def execute(
     num_previews: int = 0,
     array_index: int = 0,
     array_count: int = 1,
+    clips_from: Path | None = None,
 ) -> Summary:
     """Extract what is still missing in `folder`, and say how the clips add up.
 
     config_text: the whole config as YAML, kept as config.yaml; settings: those of its keys that
     decide the bytes of the shards, so that a later run here must agree on them.
+    clips_from: what the clips were read from; not to lie in `folder`, where files are replaced.
     array_index, array_count: this process does every array_count-th task, from array_index on.
     Raises ExtractionError for what ends a run, as against one clip.
     """
     folder = Path(folder)
     tasks = cut_tasks(clips, clips_per_shard, settings)
     mine = tasks[array_index::array_count]
-    _claim(folder, clips, settings, config_text)
+    check_claim(folder, clips, settings, config_text, clips_from)
     with WorkerPool(
         make_extractor,
         num_workers=num_workers,
@@ -83,14 +73,19 @@ def execute(
         clip_timeout_seconds=clip_timeout_seconds,
     ) as pool:
         pool.start(sum(len(t.clips) for t in mine if not (folder / f"{t.name}.json").exists()))
-        _claim_passport(folder, pool.passport)
+        # Again, as another run may have taken the folder while the encoders loaded.
+        check_claim(folder, clips, settings, config_text, clips_from)
+        check_claimed_passport(folder, pool.passport)
+        write_claim(folder, clips, config_text, pool.passport)
         pending = [task for task in mine if not task.is_done(folder, pool.passport)]
         num_clips = sum(len(task.clips) for task in pending)
         num_done = sum(len(task.clips) for task in mine) - num_clips
         if num_done:
             log.info("%d clips are done already in %s", num_done, folder)
         started = time.monotonic()
-        _extract(pool, pending, folder, num_previews, num_done)
+        # Encoders that have filled a shard of these tasks are not what makes clips fail now.
+        proven = any(task.is_answered(folder) for task in tasks)
+        _extract(pool, pending, folder, num_previews, num_done, proven)
         wall_seconds = time.monotonic() - started
     last_run = None
     if pending:
@@ -104,9 +99,17 @@ def execute(
 
 
 def _extract(
-    pool: WorkerPool, pending: list[Task], folder: Path, num_previews: int, num_done: int
+    pool: WorkerPool,
+    pending: list[Task],
+    folder: Path,
+    num_previews: int,
+    num_done: int,
+    proven: bool,
 ) -> None:
-    """Run the clips of `pending` and write each shard as soon as its last clip is back."""
+    """Run the clips of `pending` and write each shard as soon as its last clip is back.
+
+    proven: an earlier run got as far as a shard, so clips that all fail now are taken as they are.
+    """
     task_of = {task.first + i: task for task in pending for i in range(len(task.clips))}
     jobs = [
         (number, task.clips[number - task.first], number < num_previews)
@@ -130,7 +133,7 @@ def _extract(
                 errors[_kind(reject.detail)] += 1
             # While all clips end in one and the same kind of error the fault is hardly theirs. No
             # shard is written then, which a later run, the fault mended, would take for done.
-            if len(errors) == 1 and errors.total() == done:
+            if not proven and len(errors) == 1 and errors.total() == done:
                 if done == HOPELESS or 1 < done == len(jobs):
                     raise ExtractionError(
                         f"the first {done} clips all ended in the same unexpected error, so the "
@@ -177,71 +180,3 @@ def _write_task(folder: Path, task: Task, extractions: list[Extraction], pool: W
         pool.versions,
         task.digest,
     )
-
-
-def _claim(folder: Path, clips: list[Clip], settings: dict[str, Any], config_text: str) -> None:
-    """Make `folder` this run's, or refuse: one folder answers for one table and one config."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for place in (folder, folder / "previews", folder / "timings"):
-        for path in remove_leftovers(place):
-            log.info("removed %s, left by a killed run", path)
-    way_out = f"Give another output=FOLDER, or remove {folder} to extract everything anew."
-    table = csv_bytes(CLIP_COLUMNS, [dataclasses.asdict(clip) for clip in clips])
-    config_path, table_path = folder / "config.yaml", folder / "clips.csv"
-    there = {path.name for path in folder.iterdir() if path.suffix != ".tmp"}
-    if {config_path.name, table_path.name} <= there:
-        found = _read(config_path, yaml.safe_load)
-        # Weights that settings name, but no config does, are for the tasks' digests to tell.
-        differences = [
-            f"{name}: found {found[name]!r}, expected {value!r}"
-            for name, value in settings.items()
-            if name in found and found[name] != value
-        ]
-        if differences:
-            raise ExtractionError(
-                "\n  ".join([f"{folder} was made with other settings:", *differences])
-                + f"\n{way_out}"
-            )
-        before = table_path.read_bytes()
-        if before != table:
-            lines = [set(x.splitlines()) for x in (before, table)]
-            raise ExtractionError(
-                f"{folder} was made from another clip table: {len(lines[0] - lines[1])} of its "
-                f"clips are not among these {len(clips)}, {len(lines[1] - lines[0])} of these are "
-                f"new. {way_out}"
-            )
-    else:
-        foreign = sorted(there - {config_path.name, table_path.name})
-        if foreign:
-            raise ExtractionError(
-                f"{folder} holds {', '.join(foreign[:3])} and is no extraction folder. {way_out}"
-            )
-    for path, content in ((table_path, table), (config_path, config_text.encode())):
-        with atomic_file(path) as file:
-            file.write(content)
-
-
-def _claim_passport(folder: Path, passport: Passport) -> None:
-    path = folder / "passport.json"
-    if not path.exists():
-        write_json(path, passport_to_json(passport))
-        return
-    found = passport_from_json(_read(path, json.loads))
-    try:
-        check_passport(found, passport, str(folder))
-    except SchemaError as error:
-        raise ExtractionError(f"{error}\nOr give another output=FOLDER.") from error
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """A mapping that an earlier run wrote."""
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"found a {type(content).__name__}, expected a mapping")
-    except (ValueError, yaml.YAMLError) as error:
-        raise ExtractionError(
-            f"cannot read {path}: {error}\nPut it back, give another output=FOLDER, or remove "
-            f"{path.parent} to extract everything anew."
-        ) from error
-    return content

@@ -49,6 +49,7 @@ def run(config: DataConfig) -> Summary:
         num_previews=config.previews,
         array_index=config.array.index,
         array_count=config.array.count,
+        clips_from=Path(config.clips).expanduser(),
     )
 
 

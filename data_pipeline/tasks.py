@@ -43,6 +43,14 @@ class Task:
         except FileNotFoundError:
             return None
 
+    def is_answered(self, folder: Path) -> bool:
+        """Whether a manifest for this very task is there, made by whichever process."""
+        try:
+            manifest = self.manifest(folder)
+        except SchemaError:
+            return False
+        return manifest is not None and manifest.task == self.digest
+
     def is_done(self, folder: Path, passport: Passport) -> bool:
         """Whether the shard is there, as long as its manifest says, and answers for this task."""
         tar = folder / f"{self.name}.tar"

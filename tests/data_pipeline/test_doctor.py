@@ -4,7 +4,7 @@ import pytest
 
 from data_pipeline import doctor
 from data_pipeline.config import load_config
-from data_pipeline.doctor import check_encoders, check_quickly
+from data_pipeline.doctor import check_encoders, check_output, check_quickly
 from data_pipeline.extract_config import DataConfig
 from data_pipeline.schema import Clip
 
@@ -43,6 +43,22 @@ def test_a_disk_too_small_and_too_many_workers_are_found(tmp_path):
     _, disk, workers = check_quickly(config(tmp_path), film, 10_000)
     assert disk.level == "error" and "another output=" in disk.fix
     assert workers.level == "warning" and "workers=" in workers.fix
+
+
+def test_an_output_that_an_extraction_refuses_is_an_error(tmp_path):
+    asked = config(tmp_path)
+    table = clips(tmp_path / "a.mp4")
+    assert check_output(asked, table).level == "ok"
+    (tmp_path / "o").mkdir()
+    assert check_output(asked, table).level == "ok"
+    (tmp_path / "o/letter.txt").touch()
+    foreign = check_output(asked, table)
+    assert foreign.level == "error" and "holds letter.txt" in foreign.what
+    (tmp_path / "o/letter.txt").rename(tmp_path / "letter.txt")
+    (tmp_path / "o").rmdir()
+    (tmp_path / "o").touch()
+    file = check_output(asked, table)
+    assert file.level == "error" and "is a file, expected a folder" in file.what
 
 
 def test_an_encoder_that_does_not_load_is_an_error_with_the_fix(tmp_path):

@@ -111,6 +111,17 @@ def test_the_same_error_in_every_clip_stops_the_run_and_leaves_no_shard(tmp_path
     assert str(summary) == "input clips 1 = samples 0 + rejects 1"
 
 
+def test_a_run_that_has_only_failing_clips_left_ends(tmp_path):
+    clips = toy.make_clips([*["one"] * 4, *["error"] * 8])
+    toy.run_toy(tmp_path, clips, num_workers=1)
+    for name in ("000001.json", "000002.json"):
+        (tmp_path / name).unlink()
+    assert str(toy.run_toy(tmp_path, clips)) == "input clips 12 = samples 4 + rejects 8"
+    (tmp_path / "000002.json").unlink()
+    array = {"array_index": 2, "array_count": 3}
+    assert str(toy.run_toy(tmp_path, clips, **array)) == "input clips 12 = samples 4 + rejects 8"
+
+
 def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path):
     clips = toy.make_clips([f"word {n}" for n in range(6)])
     toy.run_toy(tmp_path / "out", clips)
@@ -127,6 +138,51 @@ def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "videos/holiday.mp4").touch()
     with pytest.raises(ExtractionError, match="holds holiday.mp4 and is no extraction folder"):
         toy.run_toy(tmp_path / "videos", clips)
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "config.yaml"])
+def test_a_file_of_the_user_is_never_replaced(tmp_path, name):
+    (tmp_path / name).write_text("video\nmine.mp4\n")
+    with pytest.raises(ExtractionError, match=f"holds {name} and is no extraction") as error:
+        toy.run_toy(tmp_path, toy.make_clips(["one"]))
+    assert str(error.value).endswith("Give another output=FOLDER.")
+    assert "remove" not in str(error.value)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["video\nmine.mp4\n"]
+    (tmp_path / "clips.csv").write_text("video\nmine.mp4\n")
+    (tmp_path / "config.yaml").write_text("clips_per_shard: 4\n")
+    with pytest.raises(ExtractionError, match="another clip table") as error:
+        toy.run_toy(tmp_path, toy.make_clips(["one"]))
+    assert "remove" not in str(error.value)
+
+
+def test_the_table_may_not_lie_in_the_output_folder(tmp_path):
+    table = tmp_path / "t.csv"
+    table.touch()
+    for source in (table, tmp_path):
+        with pytest.raises(ExtractionError, match="such as output=.*shards"):
+            toy.run_toy(tmp_path, toy.make_clips(["one"]), clips_from=source)
+    assert toy.run_toy(tmp_path / "out", toy.make_clips(["one"]), clips_from=table).num_samples == 1
+    with pytest.raises(ExtractionError, match="t.csv is a file, expected a folder"):
+        toy.run_toy(table / "out", toy.make_clips(["one"]))
+
+
+def test_a_first_start_that_fails_leaves_the_folder_free(tmp_path):
+    clips = toy.make_clips(["one"] * 3)
+    with pytest.raises(ExtractionError, match="cannot load"):
+        toy.run_toy(tmp_path / "out", clips, toy.fails_to_load, clips_per_shard=3)
+    assert not (tmp_path / "out").exists()
+    assert toy.run_toy(tmp_path / "out", clips).num_samples == 3
+
+
+def test_a_claim_that_was_cut_short_is_taken_up(tmp_path):
+    clips = toy.make_clips(["one"] * 3)
+    toy.run_toy(tmp_path / "whole", clips)
+    for names in (["clips.csv"], ["clips.csv", "config.yaml"]):
+        folder = tmp_path / f"cut-{len(names)}"
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+        assert toy.run_toy(folder, clips).num_samples == 3
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "passport.json"])

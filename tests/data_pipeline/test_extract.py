@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline import clip_extractor, executor, extract
+from data_pipeline import clip_extractor, extract
+from data_pipeline.claim import check_claim, write_claim
 from data_pipeline.clip_extractor import ClipExtractor
 from data_pipeline.clips import load_clips
 from data_pipeline.config import ConfigError, dump_config, load_config
@@ -95,10 +96,11 @@ def test_the_same_config_finds_its_folder_again(tmp_path):
     words = ["clips=x", f"output={out}", "speech.layer=2"]
     for _ in range(2):
         asked = load_config(DataConfig, None, words)
-        executor._claim(out, [], asked.settings(), dump_config(asked))
+        check_claim(out, [], asked.settings(), dump_config(asked))
+        write_claim(out, [], dump_config(asked), {})
     other = load_config(DataConfig, None, [*words[:2], "speech.layer=3"])
     with pytest.raises(ExtractionError, match="speech: found .*'layer': 2.* expected .*'layer': 3"):
-        executor._claim(out, [], other.settings(), dump_config(other))
+        check_claim(out, [], other.settings(), dump_config(other))
 
 
 @pytest.mark.parametrize(
