@@ -111,10 +111,12 @@ def load_protocol(path: str | Path) -> Protocol:
 
 def describe(error: ValidationError) -> str:
     """A line for each thing that is wrong with a protocol."""
-    return "\n".join(
-        f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
-        for e in error.errors()
-    )
+    lines = []
+    for found in error.errors():
+        where = ".".join(map(str, found["loc"]))
+        message = found["msg"].removeprefix("Value error, ")
+        lines.append(f"  {where}: {message}" if where else f"  {message}")
+    return "\n".join(lines)
 
 
 def save_protocol(protocol: Protocol, path: str | Path) -> None:
