@@ -61,7 +61,7 @@ def load_bert(model: MEmoBert, checkpoint: str) -> list[str]:
         raise BertError(
             "the BERT checkpoint does not fit the model:\n  "
             + "\n  ".join(wrong[:5])
-            + "\nTake the BERT whose sizes the model has, or build the model with this one's bert_shape."
+            + "\nTake the BERT whose sizes the model has, or build the model by this one's sizes."
         )
     taken = [name for name in own if name in found]
     with torch.no_grad():
