@@ -12,6 +12,7 @@ or .vtt cuts it into its subtitle lines. Every row (blank ones are none) ends as
 Reject; what is wrong with the table as a whole is a ClipTableError.
 """
 
+import collections
 import csv
 import difflib
 import io
@@ -34,6 +35,9 @@ TABLE_NAMES = ("clips.csv", "clips.parquet")
 VIDEO_EXTENSIONS = (
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
 )
+
+MAX_SECONDS = 1e6
+"""No film lasts eleven days; such a time is in another unit, or a slip."""
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +89,19 @@ def clips_from_folder(path: str | Path, on_reject: OnReject | None = None) -> li
     for name in TABLE_NAMES:
         if (path / name).is_file():
             return read_clip_table(path / name, on_reject)
+
+    def unreadable(error: OSError) -> None:
+        where, why = error.filename, error.strerror
+        if Path(where) == path:
+            raise ClipTableError(f"cannot read the folder {path}: {why}")
+        detail = f"cannot read the folder {where}: {why}; its videos are not among the clips"
+        name = Path(where).relative_to(path).as_posix()
+        on_reject(Reject(clip=name, stage="table", reason="unreadable_folder", detail=detail))
+
     videos = []
-    for folder, _, names in os.walk(path):
+    for folder, subfolders, names in os.walk(path, onerror=unreadable):
+        for link in filter(os.path.islink, (os.path.join(folder, s) for s in sorted(subfolders))):
+            log.warning("%s is a link to a folder, which is not followed; name it in clips=", link)
         # macOS leaves ._ twins beside each file on foreign disks; they are no videos.
         videos += [
             Path(folder, name)
@@ -103,8 +118,10 @@ def clips_from_folder(path: str | Path, on_reject: OnReject | None = None) -> li
 
 def _clips_of_videos(videos: list[Path], root: Path, on_reject: OnReject) -> list[Clip]:
     rows = []
+    of_stem = collections.Counter(video.with_suffix("") for video in videos)
     for video in videos:
         name = video.relative_to(root).as_posix()
+        first = len(rows)
         text_file = video.with_suffix(".txt")
         subtitle = next(
             (f for f in map(video.with_suffix, SUBTITLE_EXTENSIONS) if f.is_file()), None
@@ -123,6 +140,9 @@ def _clips_of_videos(videos: list[Path], root: Path, on_reject: OnReject) -> lis
                 on_reject(reject)
         else:
             rows.append((name, {"video": name}))
+        if of_stem[video.with_suffix("")] > 1:  # a.mp4 beside a.mkv: the id tells them apart
+            for _, row in rows[first:]:
+                row["id"] = clip_id(_corpus(root), name, float(row.get("start", 0.0)))
     return _clips_of_rows(rows, root, "", on_reject) if rows else []
 
 
@@ -176,7 +196,7 @@ def _clip(row: dict[str, str], root: Path) -> Clip:
         raise _RowError("no_video_named", f"video is {row['video']!r}; expected the path of a file")
     name = _path_name(video, root)
     recording = row.get("recording") or name
-    corpus = row.get("corpus") or slug(root.name) or "clips"
+    corpus = row.get("corpus") or _corpus(root)
     if row.get("id"):
         try:
             check_id(row["id"])
@@ -198,6 +218,10 @@ def _clip(row: dict[str, str], root: Path) -> Clip:
     )
 
 
+def _corpus(root: Path) -> str:
+    return slug(root.name) or "clips"
+
+
 def _number(row: dict[str, str], column: str) -> float | None:
     value = row.get(column)
     if not value:
@@ -208,6 +232,8 @@ def _number(row: dict[str, str], column: str) -> float | None:
         number = math.nan
     if not math.isfinite(number):
         raise _RowError("bad_number", f"{column} is {value!r}; expected seconds, such as 12.5")
+    if abs(number) > MAX_SECONDS:
+        raise _RowError("bad_number", f"{column} is {value}; expected seconds; is it milliseconds?")
     return number
 
 
@@ -240,7 +266,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str] | _RowError]]:
                     f"{path}, line {place}: {error}; is a quotation mark opened there and never "
                     "closed?"
                 ) from error
-            yield str(place), _RowError("malformed_row", f"{error}; write a quote as two quotes")
+            detail = f"{error}; write a quote as two quotes"
+            if reader.line_num > place:
+                detail = (
+                    f"lines {place} to {reader.line_num} were read as one row; a quotation mark "
+                    f"opens in line {place}: {detail}"
+                )
+            yield str(place), _RowError("malformed_row", detail)
             continue
         if not any(cell.strip() for cell in cells):
             continue

@@ -1,5 +1,6 @@
 import csv
 import logging
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -76,6 +77,9 @@ def test_files_of_one_recording_get_ids_of_their_own(tmp_path):
         ("a.mp4,x,,,", "bad_number"),
         ("a.mp4,nan,,,", "bad_number"),
         ("a.mp4,,00:01,,", "bad_number"),
+        ("a.mp4,1e307,,,", "bad_number"),
+        ("a.mp4,0,1e14,,", "bad_number"),
+        ("a.mp4,1500000,1503000,,", "bad_number"),
         ("a.mp4,-1,,,", "negative_start"),
         ("a.mp4,2,2,,", "empty_span"),
         ("a.mp4,2,1,,", "empty_span"),
@@ -94,6 +98,18 @@ def test_a_bad_row_is_one_reject_and_the_next_goes_on(tmp_path, row, reason):
     assert [c.text for c in clips] == ["fine"]
     assert [(r.clip, r.stage, r.reason) for r in rejects] == [("t.csv:2", "table", reason)]
     assert rejects[0].detail
+
+
+def test_a_quote_that_swallows_lines_is_named_with_all_of_them(tmp_path):
+    rows = 'a.mp4,"he said\nb.mp4,two\nc.mp4,three\nd.mp4,"no" more\ne.mp4,fine\n'
+    clips, [reject] = read(write(tmp_path / "t.csv", "video,text\n" + rows))
+    assert [c.text for c in clips] == ["fine"] and reject.reason == "malformed_row"
+    assert "lines 2 to 5 were read as one row; a quotation mark opens in line 2" in reject.detail
+
+
+def test_milliseconds_are_suspected(tmp_path):
+    _, [reject] = read(write(tmp_path / "t.csv", "video,start\na.mp4,1500000\n"))
+    assert "start is 1500000; expected seconds; is it milliseconds?" in reject.detail
 
 
 def test_bytes_that_are_not_utf8_spoil_their_row_only(tmp_path):
@@ -231,6 +247,39 @@ def test_a_folder_is_a_table(folder):
     assert [(r.clip, r.reason) for r in rejects] == [("c.mov", "not_utf8")]
     with pytest.raises(ClipTableError, match="not_utf8"):
         clips_from_folder(folder)
+
+
+def test_two_files_of_one_name_are_two_clips(folder):
+    rejects = []
+    before = {c.id for c in clips_from_folder(folder, rejects.append)}
+    (folder / "sub/a.mp4").touch()
+    clips = clips_from_folder(folder, rejects.append)
+    assert {r.reason for r in rejects} == {"not_utf8"}
+    names = [Path(c.video).name for c in clips]
+    assert names == ["b.MP4", "d.avi", "a.mkv", "a.mp4"]
+    assert {c.id for c in clips[:2]} < before  # the others keep theirs
+    for clip in clips[2:]:
+        check_id(clip.id)
+        assert clip.recording == "sub/a" and Path(clip.video).suffix[1:] in clip.id
+
+
+def test_folders_that_are_not_entered_are_named(folder, caplog, monkeypatch):
+    (folder / "link").symlink_to(folder / "sub")
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    rejects = []
+    clips = clips_from_folder(folder, rejects.append)
+    assert [Path(c.video).name for c in clips] == ["b.MP4", "d.avi"]
+    assert ("sub", "unreadable_folder") in [(r.clip, r.reason) for r in rejects]
+    assert f"{folder / 'link'} is a link to a folder, which is not followed" in caplog.text
+    with pytest.raises(ClipTableError, match="cannot read the folder .*sub: Permission denied"):
+        clips_from_folder(folder / "sub")
 
 
 def test_subtitles_beside_a_video_cut_it_into_lines(folder):
