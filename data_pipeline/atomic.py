@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -12,7 +13,16 @@ from typing import BinaryIO
 
 from data_pipeline.schema import slug
 
-_HOST = slug(socket.gethostname()) or "host"
+_MAX_NAME = 40
+"""Characters kept of the name: file systems stop at 255 bytes, and a letter may take four."""
+
+
+def _short_host(name: str) -> str:
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{slug(name)[:8] or 'host'}-{digest}"
+
+
+_HOST = _short_host(socket.gethostname())
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]+\.tmp")
 
 
@@ -25,7 +35,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     token = f"{_HOST}.{os.getpid()}.{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.name}.{token}.tmp")
+    temporary = path.with_name(f".{path.name[:_MAX_NAME]}.{token}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file

@@ -277,6 +277,16 @@ def test_atomic_file_leaves_the_old_content_when_writing_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_long_name_on_a_machine_of_a_long_name_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_HOST", atomic._short_host("node-" + "x" * 200 + ".example.org"))
+    for name in ("i" * 180 + "-strip.png", "é" * 120):
+        with atomic_file(tmp_path / name) as file:
+            (temporary,) = tmp_path.glob(".*.tmp")
+            assert atomic._TEMPORARY.fullmatch(temporary.name)
+            file.write(b"whole")
+        assert (tmp_path / name).read_bytes() == b"whole"
+
+
 def test_only_what_the_dead_left_is_removed(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
