@@ -23,31 +23,48 @@ class CropError(ValueError):
     """Points or a frame that no face can be cut from."""
 
 
+def similarity(source_P2: np.ndarray, target_P2: np.ndarray) -> tuple[complex, complex]:
+    """(a, b) of z -> a z + b that brings source to target, least squares, in numbers x + iy.
+
+    Umeyama, 1991, in the plane: |a| is the scale, its angle the turn. Points that all coincide give
+    scale 0.
+    """
+    source_P = source_P2[:, 0] + 1j * source_P2[:, 1]
+    target_P = target_P2[:, 0] + 1j * target_P2[:, 1]
+    centered_P = source_P - source_P.mean()
+    power = float((np.abs(centered_P) ** 2).sum())
+    a = (centered_P.conj() * (target_P - target_P.mean())).sum() / power if power > 0 else 0j
+    return a, target_P.mean() - a * source_P.mean()
+
+
 def similarity_to_template(points_52: np.ndarray, size: int) -> tuple[complex, complex]:
     """(a, b) of z -> a z + b, from pixels of a `size` x `size` crop to pixels of the frame.
 
-    Least squares from the five template points to `points_52`, in complex numbers x + iy: |a| is
-    frame pixels per crop pixel, its angle the turn of the head.
+    |a| is frame pixels per crop pixel, its angle the turn of the head.
     """
     points_52 = np.asarray(points_52, np.float64)
     if points_52.shape != (5, 2) or not np.isfinite(points_52).all():
         raise CropError(
             f"cannot crop by points {points_52.tolist()}: expected five finite (x, y) in pixels"
         )
-    z_5 = points_52[:, 0] + 1j * points_52[:, 1]
-    t_5 = (TEMPLATE_52[:, 0] + 1j * TEMPLATE_52[:, 1]) * (size / TEMPLATE_SIZE)
-    spread = np.abs(z_5 - z_5.mean()).max()
+    template_52 = TEMPLATE_52 * (size / TEMPLATE_SIZE)
+    spread = _spread(points_52)
     if spread < MIN_SPREAD:
         raise CropError(f"cannot crop by points within {spread:.3f} pixels of one place")
-    dt_5 = t_5 - t_5.mean()
-    a = (dt_5.conj() * (z_5 - z_5.mean())).sum() / (np.abs(dt_5) ** 2).sum()
+    a, b = similarity(template_52, points_52)
     # A face in profile keeps half of its scale; mirrored or crossed points keep next to nothing.
-    if not MIN_FIT * spread / np.abs(dt_5).max() < abs(a) < MAX_SCALE:
+    if not MIN_FIT * spread / _spread(template_52) < abs(a) < MAX_SCALE:
         raise CropError(
             f"points {points_52.round(1).tolist()} are no face: one crop pixel would be "
             f"{abs(a):.4f} frame pixels"
         )
-    return a, z_5.mean() - a * t_5.mean()
+    return a, b
+
+
+def _spread(points_P2: np.ndarray) -> float:
+    """Distance of the outermost point from their middle."""
+    points_P = points_P2[:, 0] + 1j * points_P2[:, 1]
+    return float(np.abs(points_P - points_P.mean()).max())
 
 
 def aligned_crop(frame_HW3: np.ndarray, points_52: np.ndarray, size: int) -> np.ndarray:

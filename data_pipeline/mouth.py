@@ -9,6 +9,8 @@ the video's compression.
 import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
 
+from data_pipeline.crops import similarity
+
 # Left eye, right eye, nose, mouth corners, in template pixels: the mean face used to align
 # InsightFace's crops (96 x 112).
 TEMPLATE_52 = np.array(
@@ -21,28 +23,14 @@ MAX_OVERSAMPLING = 4
 GREY_3 = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def similarity(source_P2: np.ndarray, target_P2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation with scale [2, 2] and shift [2] that bring source to target, least squares.
-
-    Umeyama, 1991, in the plane: with points as complex numbers it is one division. Points that all
-    coincide give scale 0.
-    """
-    source = source_P2[:, 0] + 1j * source_P2[:, 1]
-    target = target_P2[:, 0] + 1j * target_P2[:, 1]
-    centered = source - source.mean()
-    power = float((np.abs(centered) ** 2).sum())
-    turn = (centered.conj() * (target - target.mean())).sum() / power if power > 0 else 0j
-    shift = target.mean() - turn * source.mean()
-    matrix_22 = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    return matrix_22, np.array([shift.real, shift.imag])
-
-
 def face_patches(frame_HW3: np.ndarray, points_52: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mouth and upper-face patch, both [36, 48] uint8 grey, of one face in a uint8 RGB frame.
 
     Pixels outside the picture repeat its border.
     """
-    matrix_22, shift_2 = similarity(TEMPLATE_52, points_52.astype(np.float64))
+    a, b = similarity(TEMPLATE_52, points_52.astype(np.float64))
+    matrix_22 = np.array([[a.real, -a.imag], [a.imag, a.real]])
+    shift_2 = np.array([b.real, b.imag])
     scale = float(np.sqrt(abs(np.linalg.det(matrix_22))))
     # A face larger than the template is sampled densely and averaged, or single pixels' noise
     # would pass for movement.

@@ -56,9 +56,3 @@ class CutFinder:
         bar = max(self.floor, self.ratio * float(np.median(self._usual)) if self._usual else 0.0)
         self._usual.append(difference)
         return difference > bar
-
-
-def find_cuts(frames_NHW3: np.ndarray) -> list[int]:
-    """Indices of the frames that start a new shot (the first frame never counts)."""
-    finder = CutFinder()
-    return [n for n, frame_HW3 in enumerate(frames_NHW3) if finder.is_cut(frame_HW3)]

@@ -56,22 +56,21 @@ class Tracker:
     """Links detections, frame after frame.
 
     tracker = Tracker()
-    for detections in ...: tracker.add(detections)   # tracker.cut() at a shot boundary
-    tracks = tracker.finish()
+    for detections in ...:
+        tracks = tracker.add(detections)   # one a face; tracker.cut() at a shot boundary
     """
 
     def __init__(self, *, min_iou: float = 0.3, max_gap_seconds: float = 1.0) -> None:
         self.min_iou = min_iou
         self.max_gap_seconds = max_gap_seconds
         self._open: list[OpenTrack] = []
-        self._done: list[OpenTrack] = []
         self._born = 0
 
     def add(self, found: Detections) -> list[OpenTrack]:
         """Match the faces of the next frame; return the track of each, in order of the faces."""
-        lost = [t for t in self._open if found.seconds - t.seconds[-1] > self.max_gap_seconds]
-        self._done += lost
-        self._open = [t for t in self._open if t not in lost]
+        self._open = [
+            t for t in self._open if found.seconds - t.seconds[-1] <= self.max_gap_seconds
+        ]
         matched: dict[int, OpenTrack] = {}
         if self._open and len(found.boxes_D4):
             overlap_AD = iou(np.stack([t.boxes[-1] for t in self._open]), found.boxes_D4)
@@ -95,13 +94,7 @@ class Tracker:
 
     def cut(self) -> None:
         """A shot ends here: every face is let go."""
-        self._done += self._open
         self._open = []
-
-    def finish(self) -> list[OpenTrack]:
-        """All tracks, in order of birth."""
-        self.cut()
-        return sorted(self._done, key=lambda t: t.number)
 
 
 def smooth(values_DX: np.ndarray, seconds_D: np.ndarray, width_seconds: float) -> np.ndarray:

@@ -2,8 +2,13 @@ import numpy as np
 import pytest
 
 from data_pipeline.media import open_clip
-from data_pipeline.scenes import CutFinder, find_cuts, histogram
+from data_pipeline.scenes import CutFinder, histogram
 from data_pipeline.schema import Clip
+
+
+def find_cuts(frames_NHW3: np.ndarray) -> list[int]:
+    finder = CutFinder()
+    return [n for n, frame_HW3 in enumerate(frames_NHW3) if finder.is_cut(frame_HW3)]
 
 
 def frames_of(path, **limits) -> np.ndarray:
