@@ -40,6 +40,7 @@ def overrides(shards):
             f"data.shards=[{shards}]",
             "optim.steps=12",
             "optim.warmup_steps=2",
+            "optim.clip_norm=0.5",  # below the gradients' norms, so that every step is clipped
             f"run.output={output}",
             "run.device=cpu",
             "run.log_every=1",
@@ -74,6 +75,27 @@ def launch(root, environment):
         )
 
     return launch
+
+
+@pytest.fixture
+def start(root, environment, overrides):
+    """Start a run of two ranks by bash; it comes back once there is a checkpoint."""
+
+    def start(output: Path, port: str, *more: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            ["bash", *TINY, *overrides(output, *more)],
+            cwd=root,
+            env=environment | {"DEEPSPEED_ARGS": f"--num_gpus 2 --master_port {port}"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        latest, deadline = output / "checkpoints/latest", time.monotonic() + 600
+        while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return process
+
+    return start
 
 
 TINY = ("launch/pretrain.sh", "--config", "configs/pretrain/tiny.yaml")
@@ -122,25 +144,58 @@ def test_deepspeed_on_one_and_two_ranks_has_the_losses_of_the_plain_twin(
     assert losses(tmp_path / "two") == [pytest.approx(r, rel=0, nan_ok=True) for r in straight]
 
 
+def test_the_plain_twin_on_two_ranks_has_the_losses_of_one(
+    overrides, launch, plain, tmp_path, master_port
+):
+    command = overrides(tmp_path, "engine.kind=torch", "data.micro_batch_clips=3")
+    ranks = ("--num_gpus", "2", "--master_port", master_port)
+    two = launch("deepspeed", *ranks, *TINY, *command)
+    assert two.returncode == 0, two.stdout + two.stderr
+    assert "2 ranks on CPU" in two.stdout and "torch engine" in two.stdout
+    assert losses(tmp_path) == close(plain)
+
+    past = launch("deepspeed", *ranks, *TINY, *command, "optim.steps=4")
+    assert past.returncode == 2
+    assert (past.stdout + past.stderr).count("past optim.steps=4") == 1  # not once a rank
+    assert "Traceback" not in past.stdout + past.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_bash_ends_every_rank(overrides, start, tmp_path, master_port, number, code):
+    process = start(tmp_path / "run", master_port, "optim.steps=100000")
+    ranks = _ranks_of(process.pid)
+    assert len(ranks) == 2, ranks
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    assert not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
+
+
+def test_two_ranks_find_another_run_in_their_folder(
+    overrides, start, launch, tmp_path, master_port
+):
+    """As after a launcher that was killed and left its ranks training."""
+    output = tmp_path / "run"
+    process = start(output, master_port, "optim.steps=100000")
+    command = ("deepspeed", "--num_gpus", "2", "--master_port", str(int(master_port) + 1), *TINY)
+    second = launch(*command, *overrides(output))
+    process.terminate()
+    process.wait(timeout=60)
+    assert second.returncode == 2
+    told = second.stdout + second.stderr
+    assert told.count("another run (pid ") == 1 and f"is writing to {output};" in told
+    assert "Traceback" not in told
+
+
 def test_bash_with_two_ranks_killed_and_rerun(
-    overrides, environment, launch, plain, root, tmp_path, master_port
+    overrides, start, launch, plain, tmp_path, master_port
 ):
     """A rank that dies ends the others, with an exit code; the same command goes on, and so does
     the plain twin on one rank."""
     launcher = {"DEEPSPEED_ARGS": f"--num_gpus 2 --master_port {master_port}"}
     output = tmp_path / "bash"
     command = ["bash", *TINY, *overrides(output, "data.micro_batch_clips=3")]
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        env=environment | launcher,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    latest, deadline = output / "checkpoints/latest", time.monotonic() + 600
-    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = start(output, master_port, "data.micro_batch_clips=3")
+    latest = output / "checkpoints/latest"
     ranks = _ranks_of(process.pid)
     assert len(ranks) == 2, ranks
     os.kill(ranks[-1], signal.SIGKILL)
