@@ -140,6 +140,31 @@ def test_one_objective_a_step_in_the_ratio_2_1_1_1(build):
     assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.075)  # 3 sigma
 
 
+def test_a_clip_has_other_masks_in_the_next_epoch(build):
+    """One objective, so that every clip is asked the same in both epochs."""
+    loader = build(micro_batch_clips=1, weights={"span_mafr": 1.0})
+    first, second = (
+        {k: v for step in one_clip_batches(loader, 5) for k, v in step.items()} for _ in "ab"
+    )
+    assert first.keys() == second.keys() and len(first) == 40
+    same_targets = [
+        torch.equal(
+            first[clip].targets["span_mafr"].index_M, second[clip].targets["span_mafr"].index_M
+        )
+        for clip in first
+    ]
+    assert sum(same_targets) < 20  # short clips have few masks to choose from
+
+
+def test_the_objectives_of_the_steps_depend_on_the_seed(build):
+    def drawn(seed: int) -> list[str]:
+        loader = build(mixing="step", seed=seed, batch_clips=4, micro_batch_clips=4)
+        return [next(iter(loader.next_step().batches[0].counts)) for _ in range(30)]
+
+    assert drawn(7) == drawn(7)
+    assert drawn(7) != drawn(8)
+
+
 def test_mixing_by_clip_draws_among_what_the_clip_has(build, toy, tmp_path):
     clips = [toy.toy_clip(n, face=n % 2 == 0, text="" if n % 3 else None) for n in range(24)]
     loader = build(toy.write_toy_shards(tmp_path / "s", clips, 2), micro_batch_clips=1)

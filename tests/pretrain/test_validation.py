@@ -62,12 +62,14 @@ def validate(toy_folder, bert_tokenizer, toy):
     model, _ = build_model(settings, toy.passport())
     runtime = start(RuntimeSettings(device="cpu"))
 
-    def validate(micro_batch_clips: int, seed: int = 0, tasks: tuple[str, ...] = TASKS):
+    def validate(
+        micro_batch_clips: int, seed: int = 0, tasks: tuple[str, ...] = TASKS, dice: bool = True
+    ):
         return Validation(
             shards=index_shards([str(toy_folder)]),
             tokenizer=bert_tokenizer,
             limits=Limits(),
-            masking=MaskingSettings(),
+            masking=MaskingSettings(dice=dice),
             seed=seed,
             tasks=tasks,
             micro_batch_clips=micro_batch_clips,
@@ -88,6 +90,11 @@ def test_masks_are_the_same_with_other_objectives_beside(validate):
     assert validate(160, tasks=("span_mafr",))["span_mafr"] == pytest.approx(
         validate(160)["span_mafr"], rel=1e-5
     )
+
+
+def test_the_dice_of_training_is_not_thrown(validate):
+    """A loss under it would mix masked frames with frames left alone."""
+    assert validate(160, dice=True) == validate(160, dice=False)
 
 
 def test_an_untrained_model_is_at_chance(validate):
