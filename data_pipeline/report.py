@@ -6,9 +6,11 @@ report = data_report("runs/mine")             # for a page: plain rows, and path
 """
 
 import csv
+import io
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from data_pipeline.ledger import read_summary  # noqa: E402
 from data_pipeline.schema import SchemaError  # noqa: E402
 from data_pipeline.shards import list_shards, read_shard  # noqa: E402
 from data_pipeline.worker_pool import ExtractionError  # noqa: E402
+
+log = logging.getLogger(__name__)
 
 SPEAKER_COLOR, OTHER_COLOR, SOUND_COLOR = "#00a86b", "#e0a030", "#5b7a99"
 MAX_REJECT_ROWS = 50
@@ -92,8 +96,7 @@ def data_report(folder: str | Path) -> DataReport:
     """Read an extraction folder and draw its previews. Raises ExtractionError if it is none."""
     folder = Path(folder)
     summary = read_summary(folder)
-    with open(folder / "rejects.csv", newline="", encoding="utf-8") as file:
-        rejects = [RejectRow(**row) for row in csv.DictReader(file)]
+    rejects = _read(folder / "rejects.csv", _reject_rows)
     stages = [
         StageRow(stage=name, seconds=s["total"], seconds_per_clip=s["mean"])
         for name, s in summary.stage_seconds.items()
@@ -111,9 +114,32 @@ def data_report(folder: str | Path) -> DataReport:
         clips_per_second=last["clips_per_second"] if last else None,
         workers=int(last["workers"]) if last else None,
         media_seconds=summary.media_seconds,
-        passport=json.loads((folder / "passport.json").read_text(encoding="utf-8")),
-        previews=[draw_preview(path) for path in sorted((folder / "previews").glob("*.json"))],
+        passport=_read(folder / "passport.json", json.loads),
+        previews=[*_previews(folder / "previews")],
     )
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+    """A file that every extraction writes."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise ExtractionError(
+            f"cannot read {path}: {error}; the same extraction command writes it again"
+        ) from error
+
+
+def _reject_rows(text: str) -> list[RejectRow]:
+    return [RejectRow(**row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+
+
+def _previews(folder: Path) -> Iterator[ClipPreview]:
+    """Each clip's pictures; what cannot be drawn costs itself only."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            yield draw_preview(path)
+        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            log.warning("left out a preview, %s cannot be drawn: %r", path, error)
 
 
 def draw_preview(path: Path) -> ClipPreview:
@@ -283,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         print(describe(data_report(words[0])))
-    except (ExtractionError, SchemaError) as error:
+    except (ExtractionError, SchemaError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1
     return 0

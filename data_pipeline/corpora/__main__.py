@@ -4,13 +4,15 @@ import argparse
 import csv
 import difflib
 import importlib
+import io
 import os
 import pkgutil
 import sys
 from pathlib import Path
 
 import data_pipeline.corpora
-from data_pipeline.clips import COLUMNS, ClipTableError
+from data_pipeline.atomic import atomic_file
+from data_pipeline.clips import COLUMNS, TABLE_NAMES, ClipTableError
 from data_pipeline.schema import Reject
 
 
@@ -35,13 +37,15 @@ def main(argv: list[str] | None = None) -> int:
         )
     if not arguments.root.exists():
         parser.error(f"no folder {arguments.root}; expected the files of {arguments.name}")
+    if arguments.output.resolve() in _inputs(arguments.name, arguments.root.resolve()):
+        parser.error(f"{arguments.output} is what would be read; give another --output")
     adapter = importlib.import_module(f"data_pipeline.corpora.{arguments.name}")
     rejects: list[Reject] = []
     try:
         rows = adapter.clips(arguments.root, rejects.append)
-    except ClipTableError as error:
+        write_clip_table(arguments.output, rows)
+    except (ClipTableError, OSError) as error:
         parser.error(str(error))
-    write_clip_table(arguments.output, rows)
     for reject in rejects:
         print(f"reject {reject.clip}: {reject.reason}: {reject.detail}", file=sys.stderr)
     print(
@@ -49,6 +53,14 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(rejects)} rejects"
     )
     return 0 if rows else 1
+
+
+def _inputs(name: str, root: Path) -> set[Path]:
+    """The tables that an adapter reads."""
+    tables = {root, root / "metadata.csv"}
+    if name == "csv":
+        tables |= {root / table for table in TABLE_NAMES if (root / table).exists()}
+    return tables
 
 
 def write_clip_table(path: Path, rows: list[dict[str, str]]) -> None:
@@ -59,10 +71,12 @@ def write_clip_table(path: Path, rows: list[dict[str, str]]) -> None:
     used = {name for row in rows for name, value in row.items() if value}
     columns = [name for name in COLUMNS if name in used or name == "video"]
     columns += sorted(used - set(COLUMNS))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode())
 
 
 if __name__ == "__main__":

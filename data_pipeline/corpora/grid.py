@@ -7,6 +7,7 @@ one recording: all his clips were filmed in one sitting.
 """
 
 import csv
+import io
 import re
 from pathlib import Path
 
@@ -114,9 +115,12 @@ def _speakers(metadata: Path) -> dict[str, str]:
     """Speaker by file, from a table with the columns `file` and `speaker` (or `person...`)."""
     if not metadata.is_file():
         return {}
-    with open(metadata, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = [n for n in reader.fieldnames or [] if n.startswith(("speaker", "person"))]
-        if not names or "file" not in (reader.fieldnames or []):
-            return {}
-        return {row["file"]: row[names[0]] for row in reader if row[names[0]]}
+    try:
+        text = metadata.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ClipTableError(f"{metadata} is not UTF-8: {error}; save it as CSV UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    names = [n for n in reader.fieldnames or [] if n.startswith(("speaker", "person"))]
+    if not names or "file" not in (reader.fieldnames or []):
+        return {}
+    return {row["file"]: row[names[0]] for row in reader if row[names[0]]}

@@ -76,6 +76,25 @@ def test_grid_speakers_come_from_its_metadata(tmp_path):
     assert clip.speaker == "anna"
 
 
+def test_grid_metadata_that_is_not_utf8_is_named(tmp_path, capsys):
+    touch(tmp_path, "clips/bbaf2n.mp4")
+    (tmp_path / "metadata.csv").write_bytes(b"file,speaker\nclips/bbaf2n.mp4,Andr\xe9\n")
+    with pytest.raises(SystemExit):
+        main(["grid", str(tmp_path), "--output", str(tmp_path / "clips.csv")])
+    assert "metadata.csv is not UTF-8" in capsys.readouterr().err
+
+
+def test_the_table_that_is_read_is_not_written(tmp_path, capsys):
+    touch(tmp_path, "a.mp4")
+    table = tmp_path / "clips.csv"
+    table.write_text("video,note\na.mp4,mine\n")
+    for root in (table, tmp_path):
+        with pytest.raises(SystemExit):
+            main(["csv", str(root), "--output", str(table)])
+        assert "clips.csv is what would be read" in capsys.readouterr().err
+    assert table.read_text() == "video,note\na.mp4,mine\n"
+
+
 def test_cremad_names_tell_everything():
     row = cremad.describe("1001_TSI_HAP_HI")
     assert row["text"] == "The surface is slick." and row["label"] == "happiness"

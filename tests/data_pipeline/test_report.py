@@ -114,3 +114,23 @@ def test_a_folder_that_is_no_extraction_says_what_to_run(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 1
     assert "no summary of an extraction" in capsys.readouterr().err
     assert report.main([]) == 2
+
+
+@pytest.mark.parametrize("name", ["summary.json", "rejects.csv", "passport.json"])
+def test_a_file_that_is_gone_or_damaged_is_named(tmp_path, toy, capsys, name):
+    toy.run_toy(tmp_path, toy.make_clips(["one"]), num_workers=1)
+    path = tmp_path / name
+    for content in (b"\xff", None):
+        path.write_bytes(content) if content else path.unlink()
+        assert report.main([str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert str(path) in said and "extract" in said
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"frames": [1]}'])
+def test_a_damaged_preview_costs_itself_only(tmp_path, toy, caplog, content):
+    toy.run_toy(tmp_path, toy.make_clips(["one"]), num_workers=1)
+    write_preview(tmp_path / "previews")
+    (tmp_path / "previews/bad.json").write_text(content)
+    assert [p.title for p in data_report(tmp_path).previews] == ["toy-000"]
+    assert "bad.json cannot be drawn" in caplog.text
