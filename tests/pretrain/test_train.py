@@ -10,15 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import BertConfig
 
 from data_pipeline.weights import sha256_of
+from pretrain.build import build_model
 from pretrain.checkpoint import CheckpointError, load_checkpoint
 from pretrain.cli import main
 from pretrain.integrity import write_digests
 from pretrain.masking import TASKS
 from pretrain.output import held_output
-from pretrain.runtime import RuntimeSettings, start
+from pretrain.runtime import RuntimeSettings, seed_everything, start
 
 LOSSES = ("step", "split", "loss", *TASKS)
 
@@ -97,6 +99,39 @@ def test_the_loss_of_a_step_is_the_weighted_mean_of_its_objectives(arguments, tm
             assert float(row["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_rate_of_a_step_is_that_of_its_own_number(arguments, tmp_path):
+    """Up to 4e-3 in 2 steps and down to nothing at the sixth, worked out by hand."""
+    length = ("optim.steps=6", "optim.warmup_steps=2", "optim.peak_learning_rate=4e-3")
+    assert main(arguments(tmp_path, *length, "optim.floor_learning_rate=5e-4")) == 0
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        train = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    found = [float(row["learning_rate"]) for row in train]
+    assert found == pytest.approx([2e-3, 4e-3, 3e-3, 2e-3, 1e-3, 5e-4], rel=1e-12)
+
+
+def test_the_settings_of_optim_reach_the_optimizer_and_the_clip(arguments, tmp_path, monkeypatch):
+    steps, clips = [], []
+    step, clip = torch.optim.AdamW.step, torch.nn.utils.clip_grad_norm_
+
+    def counted_step(self, *rest):
+        steps.append([{**group, "params": None} for group in self.param_groups])
+        return step(self, *rest)
+
+    def counted_clip(parameters, max_norm, *rest, **more):
+        clips.append(max_norm)
+        return clip(parameters, max_norm, *rest, **more)
+
+    monkeypatch.setattr("torch.optim.AdamW.step", counted_step)
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", counted_clip)
+    own = ["optim.betas=[0.5, 0.75]", "optim.eps=1e-3", "optim.weight_decay=0.25"]
+    length = ("optim.steps=2", "optim.warmup_steps=1", "optim.peak_learning_rate=2e-3")
+    assert main(arguments(tmp_path, *length, *own, "optim.clip_norm=0.5")) == 0
+    assert clips == [0.5, 0.5] and len(steps) == 2
+    decayed, spared = steps[0]
+    assert (decayed["betas"], decayed["eps"], decayed["lr"]) == ((0.5, 0.75), 1e-3, 2e-3)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.25, 0.0)
+
+
 def test_mixing_by_step_shows_one_objective_a_step(arguments, tmp_path):
     assert main(arguments(tmp_path, *SHORT, "objectives.mixing=step")) == 0
     for row in of(tmp_path, "train"):
@@ -154,11 +189,20 @@ def test_metrics_half_written_by_a_killed_run_are_dropped(arguments, tmp_path):
 
 @pytest.mark.slow
 def test_the_reference_takes_a_step_on_a_shrunken_width(arguments, tmp_path):
-    """All of the paper's run but width, depth and length: 640 clips in 4 micro-batches."""
-    length = ("optim.steps=1", "optim.warmup_steps=0")
-    assert main(arguments(tmp_path, *length, config="reference.yaml")) == 0
-    assert len(of(tmp_path, "train")) == 1
-    assert load_checkpoint(tmp_path).config.data.batch_clips == 640
+    """All of the paper's run but width, depth and length: 640 clips in 4 micro-batches. The last
+    step's rate is the floor, so the first of two must move the weights."""
+    length = ("optim.steps=2", "optim.warmup_steps=0", "run.checkpoint_every=1")
+    assert main(arguments(tmp_path, *length, "run.seed=5", config="reference.yaml")) == 0
+    assert len(of(tmp_path, "train")) == 2
+    trained = load_checkpoint(tmp_path)
+    assert trained.config.data.batch_clips == 640
+    seed_everything(5)
+    fresh, _ = build_model(trained.config.model, trained.passport)
+    name = "encoder.layer.1.output.dense.weight"
+    moved = (trained.model.get_parameter(name) - fresh.get_parameter(name)).abs().max()
+    assert moved.item() == pytest.approx(
+        2.5e-5, rel=0.1
+    )  # AdamW's first update: the rate, half the peak
 
 
 def test_tensorboard_on_request(arguments, tmp_path):
