@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from data_pipeline.atomic import atomic_file
 from data_pipeline.schema import Reject, ShardManifest
 from data_pipeline.tasks import Task
 from data_pipeline.worker_pool import ExtractionError
+
+log = logging.getLogger(__name__)
 
 REJECT_COLUMNS = ("clip", "stage", "reason", "detail")
 
@@ -94,10 +97,14 @@ def read_summary(folder: str | Path) -> Summary:
     path = Path(folder) / "summary.json"
     try:
         return Summary(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
         raise ExtractionError(
-            f"no summary of an extraction at {path}: {error}; run python -m data_pipeline.extract "
-            "until it ends"
+            f"no summary of an extraction at {path}: {error.strerror}; run "
+            "python -m data_pipeline.extract until it ends"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ExtractionError(
+            f"{path} is damaged: {error}; the same extraction command writes it again"
         ) from error
 
 
@@ -133,6 +140,31 @@ def _check(folder: Path, task: Task, manifest: ShardManifest) -> None:
         )
 
 
+def _timings(path: Path) -> list[dict[str, Any]]:
+    """What a shard's clips took; a lost file costs no more than these numbers."""
+    try:
+        return [
+            {
+                "media_seconds": float(row["media_seconds"]),
+                "seconds": {str(stage): float(s) for stage, s in row["seconds"].items()},
+            }
+            for row in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning("no timings of this shard, %s cannot be read: %r", path, error)
+        return []
+
+
+def _last_run(folder: Path) -> dict[str, float] | None:
+    if not (folder / "summary.json").exists():
+        return None
+    try:
+        return read_summary(folder).last_run
+    except ExtractionError as error:
+        log.warning("how the last run went is lost: %s", error)
+        return None
+
+
 def _summarize(
     folder: Path,
     tasks: list[Task],
@@ -147,12 +179,12 @@ def _summarize(
         if task.index not in manifests:
             continue
         reasons.update(row["reason"] for row in manifests[task.index].rejects)
-        for row in json.loads((folder / "timings" / f"{task.name}.json").read_text()):
+        for row in _timings(folder / "timings" / f"{task.name}.json"):
             media_seconds += row["media_seconds"]
             for stage, seconds in row["seconds"].items():
                 stages[stage].append(seconds)
-    if last_run is None and (folder / "summary.json").exists():
-        last_run = read_summary(folder).last_run
+    if last_run is None:
+        last_run = _last_run(folder)
     return Summary(
         num_clips=sum(len(task.clips) for task in tasks) + len(table_rejects),
         num_samples=sum(manifest.num_samples for manifest in manifests.values()),
