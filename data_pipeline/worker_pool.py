@@ -15,6 +15,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ HOPELESS = 10
 
 LOADING_TIMEOUT_SECONDS = 1800.0
 """A worker that has not loaded its encoders by then is ended."""
+
+
+LONGEST_WAIT_SECONDS = 3600.0
+"""At once; the system takes no wait of years, which a generous clip_timeout_seconds asks for."""
 
 
 class ExtractionError(RuntimeError):
@@ -182,10 +187,8 @@ class WorkerPool:
         due = [w.since + self._patience(w) - now for w in self._workers]
         by_connection = {worker.connection: worker for worker in self._workers}
         news = []
-        timeout = max(0.0, min(due))
-        for connection in multiprocessing.connection.wait(
-            list(by_connection), None if timeout == math.inf else timeout
-        ):
+        timeout = max(0.0, min(*due, LONGEST_WAIT_SECONDS))
+        for connection in multiprocessing.connection.wait(list(by_connection), timeout):
             worker = by_connection[connection]
             try:
                 kind, content = connection.recv()
@@ -254,9 +257,10 @@ def _serve(
     connection: multiprocessing.connection.Connection,
     number: int,
 ) -> None:
-    """A worker's life: load, then clips until the pipe ends, as it does when the parent dies."""
+    """A worker's life: load, then clips until the pipe ends, or the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     faulthandler.enable()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         try:
             extractor = make_extractor(number)
@@ -270,3 +274,9 @@ def _serve(
             connection.send(("done", extractor(clip, preview=preview)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)  # no parent to report to, and nothing of ours on disk
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent dies, also in the midst of a clip that hangs."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(0)
