@@ -82,6 +82,11 @@ def execute(
         num_done = sum(len(task.clips) for task in mine) - num_clips
         if num_done:
             log.info("%d clips are done already in %s", num_done, folder)
+            again = {task.index for task in pending}
+            done = [task for task in mine if task.index not in again]
+            _warn_of_versions(folder, done, pool.versions)
+        if not pending:
+            log.info("nothing is left to do")
         started = time.monotonic()
         # Encoders that have filled a shard of these tasks are not what makes clips fail now.
         proven = any(task.is_answered(folder) for task in tasks)
@@ -145,6 +150,21 @@ def _extract(
                 of_task = results.pop(task.index)
                 _write_task(folder, task, [of_task[n] for n in sorted(of_task)], pool)
             ready.clear()
+
+
+def _warn_of_versions(folder: Path, done: list[Task], versions: dict[str, str]) -> None:
+    found = [(task.name, task.other_versions(folder, versions)) for task in done]
+    found = [(name, others) for name, others in found if others]
+    if found:
+        name, others = found[0]
+        log.warning(
+            "%d of the shards in %s were made with other libraries, which may give other last "
+            "digits; e.g. %s: %s. To have all alike, give another output=FOLDER",
+            len(found),
+            folder,
+            name,
+            ", ".join(others),
+        )
 
 
 def _kind(detail: str) -> tuple[str, str]:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
+EXTRACTION_VERSION = 1
+"""Raised whenever the code makes other bytes of a clip; shards of another one are made anew."""
 
 # FER+ order, as in the denseface encoder of MEmoBERT.
 EXPRESSIONS = (
@@ -114,7 +116,8 @@ class Reject:
 
     clip: str
     stage: str
-    """The step that gave up: table, media, faces, voice, active_speaker, text, features."""
+    """The step that gave up: table, worker, media, voice, faces, active_speaker, expression, speech
+    or text."""
     reason: str
     """A short slug that can be counted: no_face, unreadable_video, nobody_speaks, ..."""
     detail: str

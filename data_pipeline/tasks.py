@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.schema import (
+    EXTRACTION_VERSION,
     FORMAT_VERSION,
     Clip,
     Passport,
@@ -30,7 +31,7 @@ class Task:
     """Place of its first clip in the table."""
     clips: list[Clip]
     digest: str
-    """Of the clips and of the settings that decide what is extracted from them."""
+    """Of the clips, and of the code and the settings that decide what is extracted from them."""
 
     @property
     def name(self) -> str:
@@ -42,6 +43,16 @@ class Task:
             return read_manifest(folder / f"{self.name}.json")
         except FileNotFoundError:
             return None
+
+    def other_versions(self, folder: Path, versions: dict[str, str]) -> list[str]:
+        """Libraries that made this task's shard in another version than this run's."""
+        manifest = self.manifest(folder)
+        made = manifest.versions if manifest is not None else versions
+        return [
+            f"{name} {made.get(name, 'absent')} there, {versions.get(name, 'absent')} here"
+            for name in sorted(made.keys() | versions.keys())
+            if made.get(name) != versions.get(name)
+        ]
 
     def is_answered(self, folder: Path) -> bool:
         """Whether a manifest for this very task is there, made by whichever process."""
@@ -80,6 +91,7 @@ def cut_tasks(clips: list[Clip], clips_per_shard: int, settings: dict[str, Any])
         part = clips[first : first + clips_per_shard]
         asked = {
             "format": FORMAT_VERSION,
+            "extraction": EXTRACTION_VERSION,
             "settings": settings,
             "clips": [dataclasses.asdict(clip) for clip in part],
         }

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline import tasks
 from data_pipeline.ledger import read_summary
 from data_pipeline.schema import Reject
 from data_pipeline.shards import list_shards, read_shard
@@ -83,6 +85,11 @@ def test_a_clip_that_kills_its_process_is_a_reject(tmp_path, text, cause):
     assert cause in row["detail"] and "/nowhere/1.mp4" in row["detail"]
 
 
+def test_a_timeout_of_ages_is_taken(tmp_path):
+    summary = toy.run_toy(tmp_path, toy.make_clips(["one"]), clip_timeout_seconds=1e12)
+    assert summary.num_samples == 1
+
+
 def test_a_table_with_nothing_but_bad_rows_still_ends(tmp_path):
     bad_row = Reject(clip="row 1", stage="table", reason="bad_number", detail="x")
     summary = toy.run_toy(tmp_path / "out", [], rejects=[bad_row])
@@ -138,6 +145,43 @@ def test_a_folder_of_another_run_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "videos/holiday.mp4").touch()
     with pytest.raises(ExtractionError, match="holds holiday.mp4 and is no extraction folder"):
         toy.run_toy(tmp_path / "videos", clips)
+
+
+def test_other_code_makes_the_shards_anew_and_other_libraries_are_told(
+    tmp_path, monkeypatch, caplog
+):
+    log = tmp_path / "calls"
+    make = functools.partial(toy.ToyExtractor, log_path=str(log))
+    clips = toy.make_clips(["one"] * 5)
+    toy.run_toy(tmp_path / "out", clips, make)
+    toy.run_toy(tmp_path / "out", clips, functools.partial(make, version="2"))
+    assert "2 of the shards" in caplog.text and "toy 1 there, 2 here" in caplog.text
+    assert len(log.read_text().split()) == 5
+    monkeypatch.setattr(tasks, "EXTRACTION_VERSION", 2)
+    toy.run_toy(tmp_path / "out", clips, make)
+    assert len(log.read_text().split()) == 10
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[{}]", b"[1]", b"\xff"])
+def test_lost_timings_cost_no_more_than_the_timings(tmp_path, content, caplog):
+    clips = toy.make_clips(["one"] * 8)
+    toy.run_toy(tmp_path, clips)
+    path = tmp_path / "timings/000001.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    summary = toy.run_toy(tmp_path, clips)
+    assert str(summary) == "input clips 8 = samples 8 + rejects 0"
+    assert summary.media_seconds == 4.0 and "000001.json cannot be read" in caplog.text
+
+
+def test_a_damaged_summary_is_written_again(tmp_path, caplog):
+    clips = toy.make_clips(["one"])
+    toy.run_toy(tmp_path, clips)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(ExtractionError, match=r"summary.json is damaged: .* writes it again"):
+        read_summary(tmp_path)
+    assert toy.run_toy(tmp_path, clips).last_run is None
+    assert "how the last run went is lost" in caplog.text
+    assert read_summary(tmp_path).num_samples == 1
 
 
 @pytest.mark.parametrize("name", ["clips.csv", "config.yaml"])
@@ -258,11 +302,25 @@ def test_two_runs_at_once_on_one_folder_do_no_harm(tmp_path, run_environment):
     check_killed_run(tmp_path / "both", tmp_path / "clean", 40)
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path, run_environment):
-    run = subprocess.Popen(command(tmp_path / "out", 2000), stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("text", ["word", "hang"])
+def test_workers_end_when_their_parent_is_killed(tmp_path, run_environment, text):
+    script = (
+        "import toy_extractor as toy\n"
+        "if __name__ == '__main__':\n"
+        f"    toy.run_toy('out', toy.make_clips(['one'] * 4 + ['{text}'] * 2000))\n"
+    )
+    (tmp_path / "run.py").write_text(script)
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(HERE)])
+    run = subprocess.Popen(
+        [sys.executable, "run.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+    )
     children_file = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     while not (tmp_path / "out/000000.json").exists():
         time.sleep(0.05)
+    time.sleep(0.5)
     children = [Path("/proc") / pid for pid in children_file.read_text().split()]
     assert len(children) >= 2
     run.kill()

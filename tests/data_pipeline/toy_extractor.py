@@ -24,9 +24,9 @@ SPEC = FeatureSpec(name="toy", weights_sha256="0" * 64, layer=-1, pooling=1, rat
 
 
 class ToyExtractor:
-    def __init__(self, number: int, *, spec: FeatureSpec = SPEC, log_path: str | None = None):
+    def __init__(self, number: int, *, spec: FeatureSpec = SPEC, log_path=None, version="1"):
         self.passport = {"speech": spec}
-        self.versions = {"toy": "1"}
+        self.versions = {"toy": version}
         self.log_path = log_path
 
     def __call__(self, clip: Clip, *, preview: bool = False) -> Extraction:
