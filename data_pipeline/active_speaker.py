@@ -31,38 +31,12 @@ import numpy as np
 
 from data_pipeline.faces import TrackedFace
 from data_pipeline.mouth import movement, openness
+from data_pipeline.settings import SpeakerSettings
 from data_pipeline.synchrony import load_lip_sync
 from data_pipeline.voice import VoiceActivity
 
-STRATEGIES = ("synchrony", "counts")
 VOICE_HOP_SECONDS = 0.01
 LONGEST_FRAME_SECONDS = 0.5  # a frame older than this no longer shows the face
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeakerSettings:
-    """When a face speaks."""
-
-    strategy: str = "synchrony"
-    """What decides between faces that all move: synchrony, or counts as the reference does."""
-    open_level: float = 0.05
-    """A mouth is open above this difference from its median picture, of its contrast, less that of
-    the upper face."""
-    change_level: float = 0.03
-    """A mouth moves above this change from frame to frame, of its contrast, less that of the upper
-    face."""
-    min_match_share: float = 0.25
-    """Least share of the voice, while the face is seen, during which its mouth moves."""
-    min_synchrony: float = 0.1
-    """Least synchrony; below, the voice is somebody else's. 0.1 keeps all of 39 three-second pieces
-    of people who talk in the wild and rejects a third of those with another piece's sound; 0.2
-    keeps 92 % and rejects 75 %."""
-    min_voice_seconds: float = 0.1
-    """Clips with less voice have no speaker."""
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"no strategy {self.strategy!r}; there are {', '.join(STRATEGIES)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,23 +3,19 @@
 python -m data_pipeline.extract --config configs/data/default.yaml clips=my/videos output=runs/x
 """
 
+import errno
 import functools
 import logging
 import os
 import sys
 from pathlib import Path
 
-from data_pipeline.clip_extractor import ClipExtractor, load_extractor
 from data_pipeline.clips import ClipTableError, load_clips
 from data_pipeline.config import ConfigError, dump_config, load_config, parse_command_line
-from data_pipeline.doctor import check_quickly
-from data_pipeline.executor import execute
 from data_pipeline.extract_config import DataConfig, num_workers
 from data_pipeline.ledger import Summary
 from data_pipeline.schema import Reject, SchemaError
-from data_pipeline.worker_pool import Extraction, ExtractionError
-
-__all__ = ["ClipExtractor", "DataConfig", "Extraction", "Summary", "main", "run"]
+from data_pipeline.worker_pool import ExtractionError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +24,11 @@ def run(config: DataConfig) -> Summary:
     """Extract what `config` asks for; the summary says how the clips add up."""
     rejects: list[Reject] = []
     clips = load_clips(config.clips, rejects)
+    # Torch takes seconds: a slip in config or table is told before, and Ctrl-C is heard meanwhile.
+    from data_pipeline.clip_extractor import load_extractor
+    from data_pipeline.doctor import check_quickly
+    from data_pipeline.executor import execute
+
     workers = num_workers(config)
     findings = list(check_quickly(config, clips, workers))
     for finding in findings:
@@ -35,22 +36,30 @@ def run(config: DataConfig) -> Summary:
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         raise ExtractionError(f"{len(errors)} of the checks above failed")
-    return execute(
-        clips,
-        rejects,
-        Path(config.output).expanduser(),
-        functools.partial(load_extractor, config),
-        settings=config.settings(),
-        config_text=dump_config(config),
-        clips_per_shard=config.clips_per_shard,
-        num_workers=workers,
-        attempts=config.attempts,
-        clip_timeout_seconds=config.clip_timeout_seconds,
-        num_previews=config.previews,
-        array_index=config.array.index,
-        array_count=config.array.count,
-        clips_from=Path(config.clips).expanduser(),
-    )
+    try:
+        return execute(
+            clips,
+            rejects,
+            Path(config.output).expanduser(),
+            functools.partial(load_extractor, config),
+            settings=config.settings(),
+            config_text=dump_config(config),
+            clips_per_shard=config.clips_per_shard,
+            num_workers=workers,
+            attempts=config.attempts,
+            clip_timeout_seconds=config.clip_timeout_seconds,
+            num_previews=config.previews,
+            array_index=config.array.index,
+            array_count=config.array.count,
+            clips_from=Path(config.clips).expanduser(),
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ExtractionError(
+            f"the disk of {config.output} is full ({error.strerror}); make room there, and the "
+            "same command goes on from here"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,8 +89,8 @@ def describe(summary: Summary, folder: str) -> str:
     if summary.last_run:
         last = summary.last_run
         lines.append(
-            f"{last['clips']} clips in {last['wall_seconds']:.1f} s with {last['workers']} workers:"
-            f" {last['clips_per_second']:.2f} clips/s"
+            f"the last run that had clips to do: {last['clips']} in {last['wall_seconds']:.1f} s "
+            f"with {last['workers']} workers, {last['clips_per_second']:.2f} clips/s"
         )
     if summary.reasons:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
@@ -93,6 +102,8 @@ def describe(summary: Summary, folder: str) -> str:
             f"program rather than theirs. To try them again: rm {again}, then the same command"
         )
     lines.append(str(summary))
+    if summary.is_complete and not summary.num_samples:
+        lines.append("No clip became a sample, so there is nothing to train on.")
     return "\n".join(lines)
 
 

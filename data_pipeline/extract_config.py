@@ -4,12 +4,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 import yaml
 
-from data_pipeline.active_speaker import SpeakerSettings
 from data_pipeline.config import ConfigError, dump_config
-from data_pipeline.faces import FaceSettings
+from data_pipeline.settings import FaceSearchSettings, SpeakerSettings, check_range
 from data_pipeline.weights import ASSETS, sha256_of
 
 Modality = Literal["face", "speech", "text"]
@@ -28,6 +26,11 @@ class MediaSettings:
     """Taller frames are scaled down to it, in pixels."""
     decoder: Literal["decord", "pyav"] = "decord"
     """decord hands over to PyAV where it cannot read a file rightly."""
+    take_truncated: bool = False
+    """Take clips within which the file breaks off: their text says more than is seen and heard."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "frames_per_second", "window_seconds", "max_height", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class SpeechSettings:
     """Index into the hidden states; null is the encoder's own choice, else the last."""
     pooling: int = 3
     """Mean over this many states; 3 of wav2vec2's are 60 ms."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "pooling", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +92,7 @@ class DataConfig:
     max_seconds: float = 120.0
     """Longer clips are rejects: an utterance is what is asked for, not a film."""
     media: MediaSettings = field(default_factory=MediaSettings)
-    faces: FaceSettings = field(default_factory=FaceSettings)
+    faces: FaceSearchSettings = field(default_factory=FaceSearchSettings)
     voice: Literal["silero", "energy"] = "silero"
     """Voice activity detector."""
     expression: str = "densenet_ferplus"
@@ -108,9 +114,9 @@ class DataConfig:
     array: ArraySettings = field(default_factory=ArraySettings)
 
     def __post_init__(self) -> None:
-        for name in ("clips_per_shard", "attempts", "clip_timeout_seconds", "max_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        check_range(self, "clips_per_shard", "attempts", "clip_timeout_seconds", above=0)
+        check_range(self, "max_seconds", above=0)
+        check_range(self, "min_seconds", least=0)
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; expected 1 or more, or null")
         if self.previews < 0:
@@ -131,6 +137,8 @@ class DataConfig:
 
 
 def resolve_device(device: str) -> str:
+    import torch
+
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -142,5 +150,7 @@ def num_workers(config: DataConfig) -> int:
     if config.workers is not None:
         return config.workers
     if resolve_device(config.device) == "cuda":
+        import torch
+
         return torch.cuda.device_count()
     return len(os.sched_getaffinity(0))

@@ -21,6 +21,7 @@ from data_pipeline.crops import CropError, aligned_crop
 from data_pipeline.mouth import face_patches
 from data_pipeline.scenes import CutFinder
 from data_pipeline.schema import FaceTrack
+from data_pipeline.settings import FaceSettings
 from data_pipeline.tracking import Detections, OpenTrack, Tracker, fill
 
 log = logging.getLogger(__name__)
@@ -29,33 +30,6 @@ CROP_SECONDS = 0.1
 # Boxes and points are rounded to this part of a pixel, far below the detector's own error, so
 # that float noise (another number of threads, another batch) does not reach the crops.
 ROUNDING = 1 / 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaceSettings:
-    """How faces are found and followed."""
-
-    detections_per_second: float = 5.0
-    """MTCNN runs on this many frames a second, and on the first and last of each shot; boxes
-    between are interpolated."""
-    detection_pixels: int = 360
-    """Frames whose shorter side is longer are scaled down to it for detection."""
-    min_face_pixels: int = 40
-    """Smallest face looked for, in pixels of the scaled frame."""
-    min_confidence: float = 0.9
-    """Detections below are dropped."""
-    batch_frames: int = 8
-    """Frames per MTCNN call."""
-    min_iou: float = 0.3
-    """Least overlap of a box with the track's last one."""
-    max_gap_seconds: float = 1.0
-    """A face lost for longer ends its track."""
-    smoothing_seconds: float = 0.15
-    """Width of the Gaussian that smooths boxes and points in time; 0 is none."""
-    min_presence: float = 0.2
-    """Tracks present in a smaller share of the clip's frames are dropped."""
-    crop_size: int = 64
-    """Side of the aligned crops, in pixels: the expression encoder's."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,13 +76,15 @@ class _Rows:
 class FaceFinder:
     """Finds, follows and crops the faces of clips; made once, used for many.
 
-    `detection_seconds` and `num_detection_frames` say what MTCNN cost so far.
+    `detection_seconds` and `num_detection_frames` say what MTCNN cost so far; `presence` is the
+    largest share of the last clip's frames that a face, kept or dropped, was seen in.
     """
 
     def __init__(self, settings: FaceSettings | None = None, device: str = "cpu") -> None:
         self.settings = settings or FaceSettings()
         self.detection_seconds = 0.0
         self.num_detection_frames = 0
+        self.presence = 0.0
         self._mtcnn = MTCNN(
             keep_all=True,
             min_face_size=self.settings.min_face_pixels,
@@ -123,7 +99,9 @@ class FaceFinder:
         search = _Search(self)
         for window in media.windows():
             search.take(window.frames_NHW3, window.seconds_N, window.index_N)
-        return search.finish()
+        faces = search.finish()
+        self.presence = search.presence
+        return faces
 
     def detect(self, frames: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Faces of frames of one size: boxes [D, 4], points [D, 5, 2] and confidences [D] of each.
@@ -181,6 +159,7 @@ class _Search:
         self.tracks: dict[int, OpenTrack] = {}
         self.shot = self.tracked_shot = 0
         self.num_frames = 0
+        self.presence = 0.0
         self.settled = -1
         self.detection_tick = self.crop_tick = 0
         # A box is settled once nothing yet to be seen can change it: the gap to the next
@@ -203,6 +182,7 @@ class _Search:
         for number in sorted(self.rows):
             rows = self.rows[number]
             track = _concatenate(rows.tracks)
+            self.presence = max(self.presence, len(track) / self.num_frames)
             if len(track) < self.settings.min_presence * self.num_frames or not rows.crops:
                 continue
             faces.append(

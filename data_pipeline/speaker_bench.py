@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 
-from data_pipeline.active_speaker import STRATEGIES, SpeakerChoice, SpeakerSettings, choose_speaker
+from data_pipeline.active_speaker import SpeakerChoice, SpeakerSettings, choose_speaker
 from data_pipeline.faces import FaceFinder, TrackedFace
 from data_pipeline.media import open_clip
 from data_pipeline.schema import Clip
+from data_pipeline.settings import STRATEGIES
 from data_pipeline.voice import voice_activity
 
 METHODS = (*STRATEGIES, "loudest_mover")
