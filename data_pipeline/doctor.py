@@ -140,14 +140,11 @@ def main(argv: list[str] | None = None) -> int:
         rejects: list[Reject] = []
         clips = load_clips(config.clips, rejects)
         workers = num_workers(config)
-    except (ConfigError, ClipTableError) as error:
+        findings = [*check_quickly(config, clips, workers), check_output(config, clips)]
+    except (ConfigError, ClipTableError, OSError) as error:
         print(f"error   {error}")
         return 1
-    findings = [
-        *check_quickly(config, clips, workers),
-        check_output(config, clips),
-        *check_encoders(config),
-    ]
+    findings += check_encoders(config)
     if rejects:
         first = rejects[0]
         what = f"{len(rejects)} rows of the table are no clips, first {first.clip}: {first.detail}"

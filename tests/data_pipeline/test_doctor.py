@@ -67,6 +67,15 @@ def test_an_encoder_that_does_not_load_is_an_error_with_the_fix(tmp_path):
     assert "speech.encoder=" in finding.fix
 
 
+def test_a_table_that_may_not_be_read_is_one_line(tmp_path, capsys, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", "t.csv")
+
+    monkeypatch.setattr(doctor, "load_clips", refused)
+    assert doctor.main(["clips=t.csv", f"output={tmp_path}/o"]) == 1
+    assert capsys.readouterr().out == "error   [Errno 13] Permission denied: 't.csv'\n"
+
+
 def test_the_command_ends_with_1_when_there_is_an_error(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("video\ngone.mp4\n")
     words = [f"clips={tmp_path}/t.csv", f"output={tmp_path}/o", "speech.encoder=./nowhere"]
