@@ -11,17 +11,17 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 
-from data_pipeline.active_speaker import choose_speaker
+from data_pipeline.active_speaker import SpeakerChoice, choose_speaker
 from data_pipeline.expression import load_expression_encoder
 from data_pipeline.extract_config import DataConfig, resolve_device
-from data_pipeline.faces import FaceFinder, TrackedFace
+from data_pipeline.faces import FaceFinder, FaceSettings, TrackedFace
 from data_pipeline.media import ClipMedia, MediaError, open_clip
 from data_pipeline.preview import PreviewTap, make_preview
 from data_pipeline.schema import Clip, ClipSample, Passport, Reject
@@ -62,7 +62,7 @@ class ClipExtractor:
         self.passport["speech"] = self.speech.spec
         if config.speaker != "none":
             self.expression = load_expression_encoder(config.expression, device=device)
-            faces = replace(config.faces, crop_size=self.expression.crop_size)
+            faces = FaceSettings(**asdict(config.faces), crop_size=self.expression.crop_size)
             self.finder = FaceFinder(faces, device=device)
             self.passport["face"] = self.expression.spec
         self.transcribe = None
@@ -183,6 +183,14 @@ class _Course:
             max_seconds=config.max_seconds,
         )
         log.debug("%s: %s", self.clip.id, "; ".join([self.media.decoder, *self.media.notes]))
+        if self.media.cut_seconds is not None and not media.take_truncated:
+            promised = self.media.promised_seconds
+            of = "" if promised is None else f" of {promised:.2f} s"
+            raise ClipRejected(
+                "truncated",
+                f"the file breaks off at {self.media.cut_seconds:.2f} s{of}; copy it again, or set "
+                "media.take_truncated=true",
+            )
         if self.media.duration < config.min_seconds:
             found = f"{self.media.duration:.3f} s long, expected min_seconds={config.min_seconds:g}"
             raise ClipRejected("too_short", found)
@@ -197,18 +205,17 @@ class _Course:
         self.voice = voice_activity(self.media.sound_T, self.config.voice)
         if not self.voice.spans and "speech" in self.config.require:
             peak = float(np.abs(self.media.sound_T).max(initial=0.0))
-            raise ClipRejected("no_voice", f"no voice found; the sound's peak is {peak:.3g} of 1")
+            raise ClipRejected(
+                "no_voice",
+                f"the detector voice={self.config.voice} hears none; the sound's peak is "
+                f"{peak:.3g} of 1",
+            )
 
     def _find_faces(self) -> None:
         if self.media.has_video:
             self.faces = self.extractor.finder.find(self.tap or self.media)
         if not self.faces and "face" in self.config.require:
-            faces = self.config.faces
-            raise ClipRejected(
-                "no_face",
-                f"no face of {faces.min_face_pixels} pixels or more is there in "
-                f"{faces.min_presence:.0%} of the frames",
-            )
+            raise ClipRejected("no_face", self._why_no_face())
 
     def _choose_speaker(self) -> None:
         if not self.faces:
@@ -222,10 +229,51 @@ class _Course:
         )
         if choice.index is None:
             if "face" in self.config.require:
-                found = f"{len(self.faces)} faces, {self.voice.seconds:.2f} s of voice"
-                raise ClipRejected(choice.reason, f"{found}, no mouth that moves with it")
+                raise ClipRejected(choice.reason, self._why_nobody(choice))
             return
         self.speaker, self.speaker_score = choice.index, round(float(choice.score), 4)
+
+    def _why_no_face(self) -> str:
+        faces = self.config.faces
+        size = (
+            f"faces.min_face_pixels={faces.min_face_pixels} or more in frames scaled down to "
+            f"faces.detection_pixels={faces.detection_pixels}"
+        )
+        presence = self.extractor.finder.presence if self.media.has_video else 0.0
+        if not presence:
+            return f"no face was found; looked for {size}"
+        return (
+            f"the face seen longest is there in a share of {presence:.3f} of the frames, expected "
+            f"faces.min_presence={faces.min_presence:g}; looked for {size}"
+        )
+
+    def _why_nobody(self, choice: SpeakerChoice) -> str:
+        """What was measured, and the setting that it falls short of."""
+        s = self.config.active_speaker
+        found = f"{len(self.faces)} face{'s' * (len(self.faces) != 1)}"
+        voice = f"{self.voice.seconds:.2f} s of voice"
+        if choice.reason == "no_sound":
+            return f"{found} but no sound to tell who speaks; speaker=any_face takes a face anyway"
+        if choice.reason == "no_voice":
+            least = s.min_voice_seconds
+            return f"{found}, {voice}; expected active_speaker.min_voice_seconds={least:g}"
+        if choice.reason == "off_screen_voice":
+            movers = [c for c in choice.counts if c.open and c.match_share >= s.min_match_share]
+            best = max(c.synchrony for c in movers if c.synchrony is not None)
+            return (
+                f"{found}, {voice}; the mouth most in step with it has a synchrony of {best:.3f}, "
+                f"expected active_speaker.min_synchrony={s.min_synchrony:g}"
+            )
+        best = max(c.match_share for c in choice.counts)
+        if best >= s.min_match_share:
+            return (
+                f"{found}, {voice}; a mouth moves, but none is ever open, which is measured by "
+                f"active_speaker.open_level={s.open_level:g}"
+            )
+        return (
+            f"{found}, {voice}; the mouth that moves most does so in a share of {best:.2f} of it, "
+            f"expected active_speaker.min_match_share={s.min_match_share:g}"
+        )
 
     def _encode_speech(self) -> np.ndarray | None:
         if self.media.sound_T is None or not self.voice.spans:
@@ -251,6 +299,8 @@ class _Course:
         return text
 
     def _reject(self, reason: str, detail: str) -> Reject:
+        if self.media is not None and reason != "truncated":
+            detail = "; ".join([detail, *self.media.notes])
         return Reject(clip=self.clip.id, stage=self.stage, reason=reason, detail=detail)
 
     @contextlib.contextmanager

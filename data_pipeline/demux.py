@@ -23,6 +23,10 @@ _PREROLL_SECONDS = 0.5
 """Sound decoded before the span: the first packets after a seek come out wrong (MP3, AAC)."""
 _MISSING_SECONDS = 0.25
 """A file that ends so much before its declared end is cut; durations are seldom off by more."""
+_DECLARING = ("mov", "matroska", "flv", "avi", "asf")
+"""File formats whose header says how long they are; of others FFmpeg guesses, by bytes a second."""
+_REFERRING = {"concat", "hls", "dash", "sdp", "image2"}
+"""File formats that name other files or hosts, which a clip table must not make us read."""
 _SLACK_SECONDS = 1e-3
 """Many containers count in milliseconds: a frame this near to a span's bound lies on it."""
 
@@ -59,6 +63,10 @@ class Scan:
     """About how many the whole file has, not the span alone; 0 is unknown."""
     truncated: bool
     """The file promises more than it holds."""
+    cut_seconds: float | None
+    """Where the file breaks off, if it surely does so before the end of the span."""
+    promised_seconds: float | None
+    """Where the file, by its own word, should end; None is unknown."""
     width: int
     """Of a frame as shown: upright, square pixels. 0 without picture."""
     height: int
@@ -76,10 +84,21 @@ def scan(path: Path, start: float, end: float | None, max_seconds: float) -> Sca
     """
     for seek in (True, False) if start > _SEEK_SECONDS else (False,):
         with av.open(str(path), metadata_errors="replace") as container:
+            _check_format(container, path)
             reading = _Reading(container, path, start, end, max_seconds)
             if reading.read(seek):
                 return reading.result()
     raise AssertionError("reading from the beginning cannot miss it")
+
+
+def _check_format(container, path: Path) -> None:
+    names = set(container.format.name.split(",")) & _REFERRING
+    if names:
+        raise MediaError(
+            "unreadable_video",
+            f"{path.name} is a list of other files ({', '.join(sorted(names))}); expected the "
+            "video itself",
+        )
 
 
 class _Reading:
@@ -97,10 +116,12 @@ class _Reading:
         self.key_seconds: float | None = None
         self.frame_seconds: list[float] = []
         self.video_end = -math.inf
+        self.video_reach = -math.inf  # with the packets that are hidden or repeat a picture
         self.num_video_packets = 0
         self.times_known = True
         self.at_end = False
         self.broken = False
+        self.failed = False
         self.num_bad_sound = 0
         self.declared_end = math.inf
         if container.duration is not None:
@@ -123,7 +144,8 @@ class _Reading:
             except av.FFmpegError:
                 if self.num_video_packets == 0 and self.sound.last_seconds == -math.inf:
                     raise
-                self.at_end = self.broken = True  # what came before is good, and is used
+                # What came before is good, and is used.
+                self.at_end = self.broken = self.failed = True
                 break
             if packet.stream is self.video:
                 self._add_video(packet)
@@ -172,6 +194,7 @@ class _Reading:
         if self.video is not None and not self.frame_seconds:
             notes.append("there is sound but no picture in this span")
         width, height = _shown_size(self.video, self.first_frame)
+        cut = self._cut()
         return Scan(
             origin=self.origin,
             start=self.start - self.origin,
@@ -183,6 +206,8 @@ class _Reading:
             container=self.container.format.name,
             file_frames=self._file_frames(),
             truncated=truncated,
+            cut_seconds=None if cut is None else cut - self.origin,
+            promised_seconds=self._promised_seconds(),
             width=width,
             height=height,
             sound_T=self.sound.samples(end - self.start),
@@ -198,23 +223,25 @@ class _Reading:
         if packet.is_corrupt:
             self.broken = True
             return
+        rate = self.video.average_rate or self.video.guessed_rate or 25
+        length = float(packet.duration * packet.time_base) if packet.duration else float(1 / rate)
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is not None:
+            seconds = float(stamp * packet.time_base)
+            self.video_reach = max(self.video_reach, seconds + length)
         if not packet.size:
             return
         self.num_video_packets += 1
         if packet.pts is None:
             self.times_known = False
-        stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None or packet.is_discard:  # an edit list hides it: decoders drop it
             return
-        seconds = float(stamp * packet.time_base)
         if self.key_seconds is None:
             if not packet.is_keyframe:
                 return
             self.key_seconds = seconds
         if seconds < self.key_seconds:
             return  # refers to pictures before the first whole one
-        rate = self.video.average_rate or self.video.guessed_rate or 25
-        length = float(packet.duration * packet.time_base) if packet.duration else float(1 / rate)
         self.video_end = max(self.video_end, seconds + length)
         if in_span(seconds, self.start, self.end):
             self.frame_seconds.append(seconds)
@@ -245,14 +272,70 @@ class _Reading:
             return False
         missing = min(self.end, self.declared_end) - data_end
         if self.video is not None:
-            declared = -math.inf
-            if self.video.duration is not None:
-                declared = float(self.video.duration * self.video.time_base)
-            if self.video.frames and self.video.average_rate:  # all that a cut AVI tells
-                declared = max(declared, float(self.video.frames / self.video.average_rate))
-            declared += self._video_start()
-            missing = max(missing, min(self.end, declared) - self.video_end)
+            missing = max(missing, min(self.end, self._declared_video()) - self.video_end)
         return self.broken or (math.isfinite(missing) and missing > _MISSING_SECONDS)
+
+    def _cut(self) -> float | None:
+        """Where the file breaks off before the span's end; None where that is not certain.
+
+        Stricter than `_is_truncated`, which only chooses a decoder: hidden packets count as there,
+        and a length that FFmpeg guessed, or a damaged packet half way, proves nothing.
+        """
+        if not self.at_end:
+            return None
+        reach = max(self.video_reach, self.sound.last_seconds)
+        if self.failed and self.declared_end == math.inf and reach < self.end - _MISSING_SECONDS:
+            return reach
+        promises = [
+            (self._declared_end(self.video), self.video_reach),
+            (self._declared_end(self.audio), self.sound.last_seconds),
+        ]
+        # The whole file's length is that of its longest stream, which may be one of no use here.
+        others = [
+            stream
+            for stream in self.container.streams
+            if stream.type in ("video", "audio", "subtitle")
+            and stream not in (self.video, self.audio)
+        ]
+        silent = all(end == -math.inf for end, _ in promises)
+        if silent and not others and self._is_declared():
+            promises = [(self.declared_end, reach)]
+        cuts = [
+            reach
+            for declared, reach in promises
+            if _MISSING_SECONDS < min(self.end, declared) - reach < math.inf
+        ]
+        return min(cuts, default=None)
+
+    def _is_declared(self) -> bool:
+        return not set(self.container.format.name.split(",")).isdisjoint(_DECLARING)
+
+    def _declared_end(self, stream) -> float:
+        """Where a stream ends by the word of its header; -inf where that says nothing."""
+        if stream is None or not self._is_declared():
+            return -math.inf
+        if stream is self.audio and self.num_bad_sound:
+            return -math.inf
+        declared = -math.inf
+        if stream.duration is not None:
+            declared = float(stream.duration * stream.time_base)
+        if self.container.format.name == "avi" and stream is self.video and stream.average_rate:
+            declared = max(declared, float(stream.frames / stream.average_rate))
+        return declared + float((stream.start_time or 0) * stream.time_base)
+
+    def _promised_seconds(self) -> float | None:
+        known = [self._declared_end(self.video), self._declared_end(self.audio), self.declared_end]
+        promised = max((end for end in known if math.isfinite(end)), default=None)
+        return None if promised is None else promised - self.origin
+
+    def _declared_video(self) -> float:
+        """Where the pictures end by the word of their stream; -inf where it says nothing."""
+        declared = -math.inf
+        if self.video.duration is not None:
+            declared = float(self.video.duration * self.video.time_base)
+        if self.video.frames and self.video.average_rate:  # all that a cut AVI tells
+            declared = max(declared, float(self.video.frames / self.video.average_rate))
+        return declared + self._video_start()
 
     def _file_frames(self) -> int:
         if self.video is None:

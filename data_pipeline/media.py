@@ -128,6 +128,10 @@ class ClipMedia:
         """float32 [T], 16 kHz mono, None without sound; zeros where a file has no sound yet."""
         self.truncated = scan.truncated
         """The file promises more than it holds; what it holds is given."""
+        self.cut_seconds = scan.cut_seconds
+        """Where, from the file's time 0, it breaks off within the clip; None where it does not."""
+        self.promised_seconds = scan.promised_seconds
+        """Length of the file by its own word; None is unknown."""
         self.notes = list(scan.notes)
         """Sentences for the log: what was odd about the file."""
         self.decoder = "none: there is no picture"

@@ -2,8 +2,12 @@
 
 import csv
 import dataclasses
+import errno
 import os
+import re
 import shutil
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline import clip_extractor, extract
+from data_pipeline import clip_extractor, executor, extract
 from data_pipeline.claim import check_claim, write_claim
 from data_pipeline.clip_extractor import ClipExtractor
 from data_pipeline.clips import load_clips
 from data_pipeline.config import ConfigError, dump_config, load_config
 from data_pipeline.extract_config import DataConfig, num_workers, resolve_device
+from data_pipeline.ledger import Summary
 from data_pipeline.media import open_clip
 from data_pipeline.report import data_report
 from data_pipeline.schema import Clip
@@ -111,6 +116,15 @@ def test_the_same_config_finds_its_folder_again(tmp_path):
         ("speaker=none", "require cannot name face"),
         ("clips_per_shard=0", "expected more than 0"),
         ("array.index=4", "the index runs from 0"),
+        ("min_seconds=.nan", "min_seconds is nan; expected 0 or more, and finite"),
+        ("clip_timeout_seconds=.inf", "expected more than 0, and finite"),
+        ("media.frames_per_second=0", "frames_per_second is 0.0; expected more than 0"),
+        ("media.max_height=0", "max_height is 0; expected more than 0"),
+        ("media.window_seconds=-1", "window_seconds is -1.0; expected more than 0"),
+        ("faces.detections_per_second=0", "detections_per_second is 0.0; expected more than 0"),
+        ("faces.batch_frames=0", "batch_frames is 0; expected more than 0"),
+        ("faces.crop_size=32", "there is no setting 'faces.crop_size'"),
+        ("active_speaker.min_synchrony=.nan", "min_synchrony is nan; expected a finite number"),
         ("speech.enkoder=x", "the nearest is 'speech.encoder'"),
         ("min_second=1", "the nearest is 'min_seconds'"),
     ],
@@ -191,7 +205,34 @@ def test_the_speaker_can_be_any_face_or_none(with_settings):
 def test_no_mouth_in_step_with_the_voice_is_a_reject(with_settings):
     reject = with_settings("active_speaker.min_synchrony=1.1")(sample_clip()).reject
     assert (reject.stage, reject.reason) == ("active_speaker", "off_screen_voice")
-    assert "1 faces" in reject.detail
+    assert "1 face, " in reject.detail
+    assert "expected active_speaker.min_synchrony=1.1" in reject.detail
+
+
+def test_a_speaker_missed_is_told_with_what_was_measured_and_the_setting(with_settings):
+    reject = with_settings("active_speaker.min_match_share=2")(sample_clip()).reject
+    assert reject.reason == "no_mouth_movement" and "in a share of 0." in reject.detail
+    assert "expected active_speaker.min_match_share=2" in reject.detail
+    reject = with_settings("active_speaker.min_voice_seconds=60")(sample_clip()).reject
+    assert reject.reason == "no_voice" and "s of voice; expected" in reject.detail
+
+
+def test_a_clip_within_which_the_file_breaks_off_is_a_reject(tmp_path, with_settings):
+    whole = Path(sample_clip().video)
+    cut = tmp_path / "cut.flv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    clip = dataclasses.replace(sample_clip(), video=str(cut))
+    reject = with_settings()(clip).reject
+    assert (reject.stage, reject.reason) == ("media", "truncated")
+    assert re.match(
+        r"the file breaks off at 1\.\d\d s of [23]\.\d\d s; copy it again, or set "
+        r"media.take_truncated=true",
+        reject.detail,
+    )
+    assert with_settings()(dataclasses.replace(clip, end=0.9)).sample is not None
+    assert with_settings("media.take_truncated=true")(clip).sample.text == clip.text
+    other = with_settings("media.take_truncated=true", "min_seconds=60")(clip).reject
+    assert other.reason == "too_short" and "; the file breaks off at 1." in other.detail
 
 
 def test_a_bound_on_length_is_kept(with_settings):
@@ -280,6 +321,43 @@ def test_a_table_of_bad_clips_ends_as_rows_and_the_counts_add_up(tmp_path, capsy
     assert report.num_rejects == num_rows - 2 and len(report.previews) == 2
     # Nothing was written beside the output folder.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "out"]
+
+
+def test_a_full_disk_is_told_with_the_way_on(tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(executor, "execute", full)
+    assert extract.main([f"clips={SAMPLES}", f"output={tmp_path}/out"]) == 1
+    said = capsys.readouterr().err
+    assert f"the disk of {tmp_path}/out is full" in said and "goes on from here" in said
+
+
+def test_a_slip_in_the_config_is_told_before_torch_is_loaded(root):
+    script = (
+        "import sys; from data_pipeline import extract\n"
+        "assert extract.main(['clips=x', 'output=y', 'wrkers=2']) == 1\n"
+        "assert not {'torch', 'transformers', 'scipy'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+
+
+def test_a_run_without_samples_says_so():
+    summary = Summary(
+        num_clips=2,
+        num_samples=0,
+        num_rejects=2,
+        num_shards=1,
+        num_shards_done=1,
+        reasons={"no_voice": 2},
+        error_shards=[],
+        stage_seconds={},
+        media_seconds=2.0,
+        last_run={"clips": 2, "workers": 1, "wall_seconds": 4.0, "clips_per_second": 0.5},
+    )
+    *_, speed, rejects, count, end = extract.describe(summary, "out").splitlines()
+    assert speed.startswith("the last run that had clips to do: 2 in 4.0 s")
+    assert end == "No clip became a sample, so there is nothing to train on."
 
 
 def test_a_table_that_is_none_ends_with_one_line(tmp_path, capsys):

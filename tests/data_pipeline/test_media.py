@@ -155,7 +155,7 @@ def test_both_decoders_give_every_frame_at_its_time(tmp_path, name):
         assert frames.shape[1:] == (media.height, media.width, 3)
         # The tone begins at the 25th frame, wherever the container puts its time 0.
         assert tone_start(media.sound_T) == pytest.approx(seconds[25], abs=0.045)
-        assert not media.truncated and media.notes == []
+        assert not media.truncated and media.notes == [] and media.cut_seconds is None
         found[decoder] = media, frames, seconds
     (with_decord, a, s), (_, b, t) = found["decord"], found["pyav"]
     assert s == pytest.approx(t, abs=1e-6)
@@ -329,6 +329,7 @@ def test_a_cut_file_gives_what_is_there_and_says_so(tmp_path, decoder, name):
     media, frames, seconds = read(path, decoder)
     assert media.truncated and media.decoder.startswith("pyav"), media.decoder
     assert "breaks off" in media.notes[0]
+    assert 2.0 < media.cut_seconds < 6.5 and media.promised_seconds == pytest.approx(8.0, abs=0.1)
     numbers = np.array([number_of(f) for f in frames])
     assert 60 < len(numbers) < 180
     # None repeated, none guessed; the frame that the last one leans on may stand alone.
@@ -341,7 +342,8 @@ def test_a_span_before_the_cut_is_whole(tmp_path):
     path = make(tmp_path / "a.mkv", seconds=8.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     media, frames, _ = read(path, start=1.0, end=2.0)
-    assert not media.truncated and len(frames) == 25
+    assert not media.truncated and len(frames) == 25 and media.cut_seconds is None
+    assert read(path, start=1.0, end=7.0)[0].cut_seconds == pytest.approx(4.8, abs=0.5)
     with pytest.raises(MediaError, match="breaks off") as error:
         read(path, start=7.0, end=8.0)
     assert error.value.reason == "empty_range"
@@ -376,6 +378,25 @@ def test_what_is_no_video(tmp_path, content, reason):
     with pytest.raises(MediaError) as error:
         read(path)
     assert error.value.reason == reason and "a.mp4" in error.value.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ("ffconcat version 1.0\nfile good.mp4\n", "concat"),
+        ("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\ngood.mp4\n#EXT-X-ENDLIST\n", None),
+        ("v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n", None),
+    ],
+)
+def test_a_file_that_names_other_files_is_not_followed(tmp_path, content, kind):
+    make(tmp_path / "good.mp4")
+    path = tmp_path / "list.mp4"
+    path.write_text(content)
+    with pytest.raises(MediaError) as error:
+        read(path)
+    assert error.value.reason == "unreadable_video"
+    if kind:
+        assert f"is a list of other files ({kind}); expected the video" in error.value.detail
 
 
 def test_an_mp4_without_its_index(tmp_path):
