@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -89,20 +88,12 @@ class Source:
         parts = [told[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def pretrained_on(self, clips: LabelledSet, folders: tuple[str, ...]) -> bool:
-        """Whether pretraining read any shard of `clips`, which lie in `folders` now.
-
-        Shards are known by their digests; a checkpoint without those by its folders' paths.
-        """
+    def pretrained_on(self, clips: LabelledSet) -> bool:
+        """Whether pretraining read any shard of `clips`, known by its digest wherever it lies."""
         if self.checkpoint is None:
             return False
-        read = self.checkpoint.provenance.get("shards_sha256")
-        if read:
-            return not set().union(*read.values()).isdisjoint(clips.shards_sha256)
-        if self.checkpoint.config is None:
-            return False
-        paths = {Path(folder).resolve() for folder in self.checkpoint.config.data.shards}
-        return not paths.isdisjoint(Path(folder).resolve() for folder in folders)
+        read = self.checkpoint.provenance.get("shards_sha256", {})
+        return not set().union(*read.values()).isdisjoint(clips.shards_sha256)
 
     def model(self, setting: Setting, seed: int) -> tuple[MEmoBert, list[str]]:
         """A fresh model, and lines for the log that say what its weights come from.

@@ -72,7 +72,7 @@ def cross_validate(
         _, lines = build_classifier(source, setting, config.seeds[0], clips.classes, config)
         for line in lines:
             log.info(f"{setting}: {line}")
-    seen = source.pretrained_on(clips, data.shards)
+    seen = source.pretrained_on(clips)
     notes = [*_notes(config, clips, splits), *([PRETRAINED_ON] if seen else [])]
     notes_of = {
         setting: [n for n in notes if n != PRETRAINED_ON or uses_checkpoint(setting)]

@@ -36,6 +36,7 @@ from finetune.report import FinetuneReport, finetune_report
 from finetune.report import ReportError as FinetuneReportError
 from pretrain.report import PretrainReport, pretrain_report
 from pretrain.report import ReportError as PretrainReportError
+from pretrain.runtime import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ASSETS / "samples"
@@ -241,6 +242,7 @@ def write_page(
 ) -> Path:
     """One HTML file with its pictures inside, so that it can be sent as it is."""
     template = importlib.resources.files("finetune").joinpath("templates/demo.html").read_text()
+    commit, *dirty = git_commit().split("-")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     previews = [
         {
@@ -254,7 +256,7 @@ def write_page(
     page = environment.from_string(template).render(
         clips_name=config.clips.name,
         date=datetime.date.today().isoformat(),
-        commit=git_commit(),
+        commit="-".join([commit[:9], *dirty]),
         hardware=f"{os.cpu_count()} cores, {platform.machine()}",
         total_time=f"{seconds / 60:.1f} min",
         data=data,
@@ -285,13 +287,6 @@ def write_page(
 def inline(picture: Path) -> str:
     kind = {".png": "png", ".jpg": "jpeg"}[picture.suffix]
     return f"data:image/{kind};base64,{b64encode(picture.read_bytes()).decode()}"
-
-
-def git_commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def print_summary(

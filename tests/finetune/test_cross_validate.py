@@ -392,17 +392,6 @@ def test_shards_that_pretraining_saw_are_known_wherever_they_lie(
     assert not any(note == NOTE for note in notes)
 
 
-def test_a_checkpoint_without_digests_is_compared_by_its_folders(
-    tmp_path, arguments, checkpoint, tokenizer
-):
-    loaded = load_checkpoint(checkpoint)
-    seen = PretrainConfig(data=DataSettings(shards=[str(tmp_path / "shards")]))
-    save_checkpoint(tmp_path / "seen", loaded.model, tokenizer, PASSPORT, seen)
-    change = ["settings=[pretrain_finetune]", "folds=[0]"]
-    assert main([*arguments, *change, f"model.checkpoint={tmp_path / 'seen'}"]) == 0
-    assert NOTE in finetune_report(tmp_path / "out").notes
-
-
 def test_a_clip_without_the_modality_in_use_is_judged_and_noted(tmp_path, arguments, write_shards):
     clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
     clips[3] = dataclasses.replace(clips[3], face=None, face_probs=None, face_seconds=None)
