@@ -187,7 +187,7 @@ class WorkerPool:
         due = [w.since + self._patience(w) - now for w in self._workers]
         by_connection = {worker.connection: worker for worker in self._workers}
         news = []
-        timeout = max(0.0, min(*due, LONGEST_WAIT_SECONDS))
+        timeout = max(0.0, min([*due, LONGEST_WAIT_SECONDS]))
         for connection in multiprocessing.connection.wait(list(by_connection), timeout):
             worker = by_connection[connection]
             try:
