@@ -234,12 +234,14 @@ class _Reading:
         self.num_video_packets += 1
         if packet.pts is None:
             self.times_known = False
-        if stamp is None or packet.is_discard:  # an edit list hides it: decoders drop it
+        if stamp is None:
             return
         if self.key_seconds is None:
             if not packet.is_keyframe:
                 return
             self.key_seconds = seconds
+        if packet.is_discard:  # an edit list hides it: decoders read it and drop its picture
+            return
         if seconds < self.key_seconds:
             return  # refers to pictures before the first whole one
         self.video_end = max(self.video_end, seconds + length)

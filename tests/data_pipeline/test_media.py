@@ -535,3 +535,25 @@ def test_when_decord_gives_up_half_way_pyav_does_the_whole_clip(tmp_path):
     # The last tick, 2.00 s, is half a step behind the last frame.
     assert [number_of(f) for f in frames] == [*range(0, 50, 2), 49]
     assert media.decoder == "pyav: decord gave up (out of frames)"
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_a_file_trimmed_without_encoding_anew_gives_every_frame_it_shows(tmp_path, decoder):
+    """Its edit list hides the key frame that the first shown picture needs."""
+    whole, trimmed = make(tmp_path / "whole.mp4", audio=None), tmp_path / "trimmed.mp4"
+    with (
+        av.open(str(whole)) as source,
+        av.open(
+            str(trimmed), "w", options={"avoid_negative_ts": "disabled", "use_editlist": "1"}
+        ) as out,
+    ):
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is None:
+                continue
+            shift = round(0.4 / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+            out.mux(packet)
+    clip = open_clip(Clip(id="x", video=str(trimmed)), frames_per_second=RATE, decoder=decoder)
+    numbers = [number_of(frame) for window in clip.windows() for frame in window.frames_NHW3]
+    assert numbers == list(range(10, 50))
