@@ -39,8 +39,8 @@ class SpeechSettings:
 
     encoder: str = "wav2vec2_small"
     """A folder, a hub name such as facebook/wav2vec2-base, or what ships with the project."""
-    layer: int | None = None
-    """Index into the hidden states; null is the encoder's own choice, else the last."""
+    layer: int = -1
+    """Index into the hidden states; -1 is the last."""
     pooling: int = 3
     """Mean over this many states; 3 of wav2vec2's are 60 ms."""
 

@@ -192,7 +192,7 @@ class SpeechEncoder:
 def load_speech_encoder(
     name_or_folder: str = "wav2vec2_small",
     *,
-    layer: int | None = None,
+    layer: int = -1,
     pooling: int = 3,
     device: str = "cpu",
     window_seconds: float = 30.0,
@@ -203,7 +203,7 @@ def load_speech_encoder(
 
     `name_or_folder` is read by `data_pipeline.weights.resolve_weights`. `layer` is an index into
     the hidden states: 0 enters the transformer, -1 is its end (`last_hidden_state`); layers above
-    it are never computed. None is `feature_layer` of the folder's config.json, else the end.
+    it are never computed.
     Raises WeightsError when weights are absent, incomplete, or not those of their card.
     """
     folder = _folder_of(name_or_folder)
@@ -214,7 +214,6 @@ def load_speech_encoder(
     if not all(hasattr(config, key) for key in ("conv_stride", "conv_kernel", "feat_extract_norm")):
         raise WeightsError(f"{folder} holds a {config.model_type}, expected wav2vec2 or its kin")
     depth = config.num_hidden_layers
-    layer = getattr(config, "feature_layer", -1) if layer is None else layer
     if not -depth - 1 <= layer <= depth or pooling < 1:
         raise SpeechError(
             f"layer {layer}, pooling {pooling}: {name_or_folder} has hidden states 0 to {depth} "

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,10 +39,14 @@ from data_pipeline.models.speech_lessons import (
     teach,
 )
 from data_pipeline.schema import SAMPLE_RATE
-from data_pipeline.speech import CARD_HASH
+from data_pipeline.speech import CARD_HASH, cut_above
 from data_pipeline.weights import sha256_of
 
 log = logging.getLogger(__name__)
+
+FEATURE_LAYER = 4
+"""Hidden state that the shipped encoder ends with; the last layer bends towards the teacher's own
+coordinates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,13 +228,35 @@ def averaged_student(work: Path) -> tuple[Student, dict[str, object]]:
     return student, state
 
 
+def shipped(encoder: Wav2Vec2Model, sounds: Iterable[np.ndarray]) -> Wav2Vec2Model:
+    """The encoder up to FEATURE_LAYER, its final norm set so that over `sounds` every number of a
+    state has mean 0 and deviation 1.
+
+    The stream between layers has a few numbers many times as large as the rest. As features they
+    would outweigh all else in the loss of SpanMAFR, and a model learned nothing from them.
+    """
+    small = Wav2Vec2Model(student_config())
+    small.load_state_dict(encoder.state_dict())
+    cut_above(small, FEATURE_LAYER)
+    small.config.num_hidden_layers = FEATURE_LAYER
+    norm = nn.LayerNorm(small.config.hidden_size, eps=small.config.layer_norm_eps)
+    small.encoder.layer_norm = norm
+    small.eval()
+    with torch.inference_mode():
+        states = [small(torch.from_numpy(normalized(x))[None]).last_hidden_state for x in sounds]
+        std_D, mean_D = torch.std_mean(torch.cat(states, 1)[0], 0)
+    with torch.no_grad():
+        norm.weight.copy_(1 / std_D)
+        norm.bias.copy_(-mean_D / std_D)
+    return small
+
+
 def export(work: Path, out: Path) -> str:
     """Write the averaged encoder as a transformers folder in half precision; return its sha256, and
     put it into the model card if there is one."""
     student, state = averaged_student(work)
-    encoder = Wav2Vec2Model(student_config())
-    encoder.load_state_dict(student.encoder.state_dict())
-    encoder.half().save_pretrained(out)
+    sounds = (read_sound(u.path) for name in DISTILLED for u in read_corpus(name) if not u.held_out)
+    shipped(student.encoder, sounds).half().save_pretrained(out)
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(out)
     weights = out / "model.safetensors"
     weights.chmod(0o644)  # save_pretrained leaves it to its owner alone

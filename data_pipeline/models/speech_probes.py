@@ -34,11 +34,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from data_pipeline.models.distil_wav2vec2 import student_config
 from data_pipeline.models.speech_corpora import Utterance, read_corpus, read_sound
 from data_pipeline.models.speech_lessons import Teacher
 from data_pipeline.schema import SAMPLE_RATE, FeatureSpec
-from data_pipeline.speech import SpeechEncoder, cut_above, load_speech_encoder
+from data_pipeline.speech import SpeechEncoder, load_speech_encoder
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "wav2vec2_small"
 SEEDS = (0, 1, 2)
@@ -168,15 +167,13 @@ def encoder_system(name: str, encoder: SpeechEncoder) -> System:
 
 
 def untrained_encoder(config: Wav2Vec2Config, seed: int = 0) -> SpeechEncoder:
-    """A network of random weights behind the same door, at the layer its config names."""
+    """A network of random weights behind the same door."""
     torch.manual_seed(seed)
     model = Wav2Vec2Model(config)
-    layer = getattr(config, "feature_layer", config.num_hidden_layers)
-    cut_above(model, layer)
     spec = FeatureSpec(
         name="untrained",
         weights_sha256="",
-        layer=layer,
+        layer=-1,
         pooling=1,
         rate_hz=50.0,
         width=config.hidden_size,
@@ -186,14 +183,15 @@ def untrained_encoder(config: Wav2Vec2Config, seed: int = 0) -> SpeechEncoder:
 
 def systems(name: str) -> dict[str, System]:
     """The rows of the table by the names that --only knows."""
-    teacher = Teacher()
+    teacher, encoder = Teacher(), load_speech_encoder(name, pooling=1)
+    untrained = untrained_encoder(encoder.model.config)
     return {
-        "encoder": encoder_system(name, load_speech_encoder(name, pooling=1)),
+        "encoder": encoder_system(name, encoder),
         "teacher": System(name="teacher (Whisper tiny.en)", describe=teacher, rate_hz=50.0),
         "log-mel": System(
             name="log-mel, 80 bands", describe=lambda x: teacher.log_mel(x).T, rate_hz=100.0
         ),
-        "untrained": encoder_system("untrained, same shape", untrained_encoder(student_config())),
+        "untrained": encoder_system("untrained, same shape", untrained),
     }
 
 

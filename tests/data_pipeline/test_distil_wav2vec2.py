@@ -1,9 +1,11 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import Wav2Vec2Config
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
@@ -18,7 +20,7 @@ SECOND = 16_000
 def toy_config() -> Wav2Vec2Config:
     return Wav2Vec2Config(
         hidden_size=16,
-        num_hidden_layers=1,
+        num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=16,
         conv_dim=(4,) * 7,
@@ -48,6 +50,7 @@ def work(tmp_path, monkeypatch):
         np.save(tmp_path / f"states_{speed}.npy", np.concatenate(states).astype(np.float16))
         (tmp_path / f"index_{speed}.json").write_text(json.dumps(index))
     monkeypatch.setattr(distil, "student_config", toy_config)
+    monkeypatch.setattr(distil, "FEATURE_LAYER", 1)
     return tmp_path
 
 
@@ -78,7 +81,13 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(work):
             torch.testing.assert_close(again[kind][name], value, rtol=0, atol=0, msg=name)
 
 
-def test_export_gives_an_encoder_with_its_hash_on_the_card(work, tmp_path):
+def test_export_gives_an_encoder_with_its_hash_on_the_card(work, tmp_path, monkeypatch):
+    sounds = {str(i): np.random.default_rng(i).standard_normal(SECOND, np.float32) for i in (1, 2)}
+    heard = [SimpleNamespace(path=path, held_out=False) for path in sounds]
+    unheard = SimpleNamespace(path="never read", held_out=True)
+    monkeypatch.setattr(distil, "DISTILLED", ("toy",))
+    monkeypatch.setattr(distil, "read_corpus", lambda name: [*heard, unheard])
+    monkeypatch.setattr(distil, "read_sound", sounds.get)
     distil.train(work, distil.Recipe(steps=1, batch_seconds=3.0), save_every=1, stop_at=None)
     out = tmp_path / "toy_encoder"
     out.mkdir()
@@ -87,12 +96,17 @@ def test_export_gives_an_encoder_with_its_hash_on_the_card(work, tmp_path):
     assert digest == sha256_of(out / "model.safetensors")
     assert f"weights_sha256: {digest}\n" in (out / "README.md").read_text()
     encoder = load_speech_encoder(str(out), pooling=1)
-    sound_T = np.random.default_rng(1).standard_normal(SECOND).astype(np.float32)
+    state_SD = np.concatenate([encoder(x) for x in sounds.values()]).astype(np.float32)
+    np.testing.assert_allclose(state_SD.mean(0), 0, atol=0.02)
+    np.testing.assert_allclose(state_SD.std(0), 1, atol=0.02)
+
     student, _ = distil.averaged_student(work)
     with torch.inference_mode():
-        heard = student.encoder(torch.from_numpy(lessons.normalized(sound_T))[None])
-    expected = heard.last_hidden_state[0].numpy()
-    np.testing.assert_allclose(encoder(sound_T).astype(np.float32), expected, atol=0.02)
+        sound_BT = torch.from_numpy(lessons.normalized(sounds["1"]))[None]
+        stream = student.encoder(sound_BT, output_hidden_states=True).hidden_states[1][0]
+        norm = encoder.model.encoder.layer_norm
+        expected = F.layer_norm(stream, stream.shape[-1:], norm.weight, norm.bias)
+    np.testing.assert_allclose(encoder(sounds["1"]), expected.numpy(), atol=0.05)
 
 
 def test_a_run_goes_on_only_with_its_own_recipe():

@@ -84,7 +84,7 @@ def test_no_sounds_give_no_features(toys):
 
 
 @pytest.mark.parametrize("norm", ["layer", "group"])
-@pytest.mark.parametrize("layer", [0, 1, 2, -2, 3, -1, None])
+@pytest.mark.parametrize("layer", [0, 1, 2, -2, 3, -1])
 def test_a_layer_is_that_hidden_state_of_the_whole_model(toys, norm, layer):
     encoder = load_speech_encoder(toys[norm], layer=layer, pooling=1)
     model = Wav2Vec2Model.from_pretrained(toys[norm]).eval()
@@ -94,9 +94,9 @@ def test_a_layer_is_that_hidden_state_of_the_whole_model(toys, norm, layer):
         whole = model(x_BT, output_hidden_states=True)
     # The end is after the last norm, which transformers leaves out of hidden_states[-1].
     states = [*whole.hidden_states[:-1], whole.last_hidden_state]
-    expected = states[-1 if layer is None else layer][0].numpy()
+    expected = states[layer][0].numpy()
     np.testing.assert_allclose(encoder(x).astype(np.float32), expected, atol=4e-3)
-    assert encoder.spec.layer == {None: -1, 3: -1, -1: -1, -2: 2}.get(layer, layer)
+    assert encoder.spec.layer == {3: -1, -1: -1, -2: 2}.get(layer, layer)
     assert len(encoder.model.encoder.layers) == encoder.spec.layer % 4
 
 
@@ -213,15 +213,6 @@ def test_an_encoder_of_another_rate_or_without_its_preprocessor_is_refused(tmp_p
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
     with pytest.raises(WeightsError, match="preprocessor_config.json"):
         load_speech_encoder(folder)
-
-
-def test_a_folder_may_name_its_feature_layer(tmp_path):
-    folder = save_toy(tmp_path / "toy")
-    config = toy_config("layer")
-    config.feature_layer = 2
-    config.save_pretrained(folder)
-    assert load_speech_encoder(folder).spec.layer == 2
-    assert load_speech_encoder(folder, layer=-1).spec.layer == -1
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
