@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,18 @@ def test_without_faces_the_other_objectives_go_on(arguments, toy, tmp_path):
     few = ("optim.steps=2", "optim.warmup_steps=0", f"data.shards=[{folder}]")
     assert main(arguments(tmp_path / "run", *few)) == 0
     assert {row["span_mvfr"] for row in rows(tmp_path / "run")} == {""}
+
+
+def test_features_so_large_that_they_outweigh_the_rest_are_told(arguments, toy, tmp_path, capsys):
+    few = ("optim.steps=1", "optim.warmup_steps=0")
+    assert main(arguments(tmp_path / "usual", *few)) == 0
+    assert "outweigh" not in capsys.readouterr().out
+    clips = [toy.toy_clip(n) for n in range(16)]
+    loud = [replace(clip, speech=clip.speech * 4) for clip in clips]
+    folder = toy.write_toy_shards(tmp_path / "s", loud, 2)
+    assert main(arguments(tmp_path / "run", *few, f"data.shards=[{folder}]")) == 0
+    told = capsys.readouterr().out
+    assert "speech features have a mean square of 1" in told and "span_mafr will outweigh" in told
 
 
 def test_a_loss_that_is_no_number_stops_before_a_checkpoint(arguments, tmp_path, capsys):
