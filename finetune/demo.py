@@ -113,7 +113,7 @@ def run_demo(config: DemoConfig) -> Path:
     if not config.clips.exists():
         raise DemoError(f"no {config.clips}; give a folder of videos or a clip table: CLIPS=...")
     own = config.clips.resolve() != DemoConfig.clips.resolve()
-    output = (config.output / (slug(config.clips.resolve().stem) if own else "samples")).absolute()
+    output = (config.output / (folder_name(config.clips) if own else "samples")).absolute()
     shards, model, results = output / "shards", output / "pretrain", output / "finetune"
 
     steps = [extract(config.clips, shards)]
@@ -170,6 +170,12 @@ def run_demo(config: DemoConfig) -> Path:
     )
     print_summary(data, losses, settings, remarks, page)
     return page
+
+
+def folder_name(clips: Path) -> str:
+    """Of the clips' last two names: corpora tend to keep theirs in a folder called `clips`."""
+    clips = clips.resolve()
+    return slug("-".join(filter(None, (clips.parent.name, clips.stem))))
 
 
 def extract(clips: Path, shards: Path) -> Step:

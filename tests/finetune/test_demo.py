@@ -89,6 +89,12 @@ def test_summary_adds_up(
     assert "report: report.html" in printed and "not on yours: no labels" in printed
 
 
+def test_two_folders_called_clips_get_outputs_of_their_own(tmp_path: Path) -> None:
+    names = [demo.folder_name(tmp_path / corpus / "clips") for corpus in ("grid s1", "meld")]
+    assert names == ["grid_s1-clips", "meld-clips"]
+    assert demo.folder_name(Path("/clips.csv")) == "clips"
+
+
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.main(["clips=no/such/folder"]) == 1
     assert "no no/such/folder" in capsys.readouterr().err
