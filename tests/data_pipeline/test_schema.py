@@ -123,6 +123,8 @@ def test_a_sample_that_breaks_its_promise_is_refused(changes, message):
 def test_a_passport_survives_json_and_names_each_difference():
     assert passport_from_json(passport_to_json(PASSPORT)) == PASSPORT
     check_passport(PASSPORT, PASSPORT, "here")
+    same_weights = dataclasses.replace(SPEECH, name="hub/toy-speech")
+    check_passport({"face": FACE, "speech": same_weights}, PASSPORT, "here")
     other = {"face": FACE, "speech": dataclasses.replace(SPEECH, layer=9, pooling=1)}
     with pytest.raises(SchemaError) as error:
         check_passport(other, PASSPORT, "runs/x/000000.tar")
