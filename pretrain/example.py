@@ -167,7 +167,7 @@ def make_example(
         ids_T, labels_T = mask_words(
             ids_T,
             word_T,
-            masking.word_ratio,
+            masking,
             tokenizer.mask_token_id,
             ordinary_pieces(tokenizer),
             rng,

@@ -90,10 +90,9 @@ def train(
                 task: OBJECTIVES[task](predicted, batch.targets[task].values)[0]
                 for task, predicted in engine(batch).items()
             }
-            if config.objectives.mixing == "clip":
-                loss = sum(shares[task] * sums[task] / counts[task] for task in sums)
-            else:
-                loss = sum(sums[task] / counts[task] for task in sums)
+            weights = shares if config.objectives.mixing == "clip" else dict.fromkeys(shares, 1.0)
+            # A step may ask for no word at all (masking.force_word=false): its sum is zero, too.
+            loss = sum(weights[task] * sums[task] / max(counts[task], 1) for task in sums)
             engine.backward(loss)
             meter.add_loss(loss, sums)
         rate = learning_rate(

@@ -42,7 +42,7 @@ def test_whole_words_by_hand():
         np.array([0.79, 0.85, 0.95]),  # masked, random, kept
         np.array([250, 260]),
     )
-    ids, labels = mask_words(IDS, WORDS, 0.15, MASK, ORDINARY, rng)
+    ids, labels = mask_words(IDS, WORDS, MaskingSettings(), MASK, ORDINARY, rng)
     no = IGNORED
     assert ids.tolist() == [CLS, 11, MASK, MASK, MASK, 250, 260, 41, 51, SEP]
     assert labels.tolist() == [no, no, 21, 22, 23, 31, 32, no, 51, no]
@@ -51,15 +51,38 @@ def test_whole_words_by_hand():
 def test_one_word_at_least_is_always_a_target():
     for seed in range(50):
         rng = random_generator(seed)
-        _, labels = mask_words(IDS, WORDS, 1e-9, MASK, ORDINARY, rng)
+        settings = MaskingSettings(word_ratio=1e-9)
+        _, labels = mask_words(IDS, WORDS, settings, MASK, ORDINARY, rng)
         assert len(set(WORDS[labels != IGNORED])) == 1
+
+
+def test_the_official_code_leaves_a_quarter_of_short_clips_without_a_word():
+    """Texts of 1 to 20 words: mean of .85^n = 27 % have no target, 15 % of the words are asked."""
+
+    def shares(settings):
+        empty = asked = words = 0
+        for seed in range(200):
+            for length in range(1, 21):
+                ids = np.arange(300, 300 + length)
+                rng = random_generator(seed, length)
+                _, labels = mask_words(ids, np.arange(length), settings, MASK, ORDINARY, rng)
+                targets = int((labels != IGNORED).sum())
+                empty, asked, words = empty + (targets == 0), asked + targets, words + length
+        return empty / 4000, asked / words
+
+    empty, asked = shares(MaskingSettings(force_word=False))
+    assert empty == pytest.approx(0.272, abs=0.02)
+    assert asked == pytest.approx(0.15, abs=0.005)
+    empty, asked = shares(MaskingSettings())
+    assert empty == 0
+    assert asked == pytest.approx(0.176, abs=0.005)
 
 
 def test_words_are_targets_as_a_whole_at_the_asked_rates():
     rng = np.random.default_rng(0)
     ids = np.concatenate([[CLS], np.tile([21, 22], 30_000), [SEP]])
     words = np.concatenate([[-1], np.repeat(np.arange(30_000), 2), [-1]])
-    new, labels = mask_words(ids, words, 0.15, MASK, ORDINARY, rng)
+    new, labels = mask_words(ids, words, MaskingSettings(), MASK, ORDINARY, rng)
     target = labels[1:-1].reshape(-1, 2) != IGNORED
     assert (target[:, 0] == target[:, 1]).all()
     assert target[:, 0].mean() == pytest.approx(0.15, abs=0.01)
@@ -74,7 +97,8 @@ def test_words_are_targets_as_a_whole_at_the_asked_rates():
 
 def test_a_text_without_words_is_dropped():
     with pytest.raises(ClipDropped) as dropped:
-        mask_words(IDS[[0, -1]], WORDS[[0, -1]], 0.15, MASK, ORDINARY, random_generator(0))
+        none = IDS[[0, -1]], WORDS[[0, -1]]
+        mask_words(*none, MaskingSettings(), MASK, ORDINARY, random_generator(0))
     assert dropped.value.reason == "no_word_pieces"
 
 
@@ -150,6 +174,31 @@ def test_a_replaced_span_by_hand():
     assert not out.masked_F.any()
     assert (out.features_FC[4:7] == x[5:8]).all()  # number 4 among all starts but 4 itself is 5
     assert (out.features_FC[20:23] == x[0:3]).all()
+
+
+def test_a_span_replaced_as_in_the_official_code_by_hand():
+    """A span may replace itself, and a later one reads what an earlier one has written."""
+    x = clip(36)
+    settings = MaskingSettings(replacement_starts="drawn")
+    rng = Script(0.85, np.array([4, 20]), np.array([20, 4]))  # throw, starts, their sources
+    out = mask_spans(x, 0.20, settings, rng)
+    assert np.flatnonzero(out.target_F).tolist() == [4, 5, 6, 20, 21, 22]
+    assert (out.features_FC[4:7] == x[20:23]).all()
+    assert (out.features_FC[20:23] == x[20:23]).all()  # 4 to 6 hold 20 to 22 by then
+    rng = Script(0.85, np.array([4, 20]), np.array([4, 30]))
+    out = mask_spans(x, 0.20, settings, rng)
+    assert (out.features_FC[4:7] == x[4:7]).all()
+
+
+def test_sources_drawn_as_in_the_official_code_never_reach_the_end():
+    x, seen = clip(36), np.zeros(36, dtype=bool)
+    settings = MaskingSettings(replacement_starts="drawn")
+    for seed in range(4000):
+        rng = random_generator(seed)
+        out = mask_spans(x, 0.20, settings, rng)
+        changed = (out.features_FC != x).any(1) & ~out.masked_F
+        seen |= np.isin(x[:, 0], out.features_FC[changed, 0])
+    assert seen.tolist() == [True] * 34 + [False] * 2
 
 
 def test_half_of_all_frames_at_random_is_a_setting():

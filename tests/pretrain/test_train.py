@@ -133,6 +133,16 @@ def test_the_settings_of_optim_reach_the_optimizer_and_the_clip(arguments, tmp_p
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.25, 0.0)
 
 
+def test_a_step_that_asks_for_no_word_adds_nothing(arguments, tmp_path):
+    """As the official code may, with force_word off: not 0 / 0."""
+    asked = ("masking.force_word=false", "masking.word_ratio=1e-9")
+    for mixing in ("step", "clip"):
+        only = ("objectives.weights={wwmlm: 1}", f"objectives.mixing={mixing}")
+        length = ("optim.steps=2", "optim.warmup_steps=1", "data.validation_share=0")
+        assert main(arguments(tmp_path / mixing, *length, *only, *asked)) == 0
+        assert [(row["loss"], row["wwmlm"]) for row in rows(tmp_path / mixing)] == [("0.0", "")] * 2
+
+
 def test_mixing_by_step_shows_one_objective_a_step(arguments, tmp_path):
     assert main(arguments(tmp_path, *SHORT, "objectives.mixing=step")) == 0
     for row in of(tmp_path, "train"):
