@@ -140,11 +140,13 @@ class OptimSettings:
     floor_learning_rate: float = 1e-8
     """The rate never falls below it."""
     betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
+    eps: float = 2.5e-7
+    """The official code's 1e-6, of gradients summed over 4 micro-batches; these are means."""
     weight_decay: float = 0.01
     """Not on biases and LayerNorm weights."""
-    clip_norm: float = 5.0
-    """Longest gradient, over all weights together."""
+    clip_norm: float = 1.25
+    """Longest gradient of a step's mean loss, over all weights together. The official code's 5.0 is
+    that of a sum of 4 micro-batch means."""
 
     def __post_init__(self) -> None:
         _need(self.steps > 0, f"optim.steps is {self.steps}, expected > 0")

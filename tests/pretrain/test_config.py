@@ -36,8 +36,10 @@ def test_reference_is_the_paper(root):
     }
     o = c.optim
     assert (o.steps, o.warmup_steps, o.peak_learning_rate) == (40_000, 4_000, 5e-5)
-    assert (o.floor_learning_rate, o.betas, o.eps) == (1e-8, (0.9, 0.98), 1e-6)
-    assert (o.weight_decay, o.clip_norm, c.run.seed) == (0.01, 5.0, 1234)
+    assert (o.floor_learning_rate, o.betas) == (1e-8, (0.9, 0.98))
+    # 1e-6 and 5.0 of the official run, whose gradient is 4 times ours: a sum over micro-batches.
+    assert (4 * o.eps, 4 * o.clip_norm) == (1e-6, 5.0)
+    assert (o.weight_decay, c.run.seed) == (0.01, 1234)
 
 
 def test_the_defaults_are_the_reference(root):
