@@ -2,18 +2,26 @@
 
     config = load_config(PretrainConfig, "configs/pretrain/tiny.yaml", ["optim.steps=200"])
 
+The defaults lie below, the YAML on top of them, the overrides on top of both:
+
+- a section (a dataclass, such as `optim`), and a map whose names are fixed (such as
+  `objectives.weights`), keep what is not named;
+- any other value, lists and maps of the user's own names (such as `data.labels`) among them, is
+  replaced whole, but `map.name=value` changes one entry and keeps the others.
+
 A value of the wrong type is an error that names the key; an unknown key is an error that names
 the nearest one there is. The entry points of all three stages use it.
 """
 
-import argparse
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -28,86 +36,115 @@ class ConfigError(ValueError):
 def load_config(cls: type[Config], path: str | Path | None, overrides: list[str]) -> Config:
     """Read `path` (None: the defaults alone), apply `overrides`, return a checked `cls`.
 
-    Overrides are `a.b=value` or `--a.b=value`, and replace what stood at that key. Values are YAML,
-    so `null`, `1e-4` and `[1, 2]` mean what they look like; those of text and paths are taken
-    letter by letter.
+    Overrides are `a.b=value` or `--a.b=value`. Values are YAML, so `null`, `1e-4` and `[1, 2]`
+    mean what they look like; those of text and paths are taken letter by letter.
+
+    A field that was renamed says so in its metadata: `field(metadata={"formerly": {"old_name":
+    "what else has changed"}})` makes the old name an error that names the new one.
     """
-    tree: dict[str, Any] = {}
+    tree = _defaults(cls)
     where = "the command line"
     if path is not None:
         where = str(path)
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ConfigError(f"no config file {path}; see configs/ for those that ship") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the config file {path}: {error}") from error
-        try:
-            tree = yaml.load(text, Loader=_Loader) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{path} holds a {type(tree).__name__}, expected `key: value` lines")
-    _check_keys(cls, tree, where, ())
+        _lay(cls, tree, _read_yaml(path), where, ())
     for override in overrides:
         keys, value = _parse_override(cls, override)
-        nested = value
         for key in reversed(keys):
-            nested = {key: nested}
-        _check_keys(cls, nested, override, ())
-        _replace(tree, keys, value)
+            value = _Entry({key: value})
+        _lay(cls, tree, value, override, ())
+    if path is not None and overrides:
+        where += " with the command line"
+    mistakes = [f"  {line}" for line in _mistakes(cls, tree, ())]
+    if mistakes:
+        raise ConfigError("\n".join([f"{where}:", *mistakes]))
     try:
         return TypeAdapter(cls).validate_python(tree)
     except ValidationError as error:
-        if path is not None and overrides:
-            where += " with the command line"
-        raise ConfigError(f"{where}:\n" + "\n".join(map(_describe, error.errors()))) from error
+        raise ConfigError("\n".join([f"{where}:", *map(_describe, error.errors())])) from error
 
 
 def dump_config(config: Any) -> str:
     """The resolved config as YAML that `load_config` reads back to an equal object."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+    return yaml.dump(_plain(dataclasses.asdict(config)), Dumper=_Dumper, sort_keys=False)
 
 
-def parse_command_line(
-    description: str, argv: list[str] | None = None
-) -> tuple[str | None, list[str]]:
-    """`--config FILE` and overrides as `key=value`, `--key=value` or `--key value`."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog="Any setting of the YAML can be given as key=value, e.g. optim.steps=200.",
-    )
-    parser.add_argument("--config", help="YAML file; see configs/")
-    # Launchers (deepspeed, torchrun's older form) append it; ranks are read from the environment.
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-    known, rest = parser.parse_known_args(argv)
-    overrides = []
-    words = iter(rest)
-    for word in words:
-        if word.startswith("--") and "=" not in word:
-            value = next(words, None)
-            if value is None:
-                raise ConfigError(f"{word} stands without a value; write {word[2:]}=VALUE")
-            word = f"{word}={value}"
-        overrides.append(word)
-    return known.config, overrides
+def section_of(hint: Any) -> type | None:
+    """The dataclass that a field of this type takes, if any."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if is_union else (hint,)
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+
+
+def as_tree(value: Any) -> Any:
+    """Sections as dicts, everything else as it is."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    return {f.name: as_tree(getattr(value, f.name)) for f in dataclasses.fields(value)}
+
+
+class _Entry(dict[str, Any]):
+    """A map on the way to what an override names: entries beside that one stay."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-5 as a string; every reader of a config means the number."""
+    """YAML 1.1, less its surprises: 5e-5 is a number, `no` and 1:30 and 010 are none, `yes` and
+    `no` are text (a switch takes them all the same), and a key that stands twice is an error."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith((":bool", ":int"))]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_Loader` or a plain YAML reader would not take for text."""
+
+
+_NUMBER = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?i:true|false)$"), [*"tTfF"])
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    "tag:yaml.org,2002:int", re.compile("^[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789")
 )
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    if not str(path).strip():
+        raise ConfigError("--config has an empty name; give a YAML file, see configs/")
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"no config file {path}; see configs/ for those that ship") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config file {path}: {error}") from error
+    try:
+        tree = yaml.load(text, Loader=_Loader) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}, expected `key: value` lines")
+    return tree
 
 
 def _parse_override(cls: type, override: str) -> tuple[list[str], Any]:
     name, equals, value = override.removeprefix("--").partition("=")
     if not equals or not name:
-        raise ConfigError(f"cannot read {override!r}; write key=value, e.g. optim.steps=200")
+        raise ConfigError(f"cannot read {override!r}; write key=value, e.g. {_example(cls)}")
+    if not value.strip():
+        raise ConfigError(
+            f"{override} has no value (an unset shell variable?); write {name}=VALUE, or leave it "
+            "out"
+        )
     keys = name.split(".")
     quoted = value[:1] in ("'", '"')
     if _is_text(cls, keys) and not quoted and value != "null":
@@ -116,6 +153,17 @@ def _parse_override(cls: type, override: str) -> tuple[list[str], Any]:
         return keys, yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
+
+
+def _example(cls: type) -> str:
+    """A setting of this very config, with its default."""
+    for name, value in _defaults(cls).items():
+        if isinstance(value, str | int | float):
+            return f"{name}={value}"
+        if isinstance(value, dict) and value:
+            inner, what = next(iter(value.items()))
+            return f"{name}.{inner}={what}"
+    return f"{dataclasses.fields(cls)[0].name}=VALUE"
 
 
 def _is_text(cls: type, keys: list[str]) -> bool:
@@ -129,35 +177,115 @@ def _is_text(cls: type, keys: list[str]) -> bool:
     return {str, Path, types.NoneType}.issuperset(kinds)
 
 
-def _replace(tree: dict[str, Any], keys: list[str], value: Any) -> None:
-    *parents, last = keys
-    for key in parents:
-        if not isinstance(tree.get(key), dict):
-            tree[key] = {}
-        tree = tree[key]
-    tree[last] = value
+def _defaults(cls: type) -> dict[str, Any]:
+    """The settings of `cls` that need not be given, as a tree."""
+    tree = {}
+    for f in dataclasses.fields(cls):
+        if f.default is not dataclasses.MISSING:
+            tree[f.name] = as_tree(f.default)
+        elif f.default_factory is not dataclasses.MISSING:
+            tree[f.name] = as_tree(f.default_factory())
+    return tree
+
+
+def _lay(
+    cls: type, tree: dict[str, Any], new: dict[Any, Any], where: str, path: tuple[str, ...]
+) -> None:
+    """Lay `new` on the `tree` of a `cls`; see the top of this file for what stays of it."""
+    hints = typing.get_type_hints(cls)
+    for key, value in new.items():
+        _check_name(cls, list(hints), key, where, path)
+        below, hint = tree.get(key), hints[key]
+        section, names = section_of(hint), _fixed_names(hint)
+        if section is not None and isinstance(value, dict):
+            below = below if isinstance(below, dict) else _defaults(section)
+            _lay(section, below, value, where, (*path, key))
+            tree[key] = below
+        elif section is not None and value is None and isinstance(below, dict):
+            continue  # a heading with nothing under it
+        elif names and isinstance(value, dict):
+            for name in value:
+                _check_name(cls, names, name, where, (*path, key))
+            tree[key] = {**(below or {}), **value}
+        elif isinstance(value, _Entry) and dict not in map(typing.get_origin, _kinds(hint)):
+            name = ".".join((*path, key))
+            raise ConfigError(f"{where}: {name} is one value and has no settings below it")
+        elif isinstance(value, _Entry) and isinstance(below, dict):
+            tree[key] = {**below, **value}
+        else:
+            tree[key] = value
+
+
+def _fixed_names(hint: Any) -> list[str]:
+    """Of a dict[Literal[...], value]: what its keys may be; of anything else: none."""
+    if typing.get_origin(hint) is not dict:
+        return []
+    keys = typing.get_args(hint)[0]
+    return list(typing.get_args(keys)) if typing.get_origin(keys) is Literal else []
+
+
+def _check_name(cls: type, names: list[str], key: Any, where: str, path: tuple[str, ...]) -> None:
+    if key in names:
+        return
+    full = ".".join((*path, str(key)))
+    for f in dataclasses.fields(cls):
+        note = f.metadata.get("formerly", {}).get(key)
+        if note is not None:
+            renamed = ".".join((*path, f.name))
+            raise ConfigError(f"{where}: {full!r} is now called {renamed!r}; {note}")
+    near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
+    hint = ".".join((*path, near[0]))
+    raise ConfigError(f"{where}: there is no setting {full!r}; the nearest is {hint!r}")
+
+
+def _mistakes(cls: type, tree: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    """What pydantic would take for something else: `true` for 1, no text for a text."""
+    hints = typing.get_type_hints(cls)
+    for key, value in tree.items():
+        section = section_of(hints[key])
+        if section is not None and isinstance(value, dict):
+            yield from _mistakes(section, value, (*path, key))
+            continue
+        kinds = set(_kinds(hints[key]))
+        for name, leaf in _leaves(value, ".".join((*path, key))):
+            if isinstance(leaf, str) and not leaf.strip():
+                yield f"{name} is empty; write a value, or leave it out"
+            elif isinstance(leaf, bool) and bool not in kinds and kinds & {int, float}:
+                yield f"{name} is {str(leaf).lower()}; expected a number"
+            elif isinstance(leaf, float) and math.isnan(leaf):
+                yield f"{name} is nan; expected a number"
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """All that a type is made of."""
+    yield hint
+    for part in typing.get_args(hint):
+        yield from _kinds(part)
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _leaves(part, f"{name}.{number}")
+    else:
+        yield name, value
 
 
 def _describe(error: Any) -> str:
     """A line of pydantic's findings; a check over several fields has no value of its own."""
     name = ".".join(map(str, error["loc"]))
-    message = error["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(error["input"], dict) else f" (found {error['input']!r})"
+    message, value, kind = error["msg"].removeprefix("Value error, "), error["input"], error["type"]
+    if kind == "missing":
+        return f"  {name} is not given; write {name}=VALUE"
+    found = "" if isinstance(value, dict) else f" (found {value!r})"
+    if kind == "string_type" and value is not None and not isinstance(value, dict | list):
+        found += '; what is text but looks like a number or a date needs quotes, such as "0"'
+    if kind in ("list_type", "tuple_type") and isinstance(value, str | int | float):
+        found += f"; a list needs brackets: {name}=[{value}]"
     return f"  {name}: {message}{found}" if name else f"  {message}{found}"
-
-
-def _check_keys(cls: type, tree: dict[str, Any], where: str, path: tuple[str, ...]) -> None:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    for key, value in tree.items():
-        name = ".".join((*path, str(key)))
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
-            hint = ".".join((*path, near[0]))
-            raise ConfigError(f"{where}: there is no setting {name!r}; the nearest is {hint!r}")
-        for kind in (hints[key], *typing.get_args(hints[key])):
-            if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-                _check_keys(kind, value, where, (*path, key))
 
 
 def _plain(value: Any) -> Any:

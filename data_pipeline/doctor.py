@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from data_pipeline.claim import check_claim
-from data_pipeline.clip_extractor import load_extractor
 from data_pipeline.clips import ClipTableError, load_clips
-from data_pipeline.config import ConfigError, dump_config, load_config, parse_command_line
+from data_pipeline.command_line import config_from_command_line
+from data_pipeline.config import ConfigError, dump_config
 from data_pipeline.extract_config import DataConfig, num_workers
 from data_pipeline.schema import Clip, Reject
 from data_pipeline.worker_pool import ExtractionError
@@ -64,6 +64,8 @@ def check_output(config: DataConfig, clips: list[Clip]) -> Finding:
 
 def check_encoders(config: DataConfig) -> Iterator[Finding]:
     """Load what a worker loads: the weights are there, whole, and those of their cards."""
+    from data_pipeline.clip_extractor import load_extractor  # torch takes seconds
+
     try:
         extractor = load_extractor(config, 0)
     except Exception as error:  # whatever keeps it from loading is the finding
@@ -136,7 +138,14 @@ def _check_workers(workers: int) -> Finding:
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        config = load_config(DataConfig, *parse_command_line("Checks before extraction.", argv))
+        config = config_from_command_line(
+            DataConfig,
+            argv,
+            command="python -m data_pipeline.doctor",
+            about="Checks what an extraction needs, before any work starts. Settings as for it.",
+            example="python -m data_pipeline.doctor --config configs/data/default.yaml \\\n"
+            "      clips=my/videos output=runs/mine",
+        )
         rejects: list[Reject] = []
         clips = load_clips(config.clips, rejects)
         workers = num_workers(config)

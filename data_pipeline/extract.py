@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from data_pipeline.clips import ClipTableError, load_clips
-from data_pipeline.config import ConfigError, dump_config, load_config, parse_command_line
+from data_pipeline.command_line import config_from_command_line
+from data_pipeline.config import ConfigError, dump_config
 from data_pipeline.extract_config import DataConfig, num_workers
 from data_pipeline.ledger import Summary
 from data_pipeline.schema import Reject, SchemaError
@@ -67,8 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     # Read when the workers load numpy and torch.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        path, overrides = parse_command_line("Clips in, shards out.", argv)
-        config = load_config(DataConfig, path, overrides)
+        config = config_from_command_line(
+            DataConfig,
+            argv,
+            command="python -m data_pipeline.extract",
+            about="Clips in, feature shards out. Killed, the same command goes on where it was.\n"
+            "`bash launch/extract.sh` is the same, and takes its share of a Slurm array.",
+            example="python -m data_pipeline.extract --config configs/data/default.yaml \\\n"
+            "      clips=my/videos output=runs/mine require=[speech]",
+        )
         summary = run(config)
     except KeyboardInterrupt:
         print("extract: interrupted; the same command goes on from here", file=sys.stderr)

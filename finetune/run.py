@@ -11,45 +11,31 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p or ".").resolve() != HERE)]
 
-from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
-
-from data_pipeline.config import ConfigError, load_config, parse_command_line  # noqa: E402
-from data_pipeline.schema import SchemaError  # noqa: E402
-from data_pipeline.weights import WeightsError  # noqa: E402
+from data_pipeline.command_line import config_from_command_line  # noqa: E402
+from data_pipeline.config import ConfigError  # noqa: E402
+from data_pipeline.paths import check_stage  # noqa: E402
 from finetune.config import FinetuneConfig  # noqa: E402
-from finetune.cross_validate import cross_validate  # noqa: E402
-from finetune.datasets import DatasetError  # noqa: E402
-from finetune.fit import FitError  # noqa: E402
-from finetune.prompt import PromptError  # noqa: E402
-from finetune.protocols import ProtocolError  # noqa: E402
-from finetune.report import finetune_report  # noqa: E402
-from finetune.results import ResultsError  # noqa: E402
-from pretrain.checkpoint import CheckpointError  # noqa: E402
-from pretrain.model.bert_init import BertError  # noqa: E402
-from pretrain.runtime import LaunchError, RuntimeSettings, start  # noqa: E402
-
-BAD_INPUT = (
-    BertError,
-    CheckpointError,
-    ConfigError,
-    DatasetError,
-    FitError,
-    LaunchError,
-    PromptError,
-    ProtocolError,
-    ResultsError,
-    SchemaError,
-    WeightsError,
-)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 2 for input that cannot be used, with one message that says why."""
     try:
-        path, overrides = parse_command_line(__doc__ or "", argv)
-        config = load_config(FinetuneConfig, path, overrides)
+        config = config_from_command_line(
+            FinetuneConfig,
+            argv,
+            command="accelerate launch finetune/run.py",
+            about="MEmoBERT -> emotions: settings x folds x seeds, to results.csv, tables and\n"
+            "pictures in the folder `output`. Run again, it does what is still missing.\n"
+            "`bash launch/finetune.sh` is the same.",
+            example="accelerate launch finetune/run.py --config configs/finetune/prompt.yaml \\\n"
+            "      data.shards=[runs/mine] model.checkpoint=runs/pretrain output=runs/finetune",
+        )
+    except ConfigError as error:
+        return _fail(str(error))
+    bad_input = _bad_input()
+    try:
         run(config)
-    except BAD_INPUT as error:
+    except bad_input as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(
@@ -64,8 +50,43 @@ def _fail(message: str) -> int:
     return 2
 
 
+def _bad_input() -> tuple[type[Exception], ...]:
+    """What a user can mend. Torch takes seconds, so help and a slip in the config come before."""
+    from data_pipeline.schema import SchemaError
+    from data_pipeline.weights import WeightsError
+    from finetune.datasets import DatasetError
+    from finetune.fit import FitError
+    from finetune.prompt import PromptError
+    from finetune.protocols import ProtocolError
+    from finetune.results import ResultsError
+    from pretrain.checkpoint import CheckpointError
+    from pretrain.model.bert_init import BertError
+    from pretrain.runtime import LaunchError
+
+    return (
+        BertError,
+        CheckpointError,
+        ConfigError,
+        DatasetError,
+        FitError,
+        LaunchError,
+        PromptError,
+        ProtocolError,
+        ResultsError,
+        SchemaError,
+        WeightsError,
+    )
+
+
 def run(config: FinetuneConfig) -> None:
     """Bring the processes together, cross-validate, and report."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    from finetune.cross_validate import cross_validate
+    from finetune.report import finetune_report
+    from pretrain.runtime import RuntimeSettings, start
+
+    check_stage(config.output, "finetuning", "output")
     accelerator = Accelerator(
         mixed_precision="bf16" if config.optim.precision == "bf16" else "no",
         # A head leaves some of the model's own heads without gradients.

@@ -5,5 +5,10 @@
 # processes on CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 finetune/run.py ...
 set -euo pipefail
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+for word in "$@"; do  # help needs no launcher
+  if [[ "$word" == -h || "$word" == --help ]]; then
+    exec "${PYTHON:-python}" "$project/finetune/run.py" --help
+  fi
+done
 # shellcheck disable=SC2086  # several words are meant
 exec accelerate launch ${ACCELERATE_ARGS:-} "$project/finetune/run.py" "$@"

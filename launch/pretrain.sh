@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 ''':'  # Bash runs these lines and never returns; to Python they are a string.
 [ -n "${LOCAL_RANK:-}" ] && exec python -u "$0" "$@"  # deepspeed --no_python
+for word in "$@"; do  # help needs no launcher
+  case $word in -h | --help) exec python "$0" --help ;; esac
+done
 stop() {  # alone, the launcher would end and leave its ranks training
   trap : INT TERM HUP
   echo "stopped by a signal; the same command goes on from the last checkpoint" >&2

@@ -1,4 +1,4 @@
-"""Pretraining from the command line: parse, build, run.
+"""Pretraining from the command line: parse, then build and run.
 
 deepspeed launch/pretrain.sh --config configs/pretrain/tiny.yaml optim.steps=200
 python -m pretrain.cli --config configs/pretrain/tiny.yaml engine.kind=torch
@@ -7,56 +7,10 @@ python -m pretrain.cli --config configs/pretrain/tiny.yaml engine.kind=torch
 import os
 import sys
 import time
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from data_pipeline.config import ConfigError, dump_config, load_config, parse_command_line
-from data_pipeline.schema import Passport, SchemaError, check_passport
-from data_pipeline.shards import load_passport
-from data_pipeline.weights import WeightsError
-from pretrain.build import (
-    build_limits,
-    build_model,
-    build_tokenizer,
-    check_objectives,
-    held_out_shards,
-)
-from pretrain.checkpoint import (
-    CONFIG_FILE,
-    CheckpointError,
-    CheckpointStore,
-    read_passport,
-)
+from data_pipeline.command_line import config_from_command_line
+from data_pipeline.config import ConfigError
 from pretrain.config import PretrainConfig
-from pretrain.engine import Engine, EngineError, build_engine
-from pretrain.loader import Loader, LoaderError, shard_digests, unfinished_tars
-from pretrain.metrics import MetricsFile
-from pretrain.model.bert_init import BertError
-from pretrain.optim import build_adamw
-from pretrain.output import held_output
-from pretrain.runtime import LaunchError, Runtime, seed_rank, start
-from pretrain.train import DivergedError, train
-from pretrain.validation import Validation, describe_held_out
-
-USER_ERRORS = (
-    ConfigError,
-    SchemaError,
-    WeightsError,
-    BertError,
-    LoaderError,
-    EngineError,
-    CheckpointError,
-    LaunchError,
-    DivergedError,
-)
-"""What a user can mend: told in one message, without a traceback."""
-
-MAY_CHANGE = ("model.attention", "model.dropout")
-"""Settings of the model that leave its weights what they are; other ones, even of the same shapes,
-make another model of them."""
 
 OTHER_RANKS_SECONDS = 5.0
 """The launcher looks once a second whether a rank has ended."""
@@ -65,19 +19,37 @@ OTHER_RANKS_SECONDS = 5.0
 def main(argv: list[str] | None = None) -> int:
     """Run one pretraining; 0 when it came to its end, 2 when the user has to change something."""
     try:
-        path, overrides = parse_command_line("Pretrain MEmoBERT on feature shards.", argv)
-        config = load_config(PretrainConfig, path, overrides)
+        config = config_from_command_line(
+            PretrainConfig,
+            argv,
+            command="deepspeed launch/pretrain.sh",
+            about="Pretrain MEmoBERT on feature shards. `bash` in place of `deepspeed` works too;\n"
+            "without a launcher: python -m pretrain.cli.",
+            example="deepspeed launch/pretrain.sh --config configs/pretrain/tiny.yaml \\\n"
+            "      data.shards=[runs/mine] run.output=runs/pretrain optim.steps=200",
+        )
+    except ConfigError as error:
+        return _fail(error)
+    # Torch takes seconds: help, and a slip in the config, are told before.
+    from pretrain.run import USER_ERRORS, pretrain
+    from pretrain.runtime import start
+
+    try:
         runtime = start(config.run)
         pretrain(config, runtime)
         runtime.finish()
     except USER_ERRORS as error:
-        _tell(f"error: {error}")
-        return 2
+        return _fail(error)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # Ctrl-C reaches all of them
             _tell("interrupted; the same command goes on from the last checkpoint")
         return 130
     return 0
+
+
+def _fail(error: Exception) -> int:
+    _tell(f"error: {error}")
+    return 2
 
 
 def _tell(message: str) -> None:
@@ -89,172 +61,6 @@ def _tell(message: str) -> None:
         who = f"[rank {rank}] "
     sys.stderr.write(f"{who}{message}\n")  # in one piece, whatever other ranks write
     sys.stderr.flush()
-
-
-def pretrain(config: PretrainConfig, runtime: Runtime) -> None:
-    """Build the parts and train; a run that is in config.run.output already goes on."""
-    with held_output(Path(config.run.output), runtime):
-        _pretrain(config, runtime)
-
-
-def _pretrain(config: PretrainConfig, runtime: Runtime) -> None:
-    passport = _passport(config)
-    check_objectives(config, passport)
-    tokenizer = build_tokenizer(config.model.text_checkpoint)
-    loader, validation = _data(config, runtime, tokenizer)
-    engine = _engine(config, runtime, passport)
-    seed_rank(config.run.seed, runtime.rank)
-
-    output = Path(config.run.output)
-    store = CheckpointStore(
-        output / "checkpoints",
-        config.run.keep_checkpoints,
-        runtime,
-        shard_digests(config.data.shards) if runtime.is_main else None,
-    )
-    newest = store.newest()
-    if newest is not None:
-        _check_same_run(config, passport, newest, runtime)
-    progress = store.load(engine)
-    if progress is not None:
-        _check_length(config, progress["step"], newest)
-        loader.load_state_dict(progress["loader"])
-        runtime.log.info(
-            f"going on after step {progress['step']} of {config.optim.steps}, from {newest}"
-        )
-    metrics = None
-    if runtime.is_main:
-        (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        last_step = progress["step"] if progress else 0
-        metrics = MetricsFile(output, last_step, config.run.tensorboard)
-    train(
-        config, runtime, engine, loader, validation, store, metrics, tokenizer, passport, progress
-    )
-    runtime.log.info(f"done: {config.optim.steps} steps; losses in {output / 'metrics.csv'}")
-
-
-def _passport(config: PretrainConfig) -> Passport:
-    """Of the shards: all folders agree, or it is an error."""
-    folders = [*config.data.shards, *config.data.validation_shards]
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise ConfigError(
-                f"no folder {folder} (data.shards); run `make demo`, which makes "
-                "runs/demo/samples/shards, "
-                "or `python -m data_pipeline.extract --config configs/data/demo.yaml clips=TABLE "
-                "output=FOLDER` on your clips, then give data.shards=[FOLDER]"
-            )
-    return load_passport(folders)
-
-
-def _data(
-    config: PretrainConfig, runtime: Runtime, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Loader, Validation | None]:
-    """Training clips as a stream, held-out clips as a validation (None: there are none)."""
-    data, seed, shares = config.data, config.run.seed, config.objectives.shares()
-    common = {
-        "tokenizer": tokenizer,
-        "limits": build_limits(data, config.model),
-        "masking": config.masking,
-        "seed": seed,
-        "micro_batch_clips": data.micro_batch_clips,
-    }
-    if runtime.is_main:
-        for line in unfinished_tars([*data.shards, *data.validation_shards]):
-            runtime.log.warning(line)
-    shards, held = held_out_shards(data)
-    loader = Loader(
-        shards,
-        **common,
-        batch_clips=data.batch_clips,
-        num_lanes=data.num_lanes,
-        weights=shares,
-        mixing=config.objectives.mixing,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        prefetch_steps=data.prefetch_steps,
-        pin_memory=runtime.device.type == "cuda",
-    )
-    runtime.log.info(
-        f"{loader.num_clips} clips in {len(shards)} shards to train on; "
-        f"{describe_held_out(shards, held)}"
-    )
-    if not held:
-        return loader, None
-    return loader, Validation(shards=held, **common, tasks=tuple(shares))
-
-
-def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Engine:
-    """Model, optimizer and engine."""
-    optim, data = config.optim, config.data
-    model, sources = build_model(config.model, passport)
-    for line in sources:
-        runtime.log.info(f"model: {line}")
-    model.to(runtime.device)
-    share = data.batch_clips // runtime.world_size
-    num_micro_batches = -(-share // data.micro_batch_clips)
-    micro_batch_clips = -(-share // num_micro_batches)
-    runtime.log.info(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights; "
-        f"{config.engine.kind} engine; {data.batch_clips} clips a step: {runtime.world_size} "
-        f"rank(s) x {num_micro_batches} micro-batch(es) of {micro_batch_clips}"
-    )
-    optimizer = build_adamw(
-        model,
-        learning_rate=optim.peak_learning_rate,
-        weight_decay=optim.weight_decay,
-        betas=optim.betas,
-        eps=optim.eps,
-    )
-    return build_engine(
-        config.engine,
-        model,
-        optimizer,
-        runtime,
-        clip_norm=optim.clip_norm,
-        num_micro_batches=num_micro_batches,
-        micro_batch_clips=micro_batch_clips,
-    )
-
-
-def _check_same_run(
-    config: PretrainConfig, passport: Passport, newest: Path, runtime: Runtime
-) -> None:
-    """The shards must have the checkpoint's passport; settings may change, and are told."""
-    check_passport(
-        passport, read_passport(newest), f"{', '.join(config.data.shards)} (read by {newest})"
-    )
-    before = _flat(load_config(PretrainConfig, newest / CONFIG_FILE, []))
-    now = _flat(config)
-    changes = {k: f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]}
-    others = [text for k, text in changes.items() if k.startswith("model.") and k not in MAY_CHANGE]
-    if others:
-        raise ConfigError(
-            f"{newest} is of another model: {', '.join(others)}; set it back, or use another "
-            "run.output"
-        )
-    if changes:
-        runtime.log.info(f"settings changed since {newest.name}: {', '.join(changes.values())}")
-
-
-def _check_length(config: PretrainConfig, step: int, newest: Path) -> None:
-    if step > config.optim.steps:
-        raise ConfigError(
-            f"{newest} is at step {step}, past optim.steps={config.optim.steps}; set it to {step} "
-            "or more, or use another run.output"
-        )
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"optim.steps": 40000, ...}`"""
-    flat: dict[str, Any] = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value):
-            flat |= _flat(value, f"{prefix}{f.name}.")
-        else:
-            flat[prefix + f.name] = value
-    return flat
 
 
 if __name__ == "__main__":

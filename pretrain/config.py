@@ -8,25 +8,33 @@ cannot work raises ConfigError here, before any data is read.
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from data_pipeline.config import ConfigError
-from pretrain.masking import REFERENCE_WEIGHTS, TASKS, MaskingSettings
-from pretrain.runtime import RuntimeSettings
+from data_pipeline.paths import PathText, UserPath, check_distinct
+from pretrain.masking import REFERENCE_WEIGHTS, TASKS, MaskingSettings, Objective
+from pretrain.settings import RuntimeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    text_checkpoint: str = "bert-base-uncased"
+    """What is trained, and what its weights come from."""
+
+    text_checkpoint: PathText = "bert-base-uncased"
     """BERT that gives the tokenizer, the sizes and, with `text_init: checkpoint`, the weights.
     A hub name, a folder, or `package:module/folder`."""
     text_init: Literal["checkpoint", "none"] = "checkpoint"
     """`none`: every weight is new, the "Direct" setting."""
     width: int | None = None
-    """Sizes other than the checkpoint's, for runs with `text_init: none`; null takes its own."""
+    """Of the hidden states, for runs with `text_init: none`; null here and in the three sizes below
+    is the checkpoint's own."""
     num_layers: int | None = None
+    """Transformer layers."""
     num_heads: int | None = None
+    """Attention heads of a layer; they divide the width."""
     ffn_width: int | None = None
+    """Inner width of a layer's feed-forward part."""
     max_frame_positions: int = 512
     """Rows of the position tables of face and speech."""
     dropout: float = 0.1
@@ -58,7 +66,10 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    shards: list[str] = field(default_factory=lambda: ["runs/shards"])
+    """Clips, and how much of each is read. Of the three limits max_text_pieces, max_face_frames and
+    max_speech_frames, null is no limit but the model's positions, and 0 leaves the modality out."""
+
+    shards: list[PathText] = field(default_factory=lambda: ["runs/shards"])
     """Folders that data_pipeline.extract wrote; their clips form one pool."""
     batch_clips: int = 640
     """Clips in one optimizer step, over all ranks and micro-batches."""
@@ -68,8 +79,7 @@ class DataSettings:
     """Readers the clips are dealt to, however many ranks there are: must be a multiple of the
     number of ranks and divide batch_clips. Memory: one decoded shard a lane, shared by its rank."""
     max_text_pieces: int | None = 30
-    """Clips with more word pieces (without [CLS] and [SEP]) are left out, as in the paper. In
-    these three, null is no limit and 0 leaves the modality out."""
+    """Clips with more word pieces (without [CLS] and [SEP]) are left out, as in the paper."""
     max_face_frames: int | None = 36
     """First face frames that are read: 3.6 s at 10 a second."""
     max_speech_frames: int | None = 64
@@ -78,7 +88,7 @@ class DataSettings:
     """Share of the clips held out, whole video files where they are small enough; 0 is none."""
     validation_clips: int = 3000
     """Most clips held out."""
-    validation_shards: list[str] = field(default_factory=list)
+    validation_shards: list[PathText] = field(default_factory=list)
     """Folders with the held-out clips, in place of a share of `shards`."""
     prefetch_steps: int = 2
     """Steps that a thread prepares ahead; 0 prepares them in the loop itself."""
@@ -92,6 +102,11 @@ class DataSettings:
         for name in ("validation_clips", "prefetch_steps"):
             _need(getattr(self, name) >= 0, f"data.{name} is {getattr(self, name)}, expected >= 0")
         _need(bool(self.shards), "data.shards is empty, expected at least one folder of shards")
+        check_distinct("data.shards", self.shards)
+        check_distinct(
+            "data.shards and data.validation_shards together",
+            [*self.shards, *self.validation_shards],
+        )
         _need(
             self.batch_clips % self.num_lanes == 0,
             f"data.num_lanes={self.num_lanes} does not divide data.batch_clips="
@@ -105,8 +120,11 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
-    weights: dict[str, float] = field(default_factory=lambda: dict(REFERENCE_WEIGHTS))
-    """Objective to its weight; one that is left out, or has 0, is off."""
+    """What the model is asked."""
+
+    weights: dict[Objective, float] = field(default_factory=lambda: dict(REFERENCE_WEIGHTS))
+    """Objective to its weight; 0 turns it off. In a config, those that are not named keep theirs:
+    'objectives.weights={span_mvfr: 0, span_mvfc_kl: 0}' trains without faces."""
     mixing: Literal["step", "clip"] = "step"
     """step: one objective a step, drawn by weight (the paper). clip: every clip draws its own
     among those its modalities allow; the step's loss is the sum of the objectives' means, each
@@ -133,15 +151,21 @@ class ObjectiveSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings:
+    """AdamW, with a linear warm-up and a linear fall of the learning rate."""
+
     steps: int = 40_000
     """Optimizer steps of the whole run."""
     warmup_steps: int = 4_000
+    """Steps in which the rate rises to its peak; then it falls linearly."""
     peak_learning_rate: float = 5e-5
+    """The highest."""
     floor_learning_rate: float = 1e-8
     """The rate never falls below it."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates of the first and second moment."""
     eps: float = 2.5e-7
-    """The official code's 1e-6, of gradients summed over 4 micro-batches; these are means."""
+    """AdamW's, below the square root of the second moment. The official code's 1e-6 is of gradients
+    summed over 4 micro-batches; these are means."""
     weight_decay: float = 0.01
     """Not on biases and LayerNorm weights."""
     clip_norm: float = 1.25
@@ -170,6 +194,8 @@ class OptimSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
+    """Who takes the steps."""
+
     kind: Literal["deepspeed", "torch"] = "deepspeed"
     """DeepSpeed, or its plain-torch twin."""
     zero_stage: Literal[0, 1] = 0
@@ -185,7 +211,9 @@ class EngineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(RuntimeSettings):
-    output: str = "runs/pretrain"
+    """Where the run goes on, and what it tells and keeps."""
+
+    output: PathText = "runs/pretrain"
     """Folder of the run: metrics.csv, checkpoints/, config.yaml. A run that finds a checkpoint
     there goes on from it."""
     log_every: int = 10
@@ -213,6 +241,8 @@ class RunSettings(RuntimeSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
+    """One pretraining."""
+
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
@@ -220,6 +250,22 @@ class PretrainConfig:
     optim: OptimSettings = field(default_factory=OptimSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     run: RunSettings = field(default_factory=RunSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairingConfig:
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """The short pretraining; run.seed and run.output are set for each seed."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """A pretraining each."""
+    positions: dict[str, int] = field(default_factory=dict)
+    """Name of a position to the index of its word in the sentence."""
+    results: UserPath = Path("docs/results/pairing_grid")
+    """The table is written to this name with .csv and .md."""
+
+    def __post_init__(self) -> None:
+        if not self.positions:
+            raise ConfigError("positions is empty; name one or more, such as {digit: 4}")
 
 
 def _need(condition: bool, message: str) -> None:

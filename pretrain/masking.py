@@ -11,11 +11,12 @@ import hashlib
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-TASKS = ("wwmlm", "span_mvfr", "span_mvfc_kl", "span_mafr")
+Objective = Literal["wwmlm", "span_mvfr", "span_mvfc_kl", "span_mafr"]
+TASKS: tuple[Objective, ...] = get_args(Objective)
 TASK_MODALITY = {
     "wwmlm": "text",
     "span_mvfr": "face",

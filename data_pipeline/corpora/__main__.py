@@ -1,6 +1,5 @@
 """python -m data_pipeline.corpora NAME ROOT --output clips.csv"""
 
-import argparse
 import csv
 import difflib
 import importlib
@@ -13,6 +12,8 @@ from pathlib import Path
 import data_pipeline.corpora
 from data_pipeline.atomic import atomic_file
 from data_pipeline.clips import COLUMNS, TABLE_NAMES, ClipTableError
+from data_pipeline.command_line import command_parser
+from data_pipeline.paths import path_argument
 from data_pipeline.schema import Reject
 
 
@@ -23,12 +24,18 @@ def adapter_names() -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     names = adapter_names()
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipeline.corpora", description="Write the clip table of a corpus."
+    parser = command_parser(
+        "python -m data_pipeline.corpora",
+        "Write the clip table of a corpus, which data_pipeline.extract takes as clips=.",
+        "python -m data_pipeline.corpora grid PATH/TO/grid_s1 --output runs/grid_s1.csv",
     )
     parser.add_argument("name", help=f"the corpus: {', '.join(names)}")
-    parser.add_argument("root", type=Path, help="its folder (csv: also a table or one video)")
-    parser.add_argument("--output", type=Path, required=True, help="the table to write, .csv")
+    parser.add_argument(
+        "root", type=path_argument, help="its folder (csv: or a table, or one video)"
+    )
+    parser.add_argument(
+        "--output", type=path_argument, required=True, help="the table to write, .csv"
+    )
     arguments = parser.parse_args(argv)
     if arguments.name not in names:
         near = difflib.get_close_matches(arguments.name, names, n=1, cutoff=0.0)

@@ -1,10 +1,11 @@
 """python -m finetune.protocols make --shards FOLDER --by speaker --folds 5 --output FILE"""
 
-import argparse
 import logging
 import sys
 
+from data_pipeline.command_line import command_parser, parser_style
 from data_pipeline.config import ConfigError, load_config
+from data_pipeline.paths import check_distinct, path_argument
 from data_pipeline.schema import SchemaError
 from finetune.config import FinetuneConfig
 from finetune.datasets import DatasetError, LabelMap, read_labelled, split_clips
@@ -12,30 +13,47 @@ from finetune.protocols import ProtocolError, make_protocol, save_protocol
 
 log = logging.getLogger("finetune.protocols")
 
+EXAMPLE = """\
+python -m finetune.protocols make --shards runs/mine \\
+      --by speaker --folds 5 --output runs/folds.json"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m finetune.protocols", description=__doc__)
+    parser = command_parser(
+        "python -m finetune.protocols",
+        "Fold files: which clips are for training, for choosing a step, and for test.",
+        EXAMPLE,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("make", help="deal the labelled clips of some shards into folds")
-    make.add_argument("--shards", nargs="+", help="shard folders; default: those of the config")
+    about = "Deal the labelled clips of some shards into folds, by speaker or recording."
+    make = commands.add_parser("make", help=about, **parser_style(about, EXAMPLE))
+    make.add_argument(
+        "--shards", nargs="+", type=path_argument, help="shard folders; default: the config's"
+    )
     make.add_argument("--config", help="finetuning config: its label map and shard folders")
-    make.add_argument("--by", choices=["speaker", "recording", "clip"], default="speaker")
-    make.add_argument("--folds", type=int, default=5)
+    make.add_argument(
+        "--by",
+        choices=["speaker", "recording", "clip"],
+        default="speaker",
+        help="what is never split between training and test",
+    )
+    make.add_argument("--folds", type=int, default=5, help="how many")
     make.add_argument("--no-dev", action="store_true", help="folds of train and test alone")
     make.add_argument(
         "--allow-shared-speakers",
         action="store_true",
         help="let a speaker be in training and test; such results show mechanics, not accuracy",
     )
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--name", help="default: corpus and grouping")
-    make.add_argument("--output", required=True, help="fold file to write")
+    make.add_argument("--seed", type=int, default=0, help="another one deals otherwise")
+    make.add_argument("--name", help="of the protocol; default: corpus and grouping")
+    make.add_argument("--output", type=path_argument, required=True, help="fold file to write")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         data = load_config(FinetuneConfig, args.config, []).data
         labels = LabelMap.build(data.labels, data.ignore_labels)
+        check_distinct("--shards", args.shards or ())
         found = read_labelled(args.shards or data.shards, labels)
         protocol = make_protocol(
             found.clips,

