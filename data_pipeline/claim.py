@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from data_pipeline.atomic import atomic_file, remove_leftovers
+from data_pipeline.config import ConfigError
 from data_pipeline.ledger import csv_bytes, write_json
+from data_pipeline.paths import check_stage
 from data_pipeline.schema import (
     Clip,
     Passport,
@@ -46,6 +48,10 @@ def check_claim(
     _check_place(folder, clips_from)
     if not folder.exists():
         return
+    try:
+        check_stage(folder, "extraction", "output")
+    except ConfigError as error:
+        raise ExtractionError(str(error)) from error
     there = {path.name: path for path in folder.iterdir() if path.suffix != ".tmp"}
     table = table_bytes(clips)
     if TABLE in there and CONFIG in there:

@@ -1,9 +1,12 @@
 """From settings to the parts of a run. Only these functions see both a config and a component."""
 
+from pathlib import Path
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError
 from data_pipeline.schema import Passport
+from data_pipeline.shards import list_shards, read_manifest
 from data_pipeline.weights import WeightsError, resolve_weights
 from pretrain.config import DataSettings, ModelSettings, PretrainConfig
 from pretrain.example import Limits
@@ -90,6 +93,7 @@ def build_limits(data: DataSettings, model: ModelSettings) -> Limits:
 def held_out_shards(data: DataSettings) -> tuple[list[ShardClips], list[ShardClips]]:
     """(training clips, held-out clips): a folder of their own, or a share of all."""
     shards = index_shards(data.shards)
+    check_shards([*data.shards, *data.validation_shards])
     if data.validation_shards:
         return shards, index_shards(data.validation_shards)
     ids = [clip for shard in shards for clip in shard.ids]
@@ -97,18 +101,42 @@ def held_out_shards(data: DataSettings) -> tuple[list[ShardClips], list[ShardCli
     return split_shards(shards, choose_held_out(ids, budget))
 
 
-def check_objectives(config: PretrainConfig, passport: Passport) -> None:
-    """Raise ConfigError when an objective asks for a modality that the shards do not have."""
-    data = config.data
-    limits = {
-        "text": data.max_text_pieces,
-        "face": data.max_face_frames,
-        "speech": data.max_speech_frames,
-    }
-    for task in config.objectives.shares():
-        modality = TASK_MODALITY[task]
-        if limits[modality] == 0 or (modality != "text" and modality not in passport):
+def check_shards(folders: list[str]) -> None:
+    """Raise ConfigError when one shard lies in two places: its clips would count double, or be held
+    out and trained on."""
+    first: dict[str, Path] = {}
+    for tar in [tar for folder in folders for tar in list_shards(folder)]:
+        manifest = read_manifest(tar.with_suffix(".json"))
+        if manifest.samples and first.setdefault(manifest.sha256, tar) != tar:
             raise ConfigError(
-                f"{task} needs {modality}, which the shards' passport ({', '.join(passport)}) or "
-                f"the limits of data.max_* leave out; set objectives.weights.{task}=0"
+                f"{first[manifest.sha256]} and {tar} are the same shard, so its clips would count "
+                "double; leave one of their folders out of data.shards and data.validation_shards"
             )
+
+
+def check_objectives(config: PretrainConfig, passport: Passport) -> None:
+    """Raise ConfigError when objectives ask for modalities that the shards or the limits leave out;
+    it names all of them, and the one override that goes on without them."""
+    data, asked = config.data, config.objectives.shares()
+    why = {
+        "text": "data.max_text_pieces=0 leaves it out" if data.max_text_pieces == 0 else None,
+        "face": "data.max_face_frames=0 leaves it out" if data.max_face_frames == 0 else None,
+        "speech": "data.max_speech_frames=0 leaves it out" if data.max_speech_frames == 0 else None,
+    }
+    for modality in {"face", "speech"} - passport.keys():
+        why[modality] = f"the shards hold none (they have {', '.join((*passport, 'text'))})"
+    lost = [task for task in asked if why[TASK_MODALITY[task]]]
+    if not lost:
+        return
+    found = []
+    for modality, reason in why.items():
+        tasks = [task for task in lost if TASK_MODALITY[task] == modality]
+        if tasks:
+            verb = "need" if len(tasks) > 1 else "needs"
+            found.append(f"{' and '.join(tasks)} {verb} {modality}, but {reason}")
+    if len(lost) == len(asked):
+        way_out = "no objective is left to train on; give other data.shards, or other objectives"
+    else:
+        off = ", ".join(f"{task}: 0" for task in lost)
+        way_out = f"to train on the other objectives: 'objectives.weights={{{off}}}'"
+    raise ConfigError("; ".join([*found, way_out]))

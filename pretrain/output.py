@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from data_pipeline.config import ConfigError
+from data_pipeline.paths import check_stage
 from pretrain.checkpoint import CheckpointError
 from pretrain.runtime import Runtime
 
@@ -22,7 +23,8 @@ def held_output(folder: Path, runtime: Runtime) -> Iterator[None]:
     A launcher that is killed may leave its ranks training; the same command given again would
     then mix checkpoints and metrics with theirs. The lock goes with the process that holds it.
 
-    Raises ConfigError when the folder cannot be written, CheckpointError when another run holds it.
+    Raises ConfigError when the folder cannot be written or is another stage's, CheckpointError when
+    another run holds it.
     """
     lock = runtime.on_main(lambda: _lock(folder, runtime))
     try:
@@ -33,6 +35,7 @@ def held_output(folder: Path, runtime: Runtime) -> Iterator[None]:
 
 
 def _lock(folder: Path, runtime: Runtime) -> IO[str]:
+    check_stage(folder, "pretraining", "run.output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  open until the run ends

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from transformers import BertConfig
 
+from data_pipeline.shards import write_shard
 from data_pipeline.weights import sha256_of
 from pretrain.build import build_model
 from pretrain.checkpoint import CheckpointError, load_checkpoint
@@ -80,6 +82,49 @@ def test_a_run_learns_and_leaves_what_it_promises(arguments, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "32 clips in 4 shards to train on; 8 clips of 8 video files held out" in out
     assert "step 12 | loss" in out and "clips/s" in out
+
+
+def test_without_faces_all_that_is_lost_is_told_with_the_one_override(
+    arguments, toy, tmp_path, capsys
+):
+    """And that override, typed as it is told, trains on the rest."""
+    passport = {"speech": toy.passport()["speech"]}
+    clips = [toy.toy_clip(number, face=False) for number in range(40)]
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for index in range(4):
+        write_shard(shards, index, clips[index::4], [], passport, {}, f"toy-{index}")
+    voices = arguments(tmp_path / "run", f"data.shards=[{shards}]", *SHORT)
+    assert main(voices) == 2
+    message = capsys.readouterr().err
+    assert "span_mvfr and span_mvfc_kl need face, but the shards hold none" in message
+    override = "objectives.weights={span_mvfr: 0, span_mvfc_kl: 0}"
+    assert message.rstrip().endswith(f"'{override}'")
+    assert main([*voices, override]) == 0
+    assert all(row["wwmlm"] and not row["span_mvfr"] for row in of(tmp_path / "run", "validation"))
+    assert main([*voices, override, "data.max_text_pieces=0", "data.max_speech_frames=0"]) == 2
+    assert "no objective is left" in capsys.readouterr().err
+
+
+def test_one_shard_in_two_places_is_refused(arguments, toy_folder, tmp_path, capsys):
+    """A copy of its folder, under another name; a shard without samples is like any other such."""
+    copy = shutil.copytree(toy_folder, tmp_path / "copy")
+    for name in ("shards", "validation_shards"):
+        change = (f"data.{name}=[{copy}]", f"data.shards=[{toy_folder}, {copy}]")
+        overrides = change[:1] if name == "validation_shards" else change[1:]
+        assert main(arguments(tmp_path / "run", *overrides, *SHORT)) == 2
+        message = capsys.readouterr().err
+        assert f"{toy_folder}/000000.tar and {copy}/000000.tar are the same shard" in message
+
+
+def test_the_output_of_another_stage_is_left_as_it_is(arguments, tmp_path, capsys):
+    """An extraction's config.yaml, without which it could never go on."""
+    (tmp_path / "passport.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("clips: my/videos\n")
+    assert main(arguments(tmp_path, *SHORT)) == 2
+    assert f"{tmp_path} is the output of extraction" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == "clips: my/videos\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "passport.json"]
 
 
 def test_started_again_after_its_end_a_run_changes_nothing(arguments, tmp_path):
@@ -265,7 +310,10 @@ def test_a_loss_that_is_no_number_stops_before_a_checkpoint(arguments, tmp_path,
         (["optim.stepz=3"], ["optim.stepz", "optim.steps"]),
         (["data.shards=[no/where]"], ["no folder no/where", "make demo", "extract"]),
         (["data.num_lanes=48", "data.batch_clips=48"], ["32 training clips", "num_lanes=48"]),
-        (["data.max_face_frames=0"], ["span_mvfr needs face", "objectives.weights.span_mvfr=0"]),
+        (
+            ["data.max_face_frames=0"],
+            ["span_mvfr and span_mvfc_kl need face", "data.max_face_frames=0"],
+        ),
         (["model.num_heads=5"], ["model.width=24", "model.num_heads=5"]),
         (["model.text_checkpoint=./no/bert"], ["no folder ./no/bert"]),
         (["model.text_checkpoint=no/such-bert"], ["no/such-bert", "hf download", "FOLDER"]),
@@ -365,7 +413,7 @@ def test_ctrl_c_is_one_line(arguments, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pretrain.cli.train", interrupted)
+    monkeypatch.setattr("pretrain.run.train", interrupted)
     assert main(arguments(tmp_path)) == 130
     told = capsys.readouterr().err
     assert told == "interrupted; the same command goes on from the last checkpoint\n"
