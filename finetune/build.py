@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +14,19 @@ from data_pipeline.schema import Passport, check_passport
 from data_pipeline.weights import sha256_of
 from finetune.classifiers import HeadClassifier, PromptClassifier
 from finetune.config import DataConfig, FinetuneConfig, ModelConfig, Setting
-from finetune.datasets import LabelledSet
+from finetune.datasets import LabelledSet, Modality
 from finetune.encode import ClipEncoder
 from finetune.heads import LinearHead
 from finetune.prompt import Prompt, Verbalizer
 from pretrain.build import build_tokenizer
 from pretrain.checkpoint import Checkpoint, load_checkpoint
+from pretrain.config import DataSettings
 from pretrain.model.bert_init import BertError, bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
 from pretrain.runtime import seed_everything
+
+LIMITS = {"text": "max_text_pieces", "face": "max_face_frames", "speech": "max_speech_frames"}
+"""Modality to the setting that says how much of it is read, in pretraining and in finetuning."""
 
 
 def uses_prompt(setting: Setting) -> bool:
@@ -125,41 +130,81 @@ def build_classifier(
 
 def build_encoder(source: Source, setting: Setting, config: FinetuneConfig) -> ClipEncoder:
     """How one setting reads a clip. Raises ConfigError when it reads none of a modality in use."""
-    data = config.data
-    max_faces, max_speech = data.max_faces, data.max_speech_states
-    if source.checkpoint is not None and source.checkpoint.config is not None:
-        # Positions beyond those of pretraining have learned nothing.
-        pretrained = source.checkpoint.config.data
-        max_faces = pretrained.max_face_frames if max_faces is None else max_faces
-        max_speech = pretrained.max_speech_frames if max_speech is None else max_speech
+    limits = [_limit(source, config.data, name) for name in LIMITS.values()]
     prompt = Prompt(config.prompt.template, source.tokenizer) if uses_prompt(setting) else None
     encoder = ClipEncoder(
         source.tokenizer,
         prompt=prompt,
-        max_text_pieces=data.max_text_pieces,
-        max_faces=max_faces,
-        max_speech=max_speech,
+        max_text_pieces=limits[0],
+        max_faces=limits[1],
+        max_speech=limits[2],
         max_text_positions=source.shape["max_text_positions"],
         max_frame_positions=source.shape.get("max_frame_positions", 512),
         positions=source.shape.get("positions", "index"),
     )
-    _check_modalities(encoder, data)
+    _check_modalities(encoder, config.data)
     return encoder
 
 
-def _check_modalities(encoder: ClipEncoder, data: DataConfig) -> None:
-    limits = {
-        "text": ("max_text_pieces", encoder.max_pieces),
-        "face": ("max_faces", encoder.max_faces),
-        "speech": ("max_speech_states", encoder.max_speech),
+def _limit(source: Source, data: DataConfig, name: str) -> int | None:
+    limit = getattr(data, name)
+    if limit != "checkpoint":
+        return limit
+    pretrained = _pretraining(source)
+    return None if pretrained is None else getattr(pretrained, name)
+
+
+def _pretraining(source: Source) -> DataSettings | None:
+    """How pretraining read its clips, where that is known."""
+    if source.checkpoint is None or source.checkpoint.config is None:
+        return None
+    return source.checkpoint.config.data
+
+
+def check_label_words(source: Source, classes: tuple[str, ...], config: FinetuneConfig) -> None:
+    """Raise PromptError for a word that [MASK] cannot hold, if any setting asks for words."""
+    if any(map(uses_prompt, config.settings)):
+        Verbalizer.build(classes, config.prompt.words, source.tokenizer)
+
+
+def beyond_pretraining(
+    source: Source, encoder: ClipEncoder, clips: LabelledSet, modalities: Sequence[Modality]
+) -> list[str]:
+    """Warnings: of how many clips more is read than pretraining read of any."""
+    pretrained = _pretraining(source)
+    if pretrained is None:
+        return []
+    samples = [clip.sample for clip in clips.clips]
+    lengths = {
+        "text": [encoder.num_pieces(sample) for sample in samples],
+        "face": [0 if s.face is None else min(len(s.face), encoder.max_faces) for s in samples],
+        "speech": [
+            0 if s.speech is None else min(len(s.speech), encoder.max_speech) for s in samples
+        ],
     }
+    lines = []
+    for modality in modalities:
+        name = LIMITS[modality]
+        limit = getattr(pretrained, name)
+        longer = 0 if limit is None else sum(length > limit for length in lengths[modality])
+        if longer:
+            lines.append(
+                f"{longer} of {len(samples)} clips are read up to {max(lengths[modality])} "
+                f"{name[4:].replace('_', ' ')}, and pretraining stopped at {limit}: what "
+                f"lies beyond it has learned little; data.{name}=checkpoint stops there too"
+            )
+    return lines
+
+
+def _check_modalities(encoder: ClipEncoder, data: DataConfig) -> None:
+    read = {"text": encoder.max_pieces, "face": encoder.max_faces, "speech": encoder.max_speech}
     for modality in data.modalities:
-        name, limit = limits[modality]
+        name = LIMITS[modality]
         said = getattr(data, name)
-        if limit < 1:
-            of_checkpoint = ", and the checkpoint was pretrained on none" if said is None else ""
+        if read[modality] < 1:
+            of_checkpoint = ", which was pretrained on none" if said == "checkpoint" else ""
             raise ConfigError(
                 f"data.modalities lists {modality}, but none of it would be read: data.{name} is "
-                f"{'null' if said is None else said}{of_checkpoint}; leave {modality} out of "
-                f"data.modalities, or set data.{name}"
+                f"{said}{of_checkpoint}; leave {modality} out of data.modalities, or set "
+                f"data.{name}"
             )

@@ -11,10 +11,14 @@ The four settings differ in where the weights come from and in how an emotion is
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_pipeline.paths import PathText, check_distinct
 from finetune.datasets import Modality
 from finetune.protocols import Group
 
 Setting = Literal["direct", "bert_direct", "pretrain_finetune", "pretrain_prompt"]
+Limit = int | Literal["checkpoint"] | None
+"""checkpoint: what pretraining read; null: no limit, as in pretraining's own config."""
+NO_LIMIT = "null is no limit"
 SETTINGS: tuple[Setting, ...] = ("direct", "bert_direct", "pretrain_finetune", "pretrain_prompt")
 
 
@@ -25,19 +29,25 @@ class Deal:
     by: Group = "speaker"
     """What is never split: speaker, recording or (with allow_shared_speakers) single clips."""
     folds: int = 5
+    """How many."""
     dev: bool = True
     """Give each fold a dev split; without one, selection must be `last`."""
     allow_shared_speakers: bool = False
     """Let a speaker be in training and test; such results show mechanics, not accuracy."""
     seed: int = 0
+    """Another one deals otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    shards: tuple[str, ...] = ("runs/demo/samples/shards",)
+    """Labelled clips, and how much of each is read. Of the three limits max_text_pieces,
+    max_face_frames and max_speech_frames, `checkpoint` is as many as pretraining read (without a
+    checkpoint: null), null is no limit but the model's positions, and 0 leaves the modality out."""
+
+    shards: tuple[PathText, ...] = ("runs/demo/samples/shards",)
     """Folders that extraction wrote."""
-    protocol: str | None = None
-    """Fold file; make one with python -m finetune.protocols make. None deals the folds as `deal`
+    protocol: PathText | None = None
+    """Fold file; make one with python -m finetune.protocols make. null deals the folds as `deal`
     says and writes the file to `output`."""
     deal: Deal = Deal()
     labels: dict[str, tuple[str, ...]] = field(
@@ -54,36 +64,46 @@ class DataConfig:
     """Labels whose clips are left out, and counted; "*" is every label that no class lists."""
     modalities: tuple[Modality, ...] = ("text", "face", "speech")
     """What the model may see, in training and in test."""
-    max_text_pieces: int = 120
+    max_text_pieces: Limit = 120
     """Word pieces of an utterance; the rest is cut off, the prompt never is."""
-    max_faces: int | None = None
-    """Face frames, from the start. None is as many as the checkpoint was pretrained on (MEmoBERT:
-    36), or without a checkpoint all that the model has positions for."""
-    max_speech_states: int | None = None
-    """Speech states of 60 ms, from the start; None as above (MEmoBERT: 64, which is 3.8 s)."""
+    max_face_frames: Limit = field(
+        default="checkpoint",
+        metadata={"formerly": {"max_faces": f"its null is now `checkpoint`; {NO_LIMIT}"}},
+    )
+    """Face frames, from the start (MEmoBERT: 36)."""
+    max_speech_frames: Limit = field(
+        default="checkpoint",
+        metadata={"formerly": {"max_speech_states": f"its null is now `checkpoint`; {NO_LIMIT}"}},
+    )
+    """Speech states of 60 ms, from the start (MEmoBERT: 64, which is 3.8 s)."""
 
     def __post_init__(self) -> None:
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise ValueError(
                 f"modalities {list(self.modalities)}; expected one or more, none twice"
             )
-        for name in ("max_text_pieces", "max_faces", "max_speech_states"):
+        for name in ("max_text_pieces", "max_face_frames", "max_speech_frames"):
             limit = getattr(self, name)
-            if limit is not None and limit < 0:
+            if isinstance(limit, int) and limit < 0:
                 raise ValueError(f"{name} {limit}; expected at least 0")
+        check_distinct("data.shards", self.shards)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    checkpoint: str | None = "runs/demo/samples/pretrain"
+    """What the weights come from."""
+
+    checkpoint: PathText | None = "runs/demo/samples/pretrain"
     """Folder of a pretraining run or of one checkpoint. Its shape is that of direct and bert_direct
-    too. None: the shape of `bert`, with the features' widths, and no pretrain_ settings."""
-    bert: str = "bert-base-uncased"
+    too. null: the shape of `bert`, with the features' widths, and no pretrain_ settings."""
+    bert: PathText = "bert-base-uncased"
     """BERT checkpoint of bert_direct: a folder, a hub name or package:MODULE/FOLDER."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
+    """How pretrain_prompt asks for the emotion."""
+
     template: str = "{text} I am [MASK] ."
     """{text} is the utterance, given a full stop unless it ends in ? ! or . ; without text the
     rest stands alone. The space before the last full stop is meant: older BERT tokenizers do not
@@ -104,8 +124,9 @@ class Plan:
     warmup_steps: int = 0
     """Steps of linear rise; then the rate falls linearly to 0."""
     num_steps: int = 2000
+    """Optimizer steps of a run."""
     patience: int | None = None
-    """Evaluations without a better UA after which training stops; None never stops early."""
+    """Evaluations without a better UA after which training stops; null never stops early."""
     modality_cases: Literal["full", "seven"] = "full"
     """seven: each training step sees one of the seven non-empty subsets of data.modalities, drawn
     evenly, as in MEmoBERT's best prompt runs; dev and test always see all of them."""
@@ -126,17 +147,23 @@ class Plan:
 # A class for each default, so that a YAML which sets one field of a plan keeps the others.
 @dataclass(frozen=True, kw_only=True)
 class ScratchPlan(Plan):
+    """How a model without pretraining is trained."""
+
     patience: int | None = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointPlan(Plan):
+    """How a head on the pretrained model is trained."""
+
     num_steps: int = 1500
     patience: int | None = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptPlan(Plan):
+    """How the prompt is trained."""
+
     learning_rate: float = 3e-5
     warmup_steps: int = 100
     num_steps: int = 2500
@@ -144,6 +171,8 @@ class PromptPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class Plans:
+    """How each of the four settings is trained."""
+
     direct: ScratchPlan = ScratchPlan()
     bert_direct: ScratchPlan = ScratchPlan()
     pretrain_finetune: CheckpointPlan = CheckpointPlan()
@@ -155,11 +184,14 @@ class Plans:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
+    """Of every setting's training."""
+
     batch_size: int = 32
     """Clips a step, over all processes together."""
     weight_decay: float = 0.01
     """Not on biases and on LayerNorm weights."""
     max_grad_norm: float = 5.0
+    """Longest gradient, over all weights together."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16, weights and their updates in float32."""
 
@@ -173,16 +205,21 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
+    """Settings x folds x seeds."""
+
     settings: tuple[Setting, ...] = SETTINGS
-    output: str = "runs/finetune"
+    """Which of the four are run."""
+    output: PathText = "runs/finetune"
     """Results, curves, tables."""
     folds: tuple[int, ...] | None = None
-    """Folds of the protocol to run; None is all."""
+    """Folds of the protocol to run; null is all."""
     seeds: tuple[int, ...] = (1234, 4321, 5678)
+    """A run each: of new weights, order and dropout."""
     selection: Literal["dev", "oracle", "last"] = "dev"
     """Which step is reported: the best UA on dev, the best on test itself (oracle: a number to
     compare with papers that did so, never an honest one), or the last."""
     eval_every_steps: int = 100
+    """Steps between two looks at dev."""
     overwrite: bool = False
     """True: run again what has a result already."""
     num_resamples: int = 1000

@@ -13,7 +13,16 @@ from accelerate.utils import broadcast_object_list
 from scipy.special import softmax
 
 from data_pipeline.config import ConfigError, dump_config
-from finetune.build import Source, build_classifier, build_encoder, uses_checkpoint, uses_prompt
+from data_pipeline.shards import load_passport
+from finetune.build import (
+    Source,
+    beyond_pretraining,
+    build_classifier,
+    build_encoder,
+    check_label_words,
+    uses_checkpoint,
+    uses_prompt,
+)
 from finetune.config import FinetuneConfig, Setting
 from finetune.datasets import (
     LabelledClip,
@@ -60,11 +69,16 @@ def cross_validate(
     first one writes.
     """
     data = config.data
-    clips = read_labelled(data.shards, LabelMap.build(data.labels, data.ignore_labels))
+    labels = LabelMap.build(data.labels, data.ignore_labels)
+    source = Source.load(config.model, load_passport(data.shards), ", ".join(data.shards))
+    encoders = {setting: build_encoder(source, setting, config) for setting in config.settings}
+    check_label_words(source, labels.classes, config)
+    clips = read_labelled(data.shards, labels)
     for line in clips.summary():
         log.info(line)
-    source = Source.load(config.model, clips.passport, ", ".join(data.shards))
-    encoders = {setting: build_encoder(source, setting, config) for setting in config.settings}
+    for setting in filter(uses_checkpoint, config.settings):
+        for line in beyond_pretraining(source, encoders[setting], clips, data.modalities):
+            log.warning(f"{setting}: {line}")
     protocol = _protocol(config, clips)
     folds = _folds(config, protocol)
     splits = {fold: split_clips(clips.clips, protocol, fold, clips.classes) for fold in folds}

@@ -25,7 +25,7 @@ Reader = Callable[[LabelledClip, tuple[Modality, ...]], Example]
 class ClipEncoder:
     """Cuts a clip to the limits and tokenizes it, with or without a prompt.
 
-    max_text_pieces, max_faces, max_speech: see finetune.config.DataConfig; None is as many as the
+    max_text_pieces, max_faces, max_speech: of an utterance, frames, states; None is as many as the
     position tables hold. positions: the model's, "index" or "seconds".
     """
 
@@ -34,7 +34,7 @@ class ClipEncoder:
         tokenizer: PreTrainedTokenizerBase,
         *,
         prompt: Prompt | None,
-        max_text_pieces: int,
+        max_text_pieces: int | None,
         max_faces: int | None,
         max_speech: int | None,
         max_text_positions: int,
@@ -45,7 +45,7 @@ class ClipEncoder:
         self.prompt = prompt
         # [CLS], [SEP] and the full stop that a prompt gives the utterance.
         room = max_text_positions - (2 if prompt is None else prompt.num_pieces + 3)
-        self.max_pieces = min(max_text_pieces, room)
+        self.max_pieces = room if max_text_pieces is None else min(max_text_pieces, room)
         table = max_frame_positions
         self.max_faces = table if max_faces is None else min(max_faces, table)
         self.max_speech = table if max_speech is None else min(max_speech, table)
@@ -77,6 +77,12 @@ class ClipEncoder:
         labels_T[at] = example.ids_T[at]
         return dataclasses.replace(example, task="wwmlm", wwmlm_labels_T=labels_T)
 
+    def num_pieces(self, sample: ClipSample) -> int:
+        """Word pieces of the utterance that are read, without the prompt."""
+        if not sample.words:
+            return 0
+        return len(self._pieces(self._cut_words(sample.words)))
+
     def _cut(self, sample: ClipSample) -> ClipSample:
         changes: dict[str, object] = {}
         if sample.words:
@@ -95,12 +101,16 @@ class ClipEncoder:
 
     def _cut_words(self, words: list[str]) -> list[str]:
         """The leading words that fit into the pieces allowed."""
-        of_words = self.tokenizer(
-            words, is_split_into_words=True, add_special_tokens=False, verbose=False
-        ).word_ids()
+        of_words = self._pieces(words)
         if len(of_words) <= self.max_pieces:
             return words
         return words[: of_words[self.max_pieces]]
+
+    def _pieces(self, words: list[str]) -> list[int]:
+        """The number of the word that each piece is of."""
+        return self.tokenizer(
+            words, is_split_into_words=True, add_special_tokens=False, verbose=False
+        ).word_ids()
 
 
 def read_once(encoder: ClipEncoder) -> Reader:

@@ -183,10 +183,15 @@ def test_modalities_and_whole_vocabulary_decoding_are_switches(tmp_path, argumen
         ("data.deal.by=clip", "data.deal.allow_shared_speakers=true"),
         ("data.protocol=.", "cannot read the fold file .: Is a directory; expected the JSON file"),
         ("seeds=[-1]", "seeds [-1]; expected 0 or more"),
-        ("output=", "output is empty; expected a folder"),
-        ("data.max_faces=-1", "max_faces -1; expected at least 0"),
+        ("output=", "output= has no value (an unset shell variable?)"),
+        ("data.max_face_frames=-1", "max_face_frames -1; expected at least 0"),
+        ("data.max_faces=36", "'data.max_faces' is now called 'data.max_face_frames'"),
+        (
+            "data.max_speech_states=null",
+            "now called 'data.max_speech_frames'; its null is now `check",
+        ),
         ("data.max_text_pieces=0", "lists text, but none of it would be read: data.max_text_pie"),
-        ("data.max_speech_states=0", "leave speech out of data.modalities"),
+        ("data.max_speech_frames=0", "leave speech out of data.modalities"),
         ("data.labels={sad: [sad], joy: [joy]}", "no class lists: anger 6, happy 6, neutral 6"),
     ],
 )
@@ -269,7 +274,7 @@ def test_a_modality_that_pretraining_left_out_cannot_be_in_use(
     change = [f"model.checkpoint={tmp_path / 'blind'}", "folds=[0]", "settings=[direct]"]
     assert main([*arguments, *change]) == 2
     message = capsys.readouterr().err
-    assert "data.max_faces is null, and the checkpoint was pretrained on none" in message
+    assert "data.max_face_frames is checkpoint, which was pretrained on none" in message
     assert main([*arguments, *change, "data.modalities=[text, speech]"]) == 0
 
 
@@ -285,7 +290,7 @@ def test_what_decides_a_result_makes_a_rerun(tmp_path, arguments, checkpoint, be
     model = load_checkpoint(checkpoint).model
     save_checkpoint(tmp_path / "short", model, tokenizer, PASSPORT, short)
     direct = recipes("settings=[direct]")
-    assert recipes("settings=[direct]", "data.max_faces=36") == direct  # as the checkpoint's
+    assert recipes("settings=[direct]", "data.max_face_frames=36") == direct  # as the checkpoint's
     assert recipes("settings=[direct]", f"model.checkpoint={tmp_path / 'short'}") != direct
     assert recipes("settings=[direct]", "plans.direct.modality_cases=seven") != direct
 
@@ -452,8 +457,8 @@ def test_the_reference_config_is_the_papers(root):
     assert (plans.pretrain_finetune.patience, plans.pretrain_prompt.patience) == (5, None)
     assert (optim.batch_size, optim.max_grad_norm, optim.weight_decay) == (32, 5.0, 0.01)
     assert (config.seeds, config.eval_every_steps) == ((1234, 4321, 5678), 100)
-    assert (config.data.max_text_pieces, config.data.max_faces) == (120, 36)
-    assert config.data.max_speech_states == 64
+    assert (config.data.max_text_pieces, config.data.max_face_frames) == (120, 36)
+    assert config.data.max_speech_frames == 64
     cases = {setting: plans.of(setting).modality_cases for setting in SETTINGS}
     assert cases == dict.fromkeys(SETTINGS, "full") | {"pretrain_prompt": "seven"}
 
