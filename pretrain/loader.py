@@ -32,7 +32,13 @@ from transformers import PreTrainedTokenizerBase
 from data_pipeline.schema import ClipSample
 from data_pipeline.shards import list_shards, read_manifest, read_shard
 from pretrain.example import Batch, Example, Limits, available_tasks, collate, make_example
-from pretrain.masking import ClipDropped, MaskingSettings, draw_task, random_generator
+from pretrain.masking import (
+    TASK_MODALITY,
+    ClipDropped,
+    MaskingSettings,
+    draw_task,
+    random_generator,
+)
 
 
 class LoaderError(ValueError):
@@ -265,10 +271,15 @@ class Loader:
                 )
             except ClipDropped as drop:
                 dropped[drop.reason] = dropped.get(drop.reason, 0) + 1
+        modality = TASK_MODALITY.get(step_task or "")
+        way_out = "look at what the shards hold and at data.max_text_pieces"
+        if dropped.keys() == {f"no_{modality}"}:
+            off = ", ".join(f"{t}: 0" for t in self.weights if TASK_MODALITY[t] == modality)
+            way_out = f"to train without {modality}: 'objectives.weights={{{off}}}'"
         raise LoaderError(
             f"lane {lane}: {2 * self.run_length + 1} clips in a row cannot be used for "
-            f"{step_task or 'any objective'} (passed over in this step: {dropped}); look at what "
-            "the shards hold and at data.max_text_pieces, or use objectives.mixing=clip"
+            f"{step_task or 'any objective'} (passed over in this step: {dropped}); {way_out}, or "
+            "use objectives.mixing=clip"
         )
 
     def _sample(self, index: int, row: int) -> ClipSample:

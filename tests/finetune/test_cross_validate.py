@@ -192,7 +192,7 @@ def test_modalities_and_whole_vocabulary_decoding_are_switches(tmp_path, argumen
         ),
         ("data.max_text_pieces=0", "lists text, but none of it would be read: data.max_text_pie"),
         ("data.max_speech_frames=0", "leave speech out of data.modalities"),
-        ("data.labels={sad: [sad], joy: [joy]}", "no class lists: anger 6, happy 6, neutral 6"),
+        ("data.labels={sad: [sad], fear: [fear]}", "no class lists: anger 6, happy 6, neutral 6"),
     ],
 )
 def test_bad_input_is_one_message_and_no_result(tmp_path, arguments, capsys, change, match):
@@ -216,7 +216,7 @@ def test_shards_of_another_passport_are_refused(tmp_path, arguments, write_shard
 
 
 def test_one_class_alone_is_refused(arguments, capsys):
-    change = ["data.labels={sad: [sad], joy: [joy]}", 'data.ignore_labels=["*"]']
+    change = ["data.labels={sad: [sad], fear: [fear]}", 'data.ignore_labels=["*"]']
     assert main([*arguments, *change]) == 2
     assert "all 6 labelled clips are sad, and a classifier needs two classes" in (
         capsys.readouterr().err
@@ -276,6 +276,69 @@ def test_a_modality_that_pretraining_left_out_cannot_be_in_use(
     message = capsys.readouterr().err
     assert "data.max_face_frames is checkpoint, which was pretrained on none" in message
     assert main([*arguments, *change, "data.modalities=[text, speech]"]) == 0
+
+
+def test_longer_than_pretraining_saw_is_told(tmp_path, arguments, checkpoint, tokenizer, capsys):
+    """How many clips, and how to stop there; `checkpoint` reads no further, null all there is."""
+    limits = {"max_text_pieces": 3, "max_face_frames": 4, "max_speech_frames": 5}
+    settings = DataSettings(**limits)
+    model = load_checkpoint(checkpoint).model
+    config = PretrainConfig(data=settings)
+    save_checkpoint(tmp_path / "short", model, tokenizer, PASSPORT, config)
+    same = [f"data.{name}=checkpoint" for name in limits]
+    short = [*arguments, f"model.checkpoint={tmp_path / 'short'}", "folds=[0]"]
+
+    assert main([*short, *same]) == 0
+    assert "pretraining stopped" not in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")
+    assert main([*short, *(f"data.{name}=null" for name in limits)]) == 0
+    told = [x for x in capsys.readouterr().out.splitlines() if "pretraining stopped" in x]
+    clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
+    faces, states = [len(c.face) for c in clips], [len(c.speech) for c in clips]
+    for setting in ("pretrain_finetune", "pretrain_prompt"):
+        lines = [x for x in told if setting in x]
+        assert len(lines) == 3
+        # "Do not forget a jacket." of every second clip; "The surface" is three.
+        assert "12 of 24 clips are read up to 6 text pieces" in lines[0]
+        assert "stopped at 3" in lines[0] and "data.max_text_pieces=checkpoint" in lines[0]
+        beyond = sum(length > 4 for length in faces)
+        assert f"{beyond} of 24 clips are read up to {max(faces)} face frames" in lines[1]
+        beyond = sum(length > 5 for length in states)
+        assert f"{beyond} of 24 clips are read up to {max(states)} speech frames" in lines[2]
+    assert not [x for x in told if "direct" in x], "it learns the positions that it reads"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("prompt.words={anger: surface}", "'surface' of class anger is 2 pieces"),
+        ("prompt.words={anger: zebra}", "'zebra' of class anger is not in the vocabulary"),
+        ("prompt.words={anger: happy}", "'happy' stands for anger and for happy"),
+        ("prompt.words.rage=anger", "prompt.words names rage; the classes are"),
+        ("prompt.template=I am [MASK] .", "expected one [MASK] and one {text}"),
+    ],
+)
+def test_label_words_are_checked_before_any_clip_is_read(
+    arguments, capsys, monkeypatch, change, match
+):
+    def read(*_):
+        raise AssertionError("a shard was read")
+
+    monkeypatch.setattr("finetune.datasets.read_shard", read)
+    assert main([*arguments, change]) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_the_output_of_another_stage_is_left_as_it_is(tmp_path, arguments, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "metrics.csv").touch()
+    (output / "config.yaml").write_text("model: {}\n")
+    assert main(arguments) == 2
+    assert (
+        f"{output} is the output of pretraining (it holds metrics.csv)" in capsys.readouterr().err
+    )
+    assert (output / "config.yaml").read_text() == "model: {}\n"
 
 
 def test_what_decides_a_result_makes_a_rerun(tmp_path, arguments, checkpoint, bert, tokenizer):

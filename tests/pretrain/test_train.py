@@ -106,6 +106,16 @@ def test_without_faces_all_that_is_lost_is_told_with_the_one_override(
     assert "no objective is left" in capsys.readouterr().err
 
 
+def test_faces_that_the_passport_names_but_no_clip_has(arguments, toy, tmp_path, capsys):
+    """As of an extraction with require=[speech] of sound alone."""
+    clips = [toy.toy_clip(number, face=False) for number in range(40)]
+    shards = toy.write_toy_shards(tmp_path / "shards", clips, 4)
+    faces = ("objectives.weights={wwmlm: 0, span_mafr: 0}", "objectives.mixing=step")
+    assert main(arguments(tmp_path / "run", f"data.shards=[{shards}]", *SHORT, *faces)) == 2
+    message = capsys.readouterr().err
+    assert "to train without face: 'objectives.weights={span_mvfr: 0, span_mvfc_kl: 0}'" in message
+
+
 def test_one_shard_in_two_places_is_refused(arguments, toy_folder, tmp_path, capsys):
     """A copy of its folder, under another name; a shard without samples is like any other such."""
     copy = shutil.copytree(toy_folder, tmp_path / "copy")
