@@ -88,7 +88,7 @@ class _Formatter(_LineFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where there is one that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False):
+        if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
 

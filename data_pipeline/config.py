@@ -87,13 +87,8 @@ class _Entry(dict[str, Any]):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, less its surprises: 5e-5 is a number, `no` and 1:30 and 010 are none, `yes` and
-    `no` are text (a switch takes them all the same), and a key that stands twice is an error."""
-
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {
-        first: [(tag, pattern) for tag, pattern in known if not tag.endswith((":bool", ":int"))]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    """YAML 1.1, less its surprises: 5e-5 is a number, 010 is ten, and a key that stands twice is an
+    error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -104,18 +99,19 @@ class _Loader(yaml.SafeLoader):
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
+    def construct_whole_number(self, node: Any) -> int:
+        digits = node.value.replace("_", "")
+        return int(digits) if digits.lstrip("+-").isdigit() else self.construct_yaml_int(node)
+
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever `_Loader` or a plain YAML reader would not take for text."""
+    """Quotes whatever `_Loader` would not take for text."""
 
 
 _NUMBER = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
 for _yaml in (_Loader, _Dumper):
     _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?i:true|false)$"), [*"tTfF"])
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile("^[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789")
-)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole_number)
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
@@ -281,8 +277,6 @@ def _describe(error: Any) -> str:
     if kind == "missing":
         return f"  {name} is not given; write {name}=VALUE"
     found = "" if isinstance(value, dict) else f" (found {value!r})"
-    if kind == "string_type" and value is not None and not isinstance(value, dict | list):
-        found += '; what is text but looks like a number or a date needs quotes, such as "0"'
     if kind in ("list_type", "tuple_type") and isinstance(value, str | int | float):
         found += f"; a list needs brackets: {name}=[{value}]"
     return f"  {name}: {message}{found}" if name else f"  {message}{found}"

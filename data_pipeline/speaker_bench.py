@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser(
         "python -m data_pipeline.speaker_bench",
         __doc__.splitlines()[0],
-        "python -m data_pipeline.speaker_bench PATH/TO/asd_composites --table turns.csv",
+        "python -m data_pipeline.speaker_bench my/asd_composites --table turns.csv",
     )
     parser.add_argument("folder", type=path_argument, help="asd_composites, with labels.json")
     parser.add_argument("--table", type=path_argument, help="write one row per turn to this CSV")

@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
             "pictures in the folder `output`. Run again, it does what is still missing.\n"
             "`bash launch/finetune.sh` is the same.",
             example="accelerate launch finetune/run.py --config configs/finetune/prompt.yaml \\\n"
-            "      data.shards=[runs/mine] model.checkpoint=runs/pretrain output=runs/finetune",
+            "      data.shards=[runs/mine] model.checkpoint=runs/pretrain \\\n"
+            "      output=runs/finetune",
         )
     except ConfigError as error:
         return _fail(str(error))

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser(
         "python -m data_pipeline.corpora",
         "Write the clip table of a corpus, which data_pipeline.extract takes as clips=.",
-        "python -m data_pipeline.corpora grid PATH/TO/grid_s1 --output runs/grid_s1.csv",
+        "python -m data_pipeline.corpora grid my/grid_s1 --output runs/grid_s1.csv",
     )
     parser.add_argument("name", help=f"the corpus: {', '.join(names)}")
     parser.add_argument(

@@ -11,7 +11,6 @@ that is thrown away afterwards; what it hears is in `speech_lessons`. No label i
 Shapes: B crops, T samples, S states, D width of the student, E width of the teacher.
 """
 
-import argparse
 import csv
 import logging
 import math
@@ -28,6 +27,7 @@ from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
+from data_pipeline.command_line import command_parser
 from data_pipeline.models.speech_corpora import DISTILLED, read_corpus, read_sound
 from data_pipeline.models.speech_lessons import (
     SPEEDS,
@@ -296,7 +296,8 @@ def agree(work: Path, num_sounds: int = 40) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    name = "python -m data_pipeline.models.distil_wav2vec2"
+    parser = command_parser(name, __doc__.splitlines()[0], f"{name} train --work runs/distil")
     parser.add_argument("command", choices=("teach", "train", "export", "agree"))
     parser.add_argument("--work", type=Path, required=True, help="folder of states and checkpoints")
     parser.add_argument("--out", type=Path, help="export: folder to write")

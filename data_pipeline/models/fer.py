@@ -11,7 +11,6 @@
 --data.
 """
 
-import argparse
 import functools
 import json
 import statistics
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
+from data_pipeline.command_line import command_parser
 from data_pipeline.expression import ExpressionEncoder, load_densenet, load_expression_encoder
 from data_pipeline.models import fer_scores as fs
 from data_pipeline.models.densenet import MIN_STD, DenseNetFER, FoldedDenseNet
@@ -310,23 +310,26 @@ def measure_template(data: Path, images: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    name = "python -m data_pipeline.models.fer"
+    parser = command_parser(
+        name, __doc__.splitlines()[0], f"{name} train --out runs/fer --minutes 80"
     )
     parser.add_argument(
-        "command", choices=("train", "export", "evaluate", "strip", "bench", "template")
+        "command",
+        choices=("train", "export", "evaluate", "strip", "bench", "template"),
+        help="train goes on with the run that lies in --out",
     )
     parser.add_argument("--data", type=Path, default=default_folder(), help="folder of FER+ npz")
     parser.add_argument("--out", type=Path, help="train, export: folder of the run")
     parser.add_argument("--minutes", type=float, default=TrainConfig.minutes, help="train")
     parser.add_argument("--seed", type=int, default=TrainConfig.seed, help="train")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--encoder", default=NAME, help="folder, or what ships")
     parser.add_argument("--assets", type=Path, default=ASSETS / NAME, help="export: where to")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     parser.add_argument("--rivals", type=Path, help="evaluate: folder of downloaded packages")
     parser.add_argument("--videos", type=Path, help="strip: folder of videos")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=15, help="bench: timed turns")
     parser.add_argument("--images", type=int, default=1200, help="template: how many")
     args = parser.parse_args(argv)
     needs = {"train": "out", "export": "out", "strip": "videos"}.get(args.command)

@@ -8,13 +8,13 @@ clip's. The clips that ship's weights were made of, and what they reach on other
 card beside them. Takes about a second a clip.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from data_pipeline.command_line import command_parser
 from data_pipeline.faces import FaceFinder, TrackedFace
 from data_pipeline.media import MediaError, open_clip
 from data_pipeline.mouth import movement
@@ -93,7 +93,8 @@ def own_sound_wins(model: LipSync, talks: list[Talk]) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    name = "python -m data_pipeline.models.lip_sync"
+    parser = command_parser(name, __doc__.splitlines()[0], f"{name} my/clips --output runs/maps")
     parser.add_argument("clips", type=Path, help="folder of clips of single people who talk")
     parser.add_argument("--output", type=Path, required=True, help="folder for the weights")
     parser.add_argument("--num-clips", type=int, default=120, help="evenly spaced, by name")

@@ -17,7 +17,6 @@ the standard deviation of the states over time, z-normalized on its training par
                of these clips, without their words.
 """
 
-import argparse
 import csv
 import statistics
 import time
@@ -34,6 +33,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from data_pipeline.command_line import command_parser
 from data_pipeline.models.speech_corpora import Utterance, read_corpus, read_sound
 from data_pipeline.models.speech_lessons import Teacher
 from data_pipeline.schema import SAMPLE_RATE, FeatureSpec
@@ -292,7 +292,8 @@ def bench(name: str, seconds: float, repeats: int, out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    name = "python -m data_pipeline.models.speech_probes"
+    parser = command_parser(name, __doc__.splitlines()[0], f"{name} table --only encoder")
     parser.add_argument("command", choices=("table", "layers", "bench"))
     parser.add_argument("--encoder", default="wav2vec2_small", help="name, folder or hub name")
     parser.add_argument(
