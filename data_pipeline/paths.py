@@ -50,6 +50,14 @@ def path_argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def new_file_argument(text: str) -> Path:
+    """The same for a file that the command writes."""
+    path = path_argument(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; expected the name of a file")
+    return path
+
+
 def check_distinct(setting: str, folders: Sequence[str | Path]) -> None:
     """Raise ConfigError when `folders` names one folder twice, by whatever spelling or link."""
     seen: dict[str, str | Path] = {}

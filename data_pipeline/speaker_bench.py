@@ -23,7 +23,7 @@ from data_pipeline.active_speaker import SpeakerChoice, SpeakerSettings, choose_
 from data_pipeline.command_line import command_parser
 from data_pipeline.faces import FaceFinder, TrackedFace
 from data_pipeline.media import open_clip
-from data_pipeline.paths import path_argument
+from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.schema import Clip
 from data_pipeline.settings import STRATEGIES
 from data_pipeline.voice import voice_activity
@@ -184,7 +184,9 @@ def main(argv: list[str] | None = None) -> int:
         "python -m data_pipeline.speaker_bench my/asd_composites --table turns.csv",
     )
     parser.add_argument("folder", type=path_argument, help="asd_composites, with labels.json")
-    parser.add_argument("--table", type=path_argument, help="write one row per turn to this CSV")
+    parser.add_argument(
+        "--table", type=new_file_argument, help="write one row per turn to this CSV"
+    )
     args = parser.parse_args(argv)
     try:
         videos = read_labels(args.folder)

@@ -13,7 +13,7 @@ import data_pipeline.corpora
 from data_pipeline.atomic import atomic_file
 from data_pipeline.clips import COLUMNS, TABLE_NAMES, ClipTableError
 from data_pipeline.command_line import command_parser
-from data_pipeline.paths import path_argument
+from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.schema import Reject
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         "root", type=path_argument, help="its folder (csv: or a table, or one video)"
     )
     parser.add_argument(
-        "--output", type=path_argument, required=True, help="the table to write, .csv"
+        "--output", type=new_file_argument, required=True, help="the table to write, .csv"
     )
     arguments = parser.parse_args(argv)
     if arguments.name not in names:

@@ -5,7 +5,7 @@ import sys
 
 from data_pipeline.command_line import command_parser, parser_style
 from data_pipeline.config import ConfigError, load_config
-from data_pipeline.paths import check_distinct, path_argument
+from data_pipeline.paths import check_distinct, new_file_argument, path_argument
 from data_pipeline.schema import SchemaError
 from finetune.config import FinetuneConfig
 from finetune.datasets import DatasetError, LabelMap, read_labelled, split_clips
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     make.add_argument("--seed", type=int, default=0, help="another one deals otherwise")
     make.add_argument("--name", help="of the protocol; default: corpus and grouping")
-    make.add_argument("--output", type=path_argument, required=True, help="fold file to write")
+    make.add_argument("--output", type=new_file_argument, required=True, help="fold file to write")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

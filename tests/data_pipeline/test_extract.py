@@ -108,6 +108,17 @@ def test_the_same_config_finds_its_folder_again(tmp_path):
         check_claim(out, [], other.settings(), dump_config(other))
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "checkpoints", "run.json", "model.safetensors"])
+def test_the_output_of_another_stage_is_no_place_for_shards(tmp_path, name):
+    """Also where an older version has let both into one folder."""
+    asked = load_config(DataConfig, None, ["clips=x", f"output={tmp_path}"])
+    (tmp_path / name).touch()
+    for _ in range(2):
+        with pytest.raises(ExtractionError, match=rf"{tmp_path} is .*\(it holds {name}\)"):
+            check_claim(tmp_path, [], asked.settings(), dump_config(asked))
+        write_claim(tmp_path, [], dump_config(asked), {})
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -116,7 +127,8 @@ def test_the_same_config_finds_its_folder_again(tmp_path):
         ("speaker=none", "require cannot name face"),
         ("clips_per_shard=0", "expected more than 0"),
         ("array.index=4", "the index runs from 0"),
-        ("min_seconds=.nan", "min_seconds is nan; expected 0 or more, and finite"),
+        ("min_seconds=.nan", "min_seconds is nan; expected a number"),
+        ("min_seconds=.inf", "min_seconds is inf; expected 0 or more, and finite"),
         ("clip_timeout_seconds=.inf", "expected more than 0, and finite"),
         ("media.frames_per_second=0", "frames_per_second is 0.0; expected more than 0"),
         ("media.max_height=0", "max_height is 0; expected more than 0"),

@@ -12,6 +12,7 @@ from data_pipeline.paths import (
     check_distinct,
     check_stage,
     expanded,
+    new_file_argument,
     path_argument,
 )
 from finetune.config import FinetuneConfig
@@ -77,12 +78,15 @@ def test_a_home_that_is_not_there_and_a_folder_with_a_dollar(tmp_path):
     assert expanded("facebook/wav2vec2-base") == "facebook/wav2vec2-base"
 
 
-def test_paths_of_the_other_commands(monkeypatch):
+def test_paths_of_the_other_commands(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/me")
     assert path_argument("~/x") == Path("/home/me/x")
     for text, match in (("", "is empty"), ("$RUN/x", "shell variable")):
         with pytest.raises(argparse.ArgumentTypeError, match=match):
             path_argument(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="is a folder"):
+        new_file_argument(str(tmp_path))
+    assert new_file_argument(f"{tmp_path}/new.csv") == tmp_path / "new.csv"
 
 
 @pytest.mark.parametrize("config", [PretrainConfig, FinetuneConfig])

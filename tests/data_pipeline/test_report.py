@@ -113,7 +113,9 @@ def test_a_folder_that_is_no_extraction_says_what_to_run(tmp_path, capsys):
         data_report(tmp_path)
     assert report.main([str(tmp_path)]) == 1
     assert "no summary of an extraction" in capsys.readouterr().err
-    assert report.main([]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        report.main([])
+    assert "required: folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["summary.json", "rejects.csv", "passport.json"])
