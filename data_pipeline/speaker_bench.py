@@ -184,9 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         "python -m data_pipeline.speaker_bench my/asd_composites --table turns.csv",
     )
     parser.add_argument("folder", type=path_argument, help="asd_composites, with labels.json")
-    parser.add_argument(
-        "--table", type=new_file_argument, help="write one row per turn to this CSV"
-    )
+    parser.add_argument("--table", type=new_file_argument, help="CSV to write, a row a turn")
     args = parser.parse_args(argv)
     try:
         videos = read_labels(args.folder)

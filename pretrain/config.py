@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_pipeline.config import ConfigError
-from data_pipeline.paths import PathText, UserPath, check_distinct
+from data_pipeline.paths import PathText, UserPath
 from pretrain.masking import REFERENCE_WEIGHTS, TASKS, MaskingSettings, Objective
 from pretrain.settings import RuntimeSettings
 
@@ -102,11 +102,6 @@ class DataSettings:
         for name in ("validation_clips", "prefetch_steps"):
             _need(getattr(self, name) >= 0, f"data.{name} is {getattr(self, name)}, expected >= 0")
         _need(bool(self.shards), "data.shards is empty, expected at least one folder of shards")
-        check_distinct("data.shards", self.shards)
-        check_distinct(
-            "data.shards and data.validation_shards together",
-            [*self.shards, *self.validation_shards],
-        )
         _need(
             self.batch_clips % self.num_lanes == 0,
             f"data.num_lanes={self.num_lanes} does not divide data.batch_clips="

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError, dump_config, load_config
+from data_pipeline.paths import check_distinct
 from data_pipeline.schema import Passport, SchemaError, check_passport
 from data_pipeline.shards import load_passport
 from data_pipeline.weights import WeightsError
@@ -64,6 +65,8 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> None:
 def _pretrain(config: PretrainConfig, runtime: Runtime) -> None:
     passport = _passport(config)
     check_objectives(config, passport)
+    shares = config.objectives.shares().items()
+    runtime.log.info("objectives: " + ", ".join(f"{task} {share:.0%}" for task, share in shares))
     tokenizer = build_tokenizer(config.model.text_checkpoint)
     loader, validation = _data(config, runtime, tokenizer)
     engine = _engine(config, runtime, passport)
@@ -100,6 +103,8 @@ def _pretrain(config: PretrainConfig, runtime: Runtime) -> None:
 def _passport(config: PretrainConfig) -> Passport:
     """Of the shards: all folders agree, or it is an error."""
     folders = [*config.data.shards, *config.data.validation_shards]
+    check_distinct("data.shards", config.data.shards)
+    check_distinct("data.shards with data.validation_shards", folders)
     for folder in folders:
         if not Path(folder).is_dir():
             raise ConfigError(

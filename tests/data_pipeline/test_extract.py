@@ -136,7 +136,7 @@ def test_the_output_of_another_stage_is_no_place_for_shards(tmp_path, name):
         ("faces.detections_per_second=0", "detections_per_second is 0.0; expected more than 0"),
         ("faces.batch_frames=0", "batch_frames is 0; expected more than 0"),
         ("faces.crop_size=32", "there is no setting 'faces.crop_size'"),
-        ("active_speaker.min_synchrony=.nan", "min_synchrony is nan; expected a finite number"),
+        ("active_speaker.min_synchrony=.nan", "min_synchrony is nan; expected a number"),
         ("speech.enkoder=x", "the nearest is 'speech.encoder'"),
         ("min_second=1", "the nearest is 'min_seconds'"),
     ],

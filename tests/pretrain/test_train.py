@@ -117,14 +117,23 @@ def test_faces_that_the_passport_names_but_no_clip_has(arguments, toy, tmp_path,
 
 
 def test_one_shard_in_two_places_is_refused(arguments, toy_folder, tmp_path, capsys):
-    """A copy of its folder, under another name; a shard without samples is like any other such."""
+    """One folder by two names, or a copy of it; to train on, or to train on and hold out."""
     copy = shutil.copytree(toy_folder, tmp_path / "copy")
-    for name in ("shards", "validation_shards"):
-        change = (f"data.{name}=[{copy}]", f"data.shards=[{toy_folder}, {copy}]")
-        overrides = change[:1] if name == "validation_shards" else change[1:]
-        assert main(arguments(tmp_path / "run", *overrides, *SHORT)) == 2
-        message = capsys.readouterr().err
-        assert f"{toy_folder}/000000.tar and {copy}/000000.tar are the same shard" in message
+    (tmp_path / "link").symlink_to(toy_folder)
+    same = f"{toy_folder}/000000.tar and {copy}/000000.tar are the same shard"
+    for other, message in ((copy, same), (tmp_path / "link", "one folder, so its clips would")):
+        for change in (f"data.shards=[{toy_folder}, {other}]", f"data.validation_shards=[{other}]"):
+            assert main(arguments(tmp_path / "run", change, *SHORT)) == 2
+            assert message in capsys.readouterr().err
+
+
+def test_shards_without_samples_are_not_taken_for_one(arguments, toy, tmp_path):
+    """Their files are the same, byte for byte: nothing."""
+    shards = toy.write_toy_shards(tmp_path / "shards", [toy.toy_clip(n) for n in range(40)], 4)
+    for index in (4, 5):
+        write_shard(shards, index, [], [], toy.passport(), {}, f"toy-{index}")
+    run = arguments(tmp_path / "run", f"data.shards=[{shards}]", *SHORT, "optim.steps=4")
+    assert main(run) == 0
 
 
 def test_the_output_of_another_stage_is_left_as_it_is(arguments, tmp_path, capsys):
