@@ -87,10 +87,16 @@ def check_stage(folder: str | Path, stage: str, setting: str) -> None:
     stage: extraction, pretraining or finetuning. setting: the one that names the folder. Writes
     nothing; each stage calls it before its first file.
     """
+    found = {}
     for what, names in STAGE_FILES.items():
         there = [name for name in names if (Path(folder) / name).exists()]
-        if there and not what.endswith(f" {stage}"):
-            raise ConfigError(
-                f"{folder} is {what} (it holds {there[0]}), whose files {stage} would write over; "
-                f"give another folder, such as {setting}={Path(folder).absolute() / stage}"
-            )
+        if there and what.endswith(f" {stage}"):
+            return  # its own, whatever else lies there
+        if there:
+            found[what] = there[0]
+    if found:
+        what, name = next(iter(found.items()))
+        raise ConfigError(
+            f"{folder} is {what} (it holds {name}), whose files {stage} would write over; give "
+            f"another folder, such as {setting}={Path(folder).absolute() / stage}"
+        )

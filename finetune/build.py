@@ -190,8 +190,8 @@ def beyond_pretraining(
         if longer:
             lines.append(
                 f"{longer} of {len(samples)} clips are read up to {max(lengths[modality])} "
-                f"{name[4:].replace('_', ' ')}, and pretraining stopped at {limit}: what "
-                f"lies beyond it has learned little; data.{name}=checkpoint stops there too"
+                f"{name[4:].replace('_', ' ')}, and pretraining stopped at {limit}: it "
+                f"has taught nothing beyond; data.{name}=checkpoint stops there too"
             )
     return lines
 

@@ -124,7 +124,7 @@ def check_objectives(config: PretrainConfig, passport: Passport) -> None:
         "speech": "data.max_speech_frames=0 leaves it out" if data.max_speech_frames == 0 else None,
     }
     for modality in {"face", "speech"} - passport.keys():
-        why[modality] = f"the shards hold none (they have {', '.join((*passport, 'text'))})"
+        why[modality] = f"the shards hold none (their passport has {', '.join(passport)})"
     lost = [task for task in asked if why[TASK_MODALITY[task]]]
     if not lost:
         return
