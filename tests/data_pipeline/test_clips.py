@@ -1,6 +1,10 @@
 import csv
+import json
 import logging
 import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -228,13 +232,57 @@ def test_rows_are_clips_plus_rejects(tmp_path):
     assert len(clips) + len(rejects) == len(rows)
 
 
+@pytest.mark.parametrize(("line", "delimiter"), [("sep=;", ";"), ('"sep=;"', ";"), ("sep=|", "|")])
+def test_the_delimiter_line_of_a_spreadsheet_is_no_header(tmp_path, line, delimiter):
+    rows = [["video", "start"], ["a.mp4", "0,5"], ["b.mp4", "1"]]
+    text = "\r\n".join([line, *map(delimiter.join, rows)])
+    clips, [reject] = read(write(tmp_path / "t.csv", text))
+    assert [c.start for c in clips] == [1.0]
+    assert (reject.clip, reject.reason) == ("t.csv:3", "bad_number")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "t.xlsx",
+            b"PK\x03\x04rest",
+            r"t\.xlsx is a workbook .*; expected CSV.*save it as CSV UTF-8",
+        ),
+        ("t.csv", b"PK\x03\x04rest", "is a workbook"),
+        ("t.xls", b"\xd0\xcf\x11\xe0rest", "is an old Excel workbook"),
+        (
+            "t.jsonl",
+            b'{"video": "a.mp4"}\n',
+            r"is JSON Lines.*read_json\(.*t\.jsonl', lines=True\)",
+        ),
+        ("t.json", b' [{"video": "a.mp4"}]', r"is JSON;.*read_json\(.*t\.json'\)\.to_csv"),
+        ("t.csv.gz", b"\x1f\x8brest", "compressed by gzip"),
+    ],
+)
+def test_tables_of_another_kind_are_named_with_the_way_out(tmp_path, name, content, message):
+    with pytest.raises(ClipTableError, match=message):
+        read(write(tmp_path / name, content))
+
+
+def test_the_way_out_of_json_lines_works(tmp_path):
+    rows = [{"video": "a.mp4", "text": 'he said "no", twice'}, {"video": "b.mp4", "start": 1.5}]
+    table = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(ClipTableError) as error:
+        read(table)
+    command = str(error.value).partition("python -c ")[2]
+    subprocess.run([sys.executable, "-c", shlex.split(command)[0]], check=True)
+    clips, _ = read(tmp_path / "t.csv")
+    assert [(c.text, c.start) for c in clips] == [('he said "no", twice', 0.0), (None, 1.5)]
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name in ("b.MP4", "sub/a.mkv", "c.mov", "._b.mp4", "notes.doc", "d.avi"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     write(tmp_path / "b.txt", "hello\n there ")
-    write(tmp_path / "c.txt", b"caf\xe9")
+    write(tmp_path / "c.txt", "Привет".encode("cp1251"))
     return tmp_path
 
 

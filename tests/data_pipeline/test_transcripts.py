@@ -8,7 +8,6 @@ from data_pipeline.schema import Clip
 from data_pipeline.transcripts import (
     DEFAULT_TRANSCRIBER,
     TranscriptError,
-    clips_from_subtitles,
     load_transcriber,
     normalize_text,
     split_words,
@@ -33,72 +32,6 @@ def test_text_is_kept_with_single_spaces_or_is_none(text, kept):
 def test_words_are_what_stands_between_spaces():
     assert split_words(" Don't  forget a jacket. ") == ["Don't", "forget", "a", "jacket."]
     assert split_words("") == []
-
-
-SRT = """1
-00:00:01,000 --> 00:00:02,500
-<i>Where are</i> you
-going?
-
-2
-00:00:03,000 --> 00:00:03,999
-Out.
-
-3
-00:00:05,000 --> 00:00:07,000
-{\\an8}<b></b>
-
-4
-01:00:00,000 --> 01:00:01,000
-Tom &amp; Jerry
-5
-00:00:09,000 --> 00:00:08,000
-backwards
-"""
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-def test_subrip_lines_become_rows_or_rejects(tmp_path, newline, bom):
-    file = tmp_path / "film.srt"
-    file.write_bytes(bom + SRT.replace("\n", newline).encode())
-    rows, rejects = clips_from_subtitles("film.mp4", file)
-    assert rows == [
-        {"video": "film.mp4", "start": "1.000", "end": "2.500", "text": "Where are you going?"},
-        {"video": "film.mp4", "start": "3600.000", "end": "3601.000", "text": "Tom & Jerry"},
-    ]
-    assert [(r.clip, r.reason) for r in rejects] == [
-        ("film.srt:7", "short_line"),
-        ("film.srt:11", "empty_text"),
-        ("film.srt:18", "empty_span"),
-    ]
-
-
-def test_webvtt(tmp_path):
-    file = tmp_path / "film.vtt"
-    file.write_text(
-        "WEBVTT\n\nNOTE nothing\n\nintro\n00:01.000 --> 00:03.250 align:start\n- <v Ann>Hi!\n"
-    )
-    rows, rejects = clips_from_subtitles("film.mp4", file)
-    assert rejects == []
-    assert rows == [{"video": "film.mp4", "start": "1.000", "end": "3.250", "text": "- Hi!"}]
-
-
-def test_a_line_that_is_not_utf8_is_a_reject_and_the_others_go_on(tmp_path):
-    file = tmp_path / "film.srt"
-    file.write_bytes(
-        b"1\n00:00:01,000 --> 00:00:03,000\ncaf\xe9\n\n2\n00:00:04,000 --> 00:00:06,000\nfine\n"
-    )
-    rows, rejects = clips_from_subtitles("film.mp4", file)
-    assert [row["text"] for row in rows] == ["fine"]
-    assert [(r.clip, r.reason) for r in rejects] == [("film.srt:2", "not_utf8")]
-
-
-def test_a_file_without_lines(tmp_path):
-    file = tmp_path / "film.srt"
-    file.write_text("just words\n")
-    with pytest.raises(TranscriptError, match="no subtitle line"):
-        clips_from_subtitles("film.mp4", file)
 
 
 def test_without_the_extra_the_error_names_the_command(monkeypatch):
