@@ -72,20 +72,31 @@ class Scan:
     height: int
     sound_T: np.ndarray | None
     """float32, 16 kHz mono, index 0 = start; None without sound in the span."""
+    audio_track: int | None
+    """Which of `audio_tracks` the sound is from; None without any."""
+    audio_tracks: list[str]
+    """The file's sound tracks, each in words."""
     notes: list[str]
     """What was odd, in sentences."""
 
 
-def scan(path: Path, start: float, end: float | None, max_seconds: float) -> Scan:
+def scan(
+    path: Path,
+    start: float,
+    end: float | None,
+    max_seconds: float,
+    audio_track: int | None = None,
+) -> Scan:
     """Read the packets from `start` to `end` (seconds; None = to the end of the file).
 
-    Raises MediaError no_video, unreadable_video, empty_range, too_long or too_large, and PyAV's own
-    errors for a file that it cannot open.
+    audio_track: which sound track, from 0 on; None is the one that FFmpeg takes for the best.
+    Raises MediaError no_video, unreadable_video, empty_range, too_long, too_large or
+    no_audio_track, and PyAV's own errors for a file that it cannot open.
     """
     for seek in (True, False) if start > _SEEK_SECONDS else (False,):
         with av.open(str(path), metadata_errors="replace") as container:
             _check_format(container, path)
-            reading = _Reading(container, path, start, end, max_seconds)
+            reading = _Reading(container, path, start, end, max_seconds, audio_track)
             if reading.read(seek):
                 return reading.result()
     raise AssertionError("reading from the beginning cannot miss it")
@@ -104,9 +115,9 @@ def _check_format(container, path: Path) -> None:
 class _Reading:
     """One pass over one opened file. Times in here are the file's own timestamps, in seconds."""
 
-    def __init__(self, container, path, start, end, max_seconds) -> None:
+    def __init__(self, container, path, start, end, max_seconds, audio_track) -> None:
         self.container, self.path = container, path
-        self.video, self.audio = _streams(container, path)
+        self.video, self.audio = _streams(container, path, audio_track)
         self.origin = (container.start_time or 0) / av.time_base
         self.start = self.origin + start
         self.end = math.inf if end is None else self.origin + end
@@ -186,7 +197,8 @@ class _Reading:
         end = min(self.end, data_end)
         if end <= self.start:
             raise MediaError("empty_range", self._empty_range(data_end, truncated))
-        notes = []
+        sound_T = self.sound.samples(end - self.start)
+        notes = list(self.sound.notes)
         if truncated:
             notes.append(f"the file breaks off at {data_end - self.origin:.2f} s")
         if self.num_bad_sound:
@@ -210,7 +222,9 @@ class _Reading:
             promised_seconds=self._promised_seconds(),
             width=width,
             height=height,
-            sound_T=self.sound.samples(end - self.start),
+            sound_T=sound_T,
+            audio_track=_track_number(self.container, self.audio),
+            audio_tracks=[describe_track(stream) for stream in self.container.streams.audio],
             notes=notes,
         )
 
@@ -371,7 +385,7 @@ def decode_video(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame
     """
     for seek in (True, False) if found.start > _SEEK_SECONDS else (False,):
         with av.open(str(path), metadata_errors="replace") as container:
-            stream, _ = _streams(container, path)
+            stream, _ = _streams(container, path, None)
             stream.codec_context.thread_count = 1
             if seek and not _seek(container, found.origin + found.start):
                 continue
@@ -420,12 +434,40 @@ def _whole_frames(container, stream) -> Iterator[av.VideoFrame]:
         yield from (frame for frame in frames if not frame.is_corrupt)
 
 
-def _streams(container, path: Path):
-    """The best video (cover pictures are none) and audio stream, either of them or None."""
+def describe_track(stream: av.AudioStream) -> str:
+    """Codec, channels, language and title of a sound track: `aac, stereo, eng, Commentary`."""
+    codec = stream.codec_context
+    layouts = {"1 channels": "mono", "2 channels": "stereo"}  # as containers without names have it
+    words = ["an unknown codec"]
+    if codec is not None:
+        words = [codec.name, layouts.get(codec.layout.name, codec.layout.name)]
+    named = {key.lower(): value for key, value in stream.metadata.items()}
+    words += [named[key] for key in ("language", "title") if named.get(key, "und") != "und"]
+    return ", ".join(words)
+
+
+def _track_number(container, audio) -> int | None:
+    return next((n for n, stream in enumerate(container.streams.audio) if stream is audio), None)
+
+
+def _streams(container, path: Path, audio_track: int | None):
+    """The best video (cover pictures are none) and audio stream, either of them or None.
+
+    audio_track: the number of the audio stream instead of the best one.
+    """
     video = container.streams.best("video")
     if video is not None and Disposition.attached_pic in video.disposition:
         video = None
     audio = container.streams.best("audio")
+    if audio_track is not None and audio is not None:
+        tracks = container.streams.audio
+        if audio_track >= len(tracks):
+            raise MediaError(
+                "no_audio_track",
+                f"{path.name} has no sound track media.audio_track={audio_track}; it has "
+                f"{len(tracks)}, counted from 0",
+            )
+        audio = tracks[audio_track]
     for stream in (video, audio):
         if stream is not None and stream.codec_context is None:
             raise MediaError("unreadable_video", f"{path.name}: {stream.type} of an unknown codec")

@@ -62,16 +62,18 @@ def open_clip(
     max_height: int = 720,
     decoder: str = "decord",
     max_seconds: float = MAX_SECONDS,
+    audio_track: int | None = None,
 ) -> "ClipMedia":
     """Open `clip`, decode its sound, get ready to decode its frames.
 
     frames_per_second: at most so many; of a faster video the frame nearest to each tick is given.
-    max_height: taller frames are scaled down to it. decoder: "decord" or "pyav".
+    max_height: taller frames are scaled down to it. decoder: "decord" or "pyav". audio_track: the
+    sound track, from 0 on; None is FFmpeg's choice.
 
     A file without picture, or with none in the clip's span, gives a ClipMedia with has_video False.
 
     Raises MediaError: missing_file, unreadable_video, no_video (no sound either), empty_range (the
-    clip starts after the file's end), too_short, too_long, too_large.
+    clip starts after the file's end), too_short, too_long, too_large, no_audio_track.
     """
     if decoder not in ("decord", "pyav"):
         raise ValueError(f"no decoder {decoder!r}; there are decord and pyav")
@@ -82,7 +84,7 @@ def open_clip(
     if not path.is_file():
         raise MediaError("unreadable_video", f"{path} is no file; expected a video")
     try:
-        found = scan(path, clip.start, clip.end, max_seconds)
+        found = scan(path, clip.start, clip.end, max_seconds, audio_track)
     except (av.FFmpegError, OSError) as error:
         what = getattr(error, "strerror", None) or str(error)
         raise MediaError(
@@ -126,6 +128,8 @@ class ClipMedia:
         """Of the frames that `windows` gives; 0 without video."""
         self.sound_T = scan.sound_T
         """float32 [T], 16 kHz mono, None without sound; zeros where a file has no sound yet."""
+        self.audio_track, self.audio_tracks = scan.audio_track, scan.audio_tracks
+        """Which sound track was taken, and what there are, in words."""
         self.truncated = scan.truncated
         """The file promises more than it holds; what it holds is given."""
         self.cut_seconds = scan.cut_seconds
