@@ -38,6 +38,12 @@ LIBRARIES = (
 )
 
 
+SILENCE = 1e-3
+"""Peak of a sound track, of 1, below which another of the file's tracks is tried: -60 dB."""
+MAX_MISSING_SECONDS = 0.25
+"""A clip that ends so much behind its file's end is taken whole: tables round their times."""
+
+
 class ClipRejected(Exception):
     """This clip gives no sample: (reason, detail)."""
 
@@ -109,6 +115,7 @@ class _Course:
             preview=self._preview(reject),
             seconds=self.seconds,
             media_seconds=self.media.duration if self.media is not None else 0.0,
+            notes=self.media.notes if self.media is not None else [],
         )
 
     def _preview(self, reject: Reject | None) -> Preview | None:
@@ -152,7 +159,7 @@ class _Course:
             text = self._text()
         if face is None and speech is None and text is None:
             raise ClipRejected("nothing_left", "no face, no speech and no text in it")
-        clip = self.clip
+        clip, notes = self.clip, self.media.notes
         return ClipSample(
             id=clip.id,
             text=text,
@@ -169,46 +176,101 @@ class _Course:
                 "start": clip.start,
                 "end": round(clip.start + self.media.duration, 6),
                 "speaker_score": self.speaker_score,
+                **({"notes": notes} if notes else {}),
             },
         )
 
     def _open(self) -> None:
-        config, media = self.config, self.config.media
-        self.media = open_clip(
+        self.media = self._choose_track(self._open_track(self.config.media.audio_track))
+        log.debug("%s: %s", self.clip.id, "; ".join([self.media.decoder, *self.media.notes]))
+        self._check_end()
+        if self.media.duration < self.config.min_seconds:
+            found = f"{self.media.duration:.3f} s long"
+            least = f"expected min_seconds={self.config.min_seconds:g}"
+            raise ClipRejected("too_short", f"{found}, {least}")
+        if self.wants_preview:
+            self.tap = PreviewTap(self.media)
+        if not self.media.has_video and "face" in self.config.require:
+            raise ClipRejected("no_video", "only sound; require=[speech] takes such files too")
+        if self.media.sound_T is None and "speech" in self.config.require:
+            raise ClipRejected("no_sound", "the file has no sound; require=[face] takes such files")
+
+    def _open_track(self, audio_track: int | None) -> ClipMedia:
+        media = self.config.media
+        return open_clip(
             self.clip,
             frames_per_second=media.frames_per_second,
             window_seconds=media.window_seconds,
             max_height=media.max_height,
             decoder=media.decoder,
-            max_seconds=config.max_seconds,
+            max_seconds=self.config.max_seconds,
+            audio_track=audio_track,
         )
-        log.debug("%s: %s", self.clip.id, "; ".join([self.media.decoder, *self.media.notes]))
-        if self.media.cut_seconds is not None and not media.take_truncated:
-            promised = self.media.promised_seconds
+
+    def _choose_track(self, media: ClipMedia) -> ClipMedia:
+        """`media`, or that of another sound track with a voice where nobody chose a silent one."""
+        if len(media.audio_tracks) < 2:
+            return media
+        first = media.audio_track
+        if self.config.media.audio_track is None and _is_silent(media):
+            voiced = [(voice.seconds, other) for other, voice in self._other_tracks(media)]
+            seconds, other = max(voiced, key=lambda found: found[0])
+            media = other if seconds else media
+        tracks = "; ".join(f"{n} ({what})" for n, what in enumerate(media.audio_tracks))
+        why = f", as track {first} is silent" if media.audio_track != first else ""
+        media.notes.append(
+            f"of the sound tracks {tracks}, number {media.audio_track} is taken{why}; "
+            "media.audio_track chooses"
+        )
+        return media
+
+    def _other_tracks(self, media: ClipMedia) -> Iterator[tuple[ClipMedia, VoiceActivity]]:
+        for track in range(len(media.audio_tracks)):
+            if track != media.audio_track:
+                other = self._open_track(track)
+                yield other, voice_activity(other.sound_T, self.config.voice)
+
+    def _check_end(self) -> None:
+        """Reject a clip of which the file holds a part; its text would say more than is there."""
+        clip, media = self.clip, self.media
+        ends = clip.start + media.duration
+        missing = 0.0 if clip.end is None else clip.end - ends
+        if self.config.media.take_truncated:
+            if missing > MAX_MISSING_SECONDS:
+                media.notes.append(
+                    f"the clip should end at {clip.end:.2f} s, but the file ends at {ends:.2f} s"
+                )
+            return
+        if media.cut_seconds is not None:
+            promised = media.promised_seconds
             of = "" if promised is None else f" of {promised:.2f} s"
             raise ClipRejected(
                 "truncated",
-                f"the file breaks off at {self.media.cut_seconds:.2f} s{of}; copy it again, or set "
+                f"the file breaks off at {media.cut_seconds:.2f} s{of}; copy it again, or set "
                 "media.take_truncated=true",
             )
-        if self.media.duration < config.min_seconds:
-            found = f"{self.media.duration:.3f} s long, expected min_seconds={config.min_seconds:g}"
-            raise ClipRejected("too_short", found)
-        if self.wants_preview:
-            self.tap = PreviewTap(self.media)
-        if not self.media.has_video and "face" in config.require:
-            raise ClipRejected("no_video", "only sound; require=[speech] takes such files too")
-        if self.media.sound_T is None and "speech" in config.require:
-            raise ClipRejected("no_sound", "the file has no sound; require=[face] takes such files")
+        if missing > MAX_MISSING_SECONDS:
+            raise ClipRejected(
+                "end_past_file",
+                f"the clip ends at {clip.end:.2f} s, but {media.path.name} at {ends:.2f} s, so the "
+                "text may say more than is there; correct `end`, or set media.take_truncated=true",
+            )
 
     def _find_voice(self) -> None:
-        self.voice = voice_activity(self.media.sound_T, self.config.voice)
+        media = self.media
+        self.voice = voice_activity(media.sound_T, self.config.voice)
         if not self.voice.spans and "speech" in self.config.require:
-            peak = float(np.abs(self.media.sound_T).max(initial=0.0))
+            peak = float(np.abs(media.sound_T).max(initial=0.0))
+            elsewhere = "".join(
+                f"; sound track {other.audio_track} has {voice.seconds:.2f} s of voice: "
+                f"media.audio_track={other.audio_track} takes it"
+                for other, voice in self._other_tracks(media)
+                if voice.spans
+            )
             raise ClipRejected(
                 "no_voice",
                 f"the detector voice={self.config.voice} hears none; the sound's peak is "
-                f"{peak:.3g} of 1",
+                f"{peak:.3g} of 1{elsewhere}",
             )
 
     def _find_faces(self) -> None:
@@ -288,7 +350,7 @@ class _Course:
     def _text(self) -> str | None:
         text = self.clip.text
         if text is None and self.extractor.transcribe is not None and self.voice.spans:
-            text = self.extractor.transcribe(self.media.sound_T)
+            text = self.extractor.transcribe(self.media.sound_T, self.voice.spans)
         if text is None and "text" in self.config.require:
             raise ClipRejected(
                 "no_text",
@@ -311,6 +373,10 @@ class _Course:
             yield
         finally:
             self.seconds[stage] = time.perf_counter() - started
+
+
+def _is_silent(media: ClipMedia) -> bool:
+    return media.sound_T is None or float(np.abs(media.sound_T).max(initial=0.0)) < SILENCE
 
 
 def _parts(error: MediaError) -> tuple[str, str]:

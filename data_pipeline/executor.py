@@ -12,6 +12,7 @@ it was at, and the same command goes on from there. Folder of a run:
 """
 
 import logging
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -123,12 +124,22 @@ def _extract(
     results: dict[int, dict[int, Extraction]] = defaultdict(dict)
     ready: list[Task] = []
     errors: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
     total = len(jobs) + num_done
     with tqdm(total=total, initial=num_done, unit="clip", disable=None) as bar:
         for done, (number, extraction) in enumerate(pool.run(jobs), 1):
             task, reject = task_of[number], extraction.reject
             results[task.index][number] = extraction
             bar.update()
+            for note in extraction.notes:
+                kind = re.sub(r"[\d.]+", "", note)
+                noted[kind] += 1
+                if noted[kind] == 1:
+                    log.info(
+                        "%s: %s (more such: `notes` in the samples' meta, rejects.csv)",
+                        task.clips[number - task.first].id,
+                        note,
+                    )
             if len(results[task.index]) == len(task.clips):
                 ready.append(task)
                 if bar.disable:

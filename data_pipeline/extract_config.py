@@ -28,9 +28,15 @@ class MediaSettings:
     decoder: Literal["decord", "pyav"] = "decord"
     """decord hands over to PyAV where it cannot read a file rightly."""
     take_truncated: bool = False
-    """Take clips within which the file breaks off: their text says more than is seen and heard."""
+    """Take clips within which the file breaks off or ends: their text says more than is seen and
+    heard."""
+    audio_track: int | None = None
+    """Which sound track of a file with several, from 0 on; null is FFmpeg's choice, or the one with
+    the most voice where that is silent."""
 
     def __post_init__(self) -> None:
+        if self.audio_track is not None and self.audio_track < 0:
+            raise ValueError(f"audio_track is {self.audio_track}; expected 0 or more, or null")
         check_range(self, "frames_per_second", "window_seconds", "max_height", above=0)
 
 

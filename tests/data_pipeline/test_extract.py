@@ -129,6 +129,7 @@ def test_the_output_of_another_stage_is_no_place_for_shards(tmp_path, name):
         ("clip_timeout_seconds=.inf", "expected more than 0, and finite"),
         ("media.frames_per_second=0", "frames_per_second is 0.0; expected more than 0"),
         ("media.max_height=0", "max_height is 0; expected more than 0"),
+        ("media.audio_track=-1", "audio_track is -1; expected 0 or more, or null"),
         ("media.window_seconds=-1", "window_seconds is -1.0; expected more than 0"),
         ("faces.detections_per_second=0", "detections_per_second is 0.0; expected more than 0"),
         ("faces.batch_frames=0", "batch_frames is 0; expected more than 0"),
@@ -244,6 +245,77 @@ def test_a_clip_within_which_the_file_breaks_off_is_a_reject(tmp_path, with_sett
     assert other.reason == "too_short" and "; the file breaks off at 1." in other.detail
 
 
+def write_tracks(path: Path, *sounds: np.ndarray) -> Path:
+    """Sound tracks of [T] at 16 kHz side by side, without picture."""
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("pcm_s16le", rate=16000, layout="mono") for _ in sounds]
+        streams[-1].metadata["title"] = "last"
+        for stream, wave_T in zip(streams, sounds, strict=True):
+            frame = av.AudioFrame.from_ndarray(
+                (wave_T[None] * 32767).astype(np.int16), format="s16", layout="mono"
+            )
+            frame.rate = 16000
+            out.mux([*stream.encode(frame), *stream.encode()])
+    return path
+
+
+def test_a_track_with_a_voice_is_taken_for_a_silent_one(tmp_path, with_settings):
+    voice_T = open_clip(sample_clip(".mp3")).sound_T
+    hum_T = (0.1 * np.sin(2 * np.pi * 50 * np.arange(len(voice_T)) / 16_000)).astype(np.float32)
+    path = write_tracks(tmp_path / "x.mkv", 0 * voice_T, hum_T, voice_T)
+    clip = Clip(id="x", video=str(path))
+    extract = with_settings("require=[speech]")
+    extraction = extract(clip)
+    [note] = extraction.notes
+    tracks = "0 (pcm_s16le, mono); 1 (pcm_s16le, mono); 2 (pcm_s16le, mono, last)"
+    assert f"{tracks}, number 2 is taken, as track 0 is silent" in note
+    assert extraction.sample.meta["notes"] == [note]
+    plain = extract(Clip(id="x", video=str(write_tracks(tmp_path / "y.mkv", voice_T)))).sample
+    assert np.array_equal(extraction.sample.speech, plain.speech) and "notes" not in plain.meta
+    chosen = with_settings("require=[speech]", "media.audio_track=2")(clip)
+    assert np.array_equal(chosen.sample.speech, plain.speech)
+
+
+def test_a_voice_on_another_track_is_named_where_the_one_taken_has_none(tmp_path, with_settings):
+    voice_T = open_clip(sample_clip(".mp3")).sound_T
+    hum_T = (0.1 * np.sin(2 * np.pi * 50 * np.arange(len(voice_T)) / 16_000)).astype(np.float32)
+    clip = Clip(id="x", video=str(write_tracks(tmp_path / "x.mkv", hum_T, voice_T)))
+    for setting in ("media.audio_track=null", "media.audio_track=0"):
+        reject = with_settings("require=[speech]", setting)(clip).reject
+        assert reject.reason == "no_voice"
+        assert re.search(r"track 1 has \d\.\d\d s of voice: media.audio_track=1 ta", reject.detail)
+    gone = with_settings("require=[speech]", "media.audio_track=2")(clip).reject
+    assert gone.reason == "no_audio_track" and "it has 2, counted from 0" in gone.detail
+
+
+def test_real_files_of_two_tracks_and_of_channels_that_cancel(shared_data, with_settings):
+    odd = shared_data / "odd_media"
+    for name in ("two_tracks_first_silent.mkv", "antiphase.mkv"):
+        extraction = with_settings()(Clip(id="x", video=str(odd / name)))
+        assert extraction.sample.speech is not None and extraction.sample.face is not None
+        assert len(extraction.notes) == 1
+
+
+def test_a_clip_that_ends_behind_its_file_is_a_reject(with_settings):
+    clip = sample_clip()
+    seconds = open_clip(clip).duration
+    late = dataclasses.replace(clip, end=seconds + 0.6)
+    reject = with_settings()(late).reject
+    assert (reject.stage, reject.reason) == ("media", "end_past_file")
+    assert re.search(rf"ends at {late.end:.2f} s, but .*flv at {seconds:.2f} s, so", reject.detail)
+    sound = dataclasses.replace(sample_clip(".mp3"), end=60.0)
+    assert with_settings("require=[speech]")(sound).reject.reason == "end_past_file"
+    # Tables round their times.
+    rounded = dataclasses.replace(clip, end=seconds + 0.2)
+    assert with_settings()(rounded).sample.meta["end"] == pytest.approx(seconds)
+    extraction = with_settings("media.take_truncated=true")(late)
+    assert extraction.sample.text == clip.text
+    assert extraction.sample.meta["end"] == pytest.approx(seconds)
+    assert extraction.notes == [
+        f"the clip should end at {late.end:.2f} s, but the file ends at {seconds:.2f} s"
+    ]
+
+
 def test_a_bound_on_length_is_kept(with_settings):
     reject = with_settings("min_seconds=60")(sample_clip()).reject
     assert reject.reason == "too_short" and "min_seconds=60" in reject.detail
@@ -282,6 +354,7 @@ BAD_ROWS = [
     ("sound.mp3", "", "", "no_video"),
     ("good.flv", "0.4", "0.5", "too_short"),
     ("good.flv", "900", "", "empty_range"),
+    ("good.flv", "0.5", "9", "end_past_file"),
     ("good.flv", "x", "", "bad_number"),
     ("good.flv", "2", "1", "empty_span"),
     ("/etc/passwd", "", "", "unreadable_video"),
