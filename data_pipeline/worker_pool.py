@@ -261,6 +261,10 @@ def _serve(
 ) -> None:
     """A worker's life: load, then clips until the pipe ends, or the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    # Libraries make locks, as tqdm does for a bar that is never shown. Under "spawn" such a lock
+    # keeps its name until its process ends in order, which a worker does not; under "fork" it has
+    # none. A worker starts no processes, so nothing else depends on this.
+    multiprocessing.set_start_method("fork", force=True)
     faulthandler.enable()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -302,6 +302,23 @@ def test_two_runs_at_once_on_one_folder_do_no_harm(tmp_path, run_environment):
     check_killed_run(tmp_path / "both", tmp_path / "clean", 40)
 
 
+def test_a_lock_that_a_library_makes_in_a_worker_is_not_leaked(tmp_path, run_environment):
+    script = (
+        "import toy_extractor as toy\n"
+        "if __name__ == '__main__':\n"
+        "    clips = toy.make_clips(['a lock', 'hang lock', 'another lock'])\n"
+        "    toy.run_toy('out', clips, attempts=1, clip_timeout_seconds=2)\n"
+    )
+    (tmp_path / "run.py").write_text(script)
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(HERE)])
+    environment = os.environ | {"PYTHONPATH": path}
+    run = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0 and read_summary(tmp_path / "out").num_samples == 2
+    assert "leaked" not in run.stderr, run.stderr
+
+
 @pytest.mark.parametrize("text", ["word", "hang"])
 def test_workers_end_when_their_parent_is_killed(tmp_path, run_environment, text):
     script = (

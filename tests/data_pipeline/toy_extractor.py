@@ -8,6 +8,7 @@ With KILL_AT it ends itself by SIGKILL at that file operation (open, flush, rena
 import builtins
 import functools
 import itertools
+import multiprocessing
 import os
 import signal
 import sys
@@ -35,7 +36,9 @@ class ToyExtractor:
                 file.write(clip.id + "\n")
         if clip.text == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
-        if clip.text == "hang":
+        if "lock" in clip.text.split():
+            self.lock = multiprocessing.RLock()  # as tqdm makes for a bar that is not shown
+        if clip.text.startswith("hang"):
             time.sleep(3600)
         if clip.text == "exit":
             os._exit(7)
