@@ -14,6 +14,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from data_pipeline.file_kind import other_kind
 from data_pipeline.sound import SoundTrack
 
 MAX_PIXELS = 8192 * 4352
@@ -25,7 +26,7 @@ _MISSING_SECONDS = 0.25
 """A file that ends so much before its declared end is cut; durations are seldom off by more."""
 _DECLARING = ("mov", "matroska", "flv", "avi", "asf")
 """File formats whose header says how long they are; of others FFmpeg guesses, by bytes a second."""
-_REFERRING = {"concat", "hls", "dash", "sdp", "image2"}
+_REFERRING = {"concat", "hls", "dash", "sdp"}
 """File formats that name other files or hosts, which a clip table must not make us read."""
 _SLACK_SECONDS = 1e-3
 """Many containers count in milliseconds: a frame this near to a span's bound lies on it."""
@@ -102,7 +103,20 @@ def scan(
     raise AssertionError("reading from the beginning cannot miss it")
 
 
+def why_unreadable(path: Path, error: Exception) -> str:
+    """What keeps FFmpeg, which raised `error`, from reading `path`."""
+    kind = other_kind(path)
+    if kind is not None:
+        return f"{path.name} is {kind}"
+    what = getattr(error, "strerror", None) or str(error)
+    return f"{path.name} ({path.stat().st_size:,} bytes): {what}"
+
+
 def _check_format(container, path: Path) -> None:
+    is_film = path.suffix.lower() in (".mjpeg", ".mjpg")  # pictures one after the other
+    if container.format.name.endswith(("_pipe", "image2")) and not is_film:
+        kind = other_kind(path) or f"a picture ({container.format.name.removesuffix('_pipe')})"
+        raise MediaError("unreadable_video", f"{path.name} is {kind}")
     names = set(container.format.name.split(",")) & _REFERRING
     if names:
         raise MediaError(
@@ -187,6 +201,13 @@ class _Reading:
                 f"{self.path.name}: none of {self.num_video_packets} pictures can be decoded",
             )
         data_end = max(self.video_end, self.sound.last_seconds)
+        if max(data_end, self.video_reach) == -math.inf and self.num_video_packets:
+            name = self.container.format.name
+            raise MediaError(
+                "unreadable_video",
+                f"{self.path.name} is a bare stream of {name} pictures without times; say how many "
+                f"a second: ffmpeg -framerate 25 -i {self.path.name} {self.path.stem}.mp4",
+            )
         if data_end == -math.inf and self.start < self.declared_end:
             raise MediaError(
                 "unreadable_video",

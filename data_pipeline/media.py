@@ -26,7 +26,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data_pipeline.demux import MediaError, Scan, decode_video, scan
+from data_pipeline.demux import MediaError, Scan, decode_video, scan, why_unreadable
 from data_pipeline.schema import Clip
 
 __all__ = ["ClipMedia", "FrameWindow", "MediaError", "open_clip"]
@@ -86,10 +86,7 @@ def open_clip(
     try:
         found = scan(path, clip.start, clip.end, max_seconds, audio_track)
     except (av.FFmpegError, OSError) as error:
-        what = getattr(error, "strerror", None) or str(error)
-        raise MediaError(
-            "unreadable_video", f"{path.name} ({path.stat().st_size:,} bytes): {what}"
-        ) from error
+        raise MediaError("unreadable_video", why_unreadable(path, error)) from error
     if found.end - found.start < MIN_SECONDS:
         raise MediaError(
             "too_short",
@@ -221,6 +218,8 @@ class ClipMedia:
             at = self._scan.first_frame.time - self._scan.origin
             reader.seek_accurate(int(np.argmin(np.abs(seconds - at))))
             theirs, ours = reader.next().asnumpy(), self._upright(self._scan.first_frame)
+            if theirs.shape != ours.shape:  # it pads the rows of small frames
+                raise _DecordUnfitError("decord's pictures are of another size")
             if np.abs(theirs.astype(np.int16) - ours).mean() > 1.0:
                 raise _DecordUnfitError("decord's pictures do not belong to their times")
             reader.seek_accurate(first)

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipeline import media as media_module
 from data_pipeline.media import MediaError, open_clip
@@ -397,6 +398,76 @@ def test_a_file_that_names_other_files_is_not_followed(tmp_path, content, kind):
     assert error.value.reason == "unreadable_video"
     if kind:
         assert f"is a list of other files ({kind}); expected the video" in error.value.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a.mp4 is empty, 0 bytes; copy it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 2\n", "Git LFS pointer"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>404", "is a web page"),
+        (b"PK\x03\x04rest", "is a ZIP archive"),
+        (b"\x1f\x8b\x08rest", "is compressed by gzip"),
+        (b"%PDF-1.4", "is a PDF"),
+        ("jpg", "a.mp4 is a picture (JPEG); expected a video or sound"),
+        ("png", "is a picture (PNG)"),
+        ("webp", "is a picture (WebP)"),
+        ("bmp", "is a picture (BMP)"),
+        ("tiff", "is a picture (TIFF)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.mp4", "own"])
+def test_what_a_file_is_that_is_no_video(tmp_path, content, message, name):
+    path = tmp_path / name
+    if isinstance(content, str):
+        path = tmp_path / (name if name == "a.mp4" else f"own.{content}")
+        kind = {"jpg": "JPEG"}.get(content, content.upper())
+        Image.fromarray(picture(1, 160, 96)).save(path, kind)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(MediaError) as error:
+        read(path)
+    assert error.value.reason == "unreadable_video"
+    assert message.replace("a.mp4", path.name) in error.value.detail
+
+
+def test_pictures_one_after_the_other_are_a_video(tmp_path):
+    path = make(tmp_path / "a.mjpeg", video="mjpeg", pix_fmt="yuvj420p", audio=None)
+    _, frames, _ = read(path)
+    assert [number_of(frame) for frame in frames] == list(range(50))
+
+
+@pytest.mark.parametrize(("codec", "ending"), [("libx264", "h264"), ("libx265", "hevc")])
+def test_a_bare_stream_says_that_it_has_no_times(tmp_path, codec, ending):
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    path = make(tmp_path / f"a.{ending}", video=codec, audio=None, video_options=options)
+    with pytest.raises(MediaError) as error:
+        read(path)
+    assert error.value.detail == (
+        f"a.{ending} is a bare stream of {ending} pictures without times; say how many a second: "
+        f"ffmpeg -framerate 25 -i a.{ending} a.mp4"
+    )
+
+
+@pytest.mark.parametrize("size", [(2, 2), (16, 16), (24, 24), (16, 160), (48, 48), (160, 16)])
+def test_frames_of_a_few_pixels(tmp_path, size):
+    path = make(tmp_path / "a.mkv", video="ffv1", size=(160, 96))
+    with av.open(str(tmp_path / "small.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for frame in av.open(str(path)).decode(video=0):
+            out.mux(stream.encode(frame.reformat(*size)))
+        out.mux(stream.encode())
+    _, with_decord, _ = read(tmp_path / "small.mkv")
+    _, with_pyav, _ = read(tmp_path / "small.mkv", "pyav")
+    assert with_decord.shape == with_pyav.shape == (50, size[1], size[0], 3)
+    assert np.abs(with_decord.astype(int) - with_pyav).mean() < 1.5
+
+
+@pytest.mark.parametrize("name", ["raw.h264", "face.jpg", "1001_IEO_ANG_HI.flv"])
+def test_real_files_that_are_no_videos(shared_data, name):
+    with pytest.raises(MediaError, match="without times|picture .JPEG|Git LFS"):
+        read(shared_data / "odd_media" / name)
 
 
 def test_an_mp4_without_its_index(tmp_path):
