@@ -212,6 +212,20 @@ def test_the_speaker_can_be_any_face_or_none(with_settings):
     assert sample.face is None and sample.speech is not None
 
 
+@pytest.mark.parametrize("size", [(2, 2), (16, 16), (16, 160), (160, 16)])
+def test_pictures_too_small_for_a_face_hold_none(tmp_path, with_settings, size):
+    with av.open(str(tmp_path / "x.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for n in range(25):
+            frame = np.full((*size[::-1], 3), 9 * n, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        out.mux(stream.encode())
+    clip = Clip(id="x", video=str(tmp_path / "x.mkv"))
+    reject = with_settings("require=[face]", "speaker=any_face")(clip, preview=True).reject
+    assert (reject.stage, reject.reason) == ("faces", "no_face")
+
+
 def test_no_mouth_in_step_with_the_voice_is_a_reject(with_settings):
     reject = with_settings("active_speaker.min_synchrony=1.1")(sample_clip()).reject
     assert (reject.stage, reject.reason) == ("active_speaker", "off_screen_voice")
