@@ -20,7 +20,7 @@ import transformers
 
 from data_pipeline.active_speaker import SpeakerChoice, choose_speaker
 from data_pipeline.expression import load_expression_encoder
-from data_pipeline.extract_config import DataConfig, resolve_device
+from data_pipeline.extract_config import MAX_MISSING_SECONDS, DataConfig, resolve_device
 from data_pipeline.faces import FaceFinder, FaceSettings, TrackedFace
 from data_pipeline.media import ClipMedia, MediaError, open_clip
 from data_pipeline.preview import PreviewTap, make_preview
@@ -40,8 +40,6 @@ LIBRARIES = (
 
 SILENCE = 1e-3
 """Peak of a sound track, of 1, below which another of the file's tracks is tried: -60 dB."""
-MAX_MISSING_SECONDS = 0.25
-"""A clip that ends so much behind its file's end is taken whole: tables round their times."""
 
 
 class ClipRejected(Exception):

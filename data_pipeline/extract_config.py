@@ -13,6 +13,8 @@ from data_pipeline.weights import ASSETS, sha256_of
 
 Modality = Literal["face", "speech", "text"]
 LIP_SYNC = ASSETS / "lip_sync"
+MAX_MISSING_SECONDS = 0.25
+"""A clip that ends so much behind its file's end is still taken whole: tables round their times."""
 
 
 @dataclass(frozen=True, kw_only=True)
