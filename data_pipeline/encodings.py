@@ -42,7 +42,7 @@ def decode_text(raw: bytes) -> tuple[str, str]:
 
 def is_text(text: str) -> bool:
     """Whether `text` is free of bytes that could not be read."""
-    return not any("\udc80" <= c <= "\udcff" for c in text)
+    return text.isascii() or not any("\udc80" <= c <= "\udcff" for c in text)
 
 
 def _as_western(raw: bytes) -> str | None:

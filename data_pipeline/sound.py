@@ -103,9 +103,9 @@ class SoundTrack:
         weights = {}
         for layout in sorted({stretch.layout for stretch in self._stretches}):
             stretches = [s.samples_CT() for s in self._stretches if s.layout == layout]
-            weights[layout], note = _weigh(mix_weights(layout), stretches)
+            weights[layout], note = _weigh(layout, stretches)
             if note:
-                self.notes.append(f"{note} of the {layout} sound")
+                self.notes.append(note)
         return weights
 
     def _flush(self) -> None:
@@ -121,8 +121,9 @@ class SoundTrack:
             self._stretches[-1].parts.append(x_CT)
 
 
-def _weigh(weights_C: np.ndarray, stretches: list[np.ndarray]) -> tuple[np.ndarray, str]:
-    """The weights for channels that hold `stretches`, [C, T] each, and what is odd about them."""
+def _weigh(layout: str, stretches: list[np.ndarray]) -> tuple[np.ndarray, str]:
+    """The weights of channels that hold `stretches`, [C, T] each, and what is odd about them."""
+    weights_C = mix_weights(layout)
     energy_C = sum((x_CT.astype(np.float64) ** 2).sum(axis=1) for x_CT in stretches)
     loudest = int(np.argmax(energy_C))
     alone_C = np.eye(len(weights_C), dtype=np.float32)[loudest]
@@ -130,11 +131,11 @@ def _weigh(weights_C: np.ndarray, stretches: list[np.ndarray]) -> tuple[np.ndarr
         return weights_C, ""
     weights_C = weights_C * (energy_C >= DEAD_SHARE * energy_C[loudest])
     if not weights_C.any():
-        return alone_C, f"a mix leaves out the one channel with sound, {loudest}, which is taken,"
+        return alone_C, f"{layout} sound: only channel {loudest}, which mixes leave out, has any"
     weights_C = weights_C / weights_C.sum()
     mixed = sum(float(((weights_C @ x_CT) ** 2).sum()) for x_CT in stretches)
     if mixed < MIN_MIXED_SHARE * (weights_C**2 * energy_C).sum():
-        return alone_C, f"the channels cancel in a mix, so channel {loudest} alone is taken,"
+        return alone_C, f"{layout} sound: its channels cancel, so channel {loudest} alone is taken"
     return weights_C, ""
 
 
