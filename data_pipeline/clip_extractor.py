@@ -211,9 +211,8 @@ class _Course:
             return media
         first = media.audio_track
         if self.config.media.audio_track is None and _is_silent(media):
-            voiced = [(voice.seconds, other) for other, voice in self._other_tracks(media)]
-            seconds, other = max(voiced, key=lambda found: found[0])
-            media = other if seconds else media
+            voiced = [(other, voice) for other, voice in self._other_tracks(media) if voice.spans]
+            media, _ = max(voiced, key=lambda found: found[1].seconds, default=(media, None))
         tracks = "; ".join(f"{n} ({what})" for n, what in enumerate(media.audio_tracks))
         why = f", as track {first} is silent" if media.audio_track != first else ""
         media.notes.append(
@@ -223,10 +222,16 @@ class _Course:
         return media
 
     def _other_tracks(self, media: ClipMedia) -> Iterator[tuple[ClipMedia, VoiceActivity]]:
+        """The clip with each of the file's other sound tracks that can be read."""
         for track in range(len(media.audio_tracks)):
-            if track != media.audio_track:
+            if track == media.audio_track:
+                continue
+            try:
                 other = self._open_track(track)
-                yield other, voice_activity(other.sound_T, self.config.voice)
+            except MediaError as error:
+                media.notes.append(f"sound track {track} cannot be read ({error.reason})")
+                continue
+            yield other, voice_activity(other.sound_T, self.config.voice)
 
     def _check_end(self) -> None:
         """Reject a clip of which the file holds a part; its text would say more than is there."""

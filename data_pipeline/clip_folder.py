@@ -123,13 +123,15 @@ def _companions(media: list[Path], files: list[Path]) -> dict[Path, list[Path]]:
         while (file.parent, stem.casefold()) not in of_stem and "." in stem.lstrip("."):
             stem, _, tag = stem.rpartition(".")
             tags.append(tag.lower())
+        ending = ""  # talk.mp4.srt is of talk.mp4 alone
         if tags and "." + tags[-1] in VIDEO_EXTENSIONS + SOUND_EXTENSIONS:
-            tags.pop()
+            ending = "." + tags.pop()
         # A text named notes or readme is about the video; subtitles are always of it.
         if kind == TEXT_EXTENSION and not all(_LANGUAGE.fullmatch(tag) for tag in tags):
             continue
         for video in of_stem.get((file.parent, stem.casefold()), ()):
-            found[video].append((_rank(kind, tags, stem == video.stem), file))
+            if ending in ("", video.suffix.lower()):
+                found[video].append((_rank(kind, tags, stem == video.stem), file))
     return {video: [file for _, file in sorted(ranked)] for video, ranked in found.items()}
 
 
@@ -178,16 +180,19 @@ def _rows_of_file(
     rejects: list[Reject] = []
     taken = None
     for file in beside:
-        text, encoding = decode_text(file.read_bytes())
-        if file.suffix.lower() == TEXT_EXTENSION:
-            rows, rejects = [(name, {"video": name, "text": text})], []
-        else:
-            try:
+        encoding = ""
+        try:
+            if file.suffix.lower() == TEXT_EXTENSION:
+                text, encoding = decode_text(file.read_bytes())
+                rows, rejects = [(name, {"video": name, "text": text})], []
+            else:
+                _, encoding = decode_text(file.read_bytes())
                 lines, rejects = clips_from_subtitles(name, file)
-            except SubtitleError as error:
-                lines = []
-                rejects = [Reject(clip=name, stage="table", reason="no_lines", detail=str(error))]
-            rows = [(f"{name}@{line['start']}", line) for line in lines]
+                rows = [(f"{name}@{line['start']}", line) for line in lines]
+        except (SubtitleError, OSError) as error:
+            reason = "no_lines" if isinstance(error, SubtitleError) else "unreadable_text"
+            rows = []
+            rejects = [Reject(clip=name, stage="table", reason=reason, detail=str(error))]
         if rows:
             taken = file
             if encoding == "windows-1252":

@@ -101,16 +101,24 @@ def voiced_pieces(sound_T: np.ndarray, spans: list[tuple[float, float]]) -> list
 
 def _stretches(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Spans joined as far as their pauses and Whisper's window allow, each with its margins."""
-    if not spans:
-        return []
-    pauses = [after[0] - before[1] for before, after in itertools.pairwise(spans)]
-    longest = max(pauses, default=0.0)
+    groups: list[list[tuple[float, float]]] = []
+    for span in spans:
+        if groups and span[0] - groups[-1][-1][1] <= MAX_PAUSE_SECONDS:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    return [stretch for group in groups for stretch in _windows(group)]
+
+
+def _windows(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """One stretch, or several of a window's length at most, cut at the longest pauses."""
     start, end = spans[0][0] - PAD_SECONDS, spans[-1][1] + PAD_SECONDS
-    if longest <= MAX_PAUSE_SECONDS and (end - start <= WINDOW_SECONDS or not pauses):
+    if end - start <= WINDOW_SECONDS or len(spans) == 1:
         return [(start, end)]
-    at = pauses.index(longest) + 1
-    before, after = _stretches(spans[:at]), _stretches(spans[at:])
-    # Where a short pause is cut, neither side hears the other.
+    pauses = [after[0] - before[1] for before, after in itertools.pairwise(spans)]
+    at = pauses.index(max(pauses)) + 1
+    before, after = _windows(spans[:at]), _windows(spans[at:])
+    # Neither side hears the other.
     middle = (spans[at - 1][1] + spans[at][0]) / 2
     before[-1] = (before[-1][0], min(before[-1][1], middle))
     after[0] = (max(after[0][0], middle), after[0][1])

@@ -75,6 +75,26 @@ def test_subtitles_without_a_usable_line_leave_it_to_the_text(put, caplog):
     assert "a.srt (a.txt is used)" in caplog.text
 
 
+def test_a_text_that_may_not_be_read_costs_its_video_only(put, monkeypatch):
+    folder = put("a.mp4", "a.txt", "b.mp4", "b.txt")
+    real = Path.read_bytes
+
+    def read_bytes(path):
+        if path.name == "a.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    rejects = []
+    assert [clip.text for clip in load_clips(folder, rejects)] == ["from b.txt"]
+    assert [(reject.clip, reject.reason) for reject in rejects] == [("a.mp4", "unreadable_text")]
+
+
+def test_subtitles_of_one_of_two_files_of_a_name(put):
+    assert texts(put("a.mkv", "a.mp4", "a.mp4.srt")) == [None, "from a.mp4.srt"]
+    assert texts(put("a.srt")) == ["from a.srt", "from a.mp4.srt"]
+
+
 def test_names_that_hold_dots_and_texts_about_a_video(put, caplog):
     folder = put("Mr. B.mp4", "Mr. B.en.srt", "Mr. B.notes.txt", "Mr.mp4", "c.srt")
     assert texts(folder) == ["from Mr. B.en.srt", None]
