@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = 2
 """Raised whenever the code makes other bytes of a clip; shards of another one are made anew."""
 
 # FER+ order, as in the denseface encoder of MEmoBERT.
