@@ -7,14 +7,16 @@ Ranks come from the environment that `deepspeed` and `torchrun` set (RANK, LOCAL
 MASTER_ADDR, MASTER_PORT); without it this is one process, which opens no port at all.
 """
 
+import contextlib
 import datetime
 import functools
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,13 +25,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pretrain.launcher import follow_launcher
 from pretrain.settings import RuntimeSettings
 
 Result = TypeVar("Result")
 
 
 class LaunchError(RuntimeError):
-    """The processes of a run cannot be brought together."""
+    """The processes of a run cannot be brought together, or do not stay so."""
+
+
+class ToldByRankZero(LaunchError):
+    """What every rank has met, and rank 0 tells."""
+
+
+class RankLost(LaunchError):
+    """Another rank has ended. Why is its own to tell, so this one waits before it says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +52,8 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     """Of matrix products, under autocast when it is not float32."""
+    timeout: datetime.timedelta
+    """How long a rank waits for another one."""
     log: logging.Logger
 
     @property
@@ -59,14 +72,10 @@ class Runtime:
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
-    def barrier(self) -> None:
-        """Wait until every rank is here. A sum on the CPU: it needs no GPU and no device choice."""
-        self.sum_over_ranks(torch.zeros(1))
-
     def on_main(self, work: Callable[[], Result]) -> Result | None:
         """What `work()` gives on rank 0, None on the others; where it fails, every rank fails.
 
-        Raises the error of `work` on rank 0, and LaunchError on the others.
+        Raises the error of `work` on rank 0, and ToldByRankZero on the others.
         """
         result, error = None, None
         if self.is_main:
@@ -78,8 +87,59 @@ class Runtime:
         if error is not None:
             raise error
         if failed:
-            raise LaunchError("rank 0 gave up; its message says why")
+            raise ToldByRankZero("rank 0 gave up; its message says why")
         return result
+
+    def on_every_rank(self, work: Callable[[], Result]) -> Result:
+        """What `work()` gives; where it fails on one rank, every rank fails and can say why.
+
+        Raises on rank 0 the error of `work`, or LaunchError with the words of the rank where it
+        failed; ToldByRankZero on the others.
+        """
+        try:
+            result, error = work(), None
+        except Exception as caught:  # told to the others first: they would wait for this rank
+            if _raised_by_collective(caught):
+                raise
+            result, error = None, caught
+        first = self.world_size if error is None else self.rank
+        first = -int(self.max_over_ranks(torch.tensor(-first)))  # the lowest of those that failed
+        words = [str(error)]
+        if first < self.world_size and self.world_size > 1:
+            dist.broadcast_object_list(words, src=first, device=torch.device("cpu"))
+        if first < self.world_size and not self.is_main:
+            raise ToldByRankZero(words[0]) from error
+        if error is not None:
+            raise error
+        if first < self.world_size:
+            raise LaunchError(f"rank {first}: {words[0]}")
+        return result
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within it, a rank that waited in vain for another one says so in this project's words.
+
+        Raises LaunchError, which names run.timeout_minutes, or RankLost.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not _raised_by_collective(error):
+                raise
+            again = "the same command goes on from the last checkpoint"
+            if re.search(r"time[d ]*out", str(error), re.IGNORECASE):
+                raise LaunchError(
+                    f"rank {self.rank} waited run.timeout_minutes="
+                    f"{self.timeout.total_seconds() / 60:g} for another rank, which is stopped, "
+                    "hangs, or is that much slower: look at the other processes and their "
+                    f"machines, or set run.timeout_minutes higher; {again}"
+                ) from error
+            if not re.search(r"connection|broken pipe|remote process", str(error), re.IGNORECASE):
+                raise
+            raise RankLost(
+                f"rank {self.rank} lost another rank, which has ended: its own message says why, "
+                f"or, where it was killed, the log of its machine (memory?); {again}"
+            ) from error
 
     def autocast(self) -> torch.autocast:
         """Context in which the forward pass runs; does nothing in float32."""
@@ -104,13 +164,15 @@ def start(
     Every rank gets the same seed, so that all build the same model; `seed_rank` makes them
     differ afterwards. Raises LaunchError when ranks, port or GPUs are not there.
     """
+    follow_launcher()
     rank, local_rank, world_size = _ranks(environment)
+    timeout = datetime.timedelta(minutes=settings.timeout_minutes)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     device = _device(settings.device, local_rank)
     dtype, why = _precision(settings.precision, device)
     log = _logger(name, rank, world_size)
-    _join(rank, world_size, device, settings.timeout_minutes, environment)
+    _join(rank, world_size, device, timeout, environment)
     seed_everything(settings.seed)
     log.info(
         f"{world_size} rank{'s' * (world_size > 1)} on {_device_name(device)}, "
@@ -125,6 +187,7 @@ def start(
         world_size=world_size,
         device=device,
         dtype=dtype,
+        timeout=timeout,
         log=log,
     )
 
@@ -158,6 +221,14 @@ def seed_everything(seed: int) -> None:
 def seed_rank(seed: int, rank: int) -> None:
     """Give each rank its own stream, for dropout; call it once the model is built."""
     seed_everything(int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]))
+
+
+def _raised_by_collective(error: BaseException) -> bool:
+    """Whether torch.distributed raised it, which has no class of its own for gloo's errors."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "torch/distributed/" in trace.tb_frame.f_code.co_filename
 
 
 def open_group_of_one(device: torch.device) -> None:
@@ -223,7 +294,7 @@ def _join(
     rank: int,
     world_size: int,
     device: torch.device,
-    timeout_minutes: float,
+    timeout: datetime.timedelta,
     environment: Mapping[str, str],
 ) -> None:
     if world_size == 1 or dist.is_initialized():
@@ -236,7 +307,7 @@ def _join(
             init_method=f"tcp://{address}:{port}",
             rank=rank,
             world_size=world_size,
-            timeout=datetime.timedelta(minutes=timeout_minutes),
+            timeout=timeout,
         )
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         if "EADDRINUSE" in str(error) or "in use" in str(error):
@@ -246,7 +317,7 @@ def _join(
             ) from error
         raise LaunchError(
             f"rank {rank} could not meet the other {world_size - 1} ranks at {address}:{port} "
-            f"within {timeout_minutes:g} minutes: {error}"
+            f"within run.timeout_minutes={timeout.total_seconds() / 60:g}: {error}"
         ) from error
 
 

@@ -19,7 +19,8 @@ class RuntimeSettings:
     num_threads: int = 0
     """CPU threads of a process; 0 leaves it to OMP_NUM_THREADS, or to torch."""
     timeout_minutes: float = 30.0
-    """A rank that waits longer than this for another one gives up, and the run ends."""
+    """A rank that waits longer than this for another one gives up, and the run ends. It holds for
+    every sum over the ranks, DeepSpeed's too."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

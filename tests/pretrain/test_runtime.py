@@ -1,9 +1,10 @@
+import dataclasses
 import socket
 
 import pytest
 import torch
 
-from pretrain.runtime import LaunchError, RuntimeSettings, git_commit, seed_rank, start
+from pretrain.runtime import LaunchError, RankLost, RuntimeSettings, git_commit, seed_rank, start
 
 CPU = RuntimeSettings(device="cpu", timeout_minutes=0.05)
 
@@ -41,6 +42,28 @@ def test_a_rank_whose_peers_never_come_gives_up():
     environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": port}
     with pytest.raises(LaunchError, match=f"could not meet the other 1 ranks at 127.0.0.1:{port}"):
         start(CPU, environment=environment)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "told"),
+    [
+        ("Timed out waiting 12000ms for recv operation", LaunchError, r"timeout_minutes=0\.05 for"),
+        ("Connection closed by peer [127.0.0.1]:5", RankLost, "rank 0 lost another rank"),
+        ("writev [::1]:5: Broken pipe", RankLost, "rank 0 lost another rank"),
+        ("Invalid scalar type", RuntimeError, "^Invalid scalar type$"),
+    ],
+)
+def test_what_a_collective_says_of_other_ranks_is_told_in_our_words(words, kind, told):
+    runtime = dataclasses.replace(start(CPU, environment={}), world_size=2)
+    collective = {}
+    exec(
+        compile("def wait(m): raise RuntimeError(m)", "torch/distributed/c10d.py", "exec"),
+        collective,
+    )
+    with pytest.raises(kind, match=told), runtime.answering():
+        collective["wait"](words)
+    with pytest.raises(RuntimeError, match="^Timed out"), runtime.answering():
+        raise RuntimeError("Timed out")  # not a collective's
 
 
 @pytest.mark.parametrize(
