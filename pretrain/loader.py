@@ -16,6 +16,7 @@ Cost: a shard is read from front to back and kept decoded while lanes need it, a
 lane. That is what network disks like, and 32 lanes of 256 clips are about 2 GB.
 """
 
+import atexit
 import hashlib
 import json
 import queue
@@ -43,6 +44,10 @@ from pretrain.masking import (
 
 class LoaderError(ValueError):
     """Shards, lanes and ranks that do not go together."""
+
+
+class _Closed(Exception):
+    """Ends the thread, wherever it is in the making of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,9 @@ class StepData:
 class Loader:
     """The infinite stream of steps of one rank.
 
+        with Loader(...) as loader:
+            data = loader.next_step()
+
     Args:
         shards: the training clips, from index_shards, held-out ones taken away.
         tokenizer, limits, masking: what a clip becomes, see make_example.
@@ -117,7 +125,8 @@ class Loader:
         mixing: "step" or "clip".
         seed: fixes order, tasks and masks.
         rank, world_size: of this process.
-        prefetch_steps: prepared ahead by a thread; the state is that of the step handed out last.
+        prefetch_steps: prepared ahead by a thread, which `close` ends; the state is that of the
+            step handed out last.
         pin_memory: put the batches where a GPU can fetch them while it computes.
 
     Raises LoaderError for numbers of lanes, ranks, clips or shards that do not fit together.
@@ -162,6 +171,28 @@ class Loader:
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         self._decoded: OrderedDict[int, list[ClipSample]] = OrderedDict()
         self._steps: Iterator[StepData] | None = None
+        self._room = threading.Semaphore(prefetch_steps)
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread and wait for it; no step can be had afterwards.
+
+        The interpreter must not end before it: a thread that is then in native code (tokenizer,
+        collation, pinning) is unwound through it, and the process aborts after its work is done.
+        """
+        self._closing.set()
+        self._room.release()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            atexit.unregister(self.close)
 
     @property
     def run_length(self) -> int:
@@ -170,6 +201,8 @@ class Loader:
 
     def next_step(self) -> StepData:
         """This rank's share of the next step."""
+        if self._closing.is_set():
+            raise RuntimeError("next_step() of a loader that was closed")
         if self._steps is None:
             self._steps = self._prefetched() if self.prefetch_steps else self._stream()
         data, self._handed_out = next(self._steps)
@@ -250,6 +283,7 @@ class Loader:
     def _draw(self, lane: int, step_task: str | None, dropped: dict[str, int]) -> Example:
         """The next usable clip of `lane`, as an example of its task."""
         for _ in range(2 * self.run_length + 1):
+            self._check_open()
             epoch, position = map(int, self.places_L2[lane])
             if position == self.run_length:
                 epoch, position = epoch + 1, 0
@@ -286,30 +320,43 @@ class Loader:
         if index not in self._decoded:
             shard = self.shards[index]
             wanted = set(shard.rows.tolist())
-            self._decoded[index] = [
-                sample for i, sample in enumerate(read_shard(shard.tar)) if i in wanted
-            ]
+            samples = []
+            for place, sample in enumerate(read_shard(shard.tar)):
+                self._check_open()
+                if place in wanted:
+                    samples.append(sample)
+            self._decoded[index] = samples
             if len(self._decoded) > len(self.lanes):
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(index)
         return self._decoded[index][row]
 
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise _Closed
+
     def _prefetched(self) -> Iterator[tuple[StepData, tuple[int, np.ndarray]]]:
         """`_stream`, computed ahead in a thread. What it raises is raised here."""
-        ready: queue.Queue[Any] = queue.Queue(maxsize=self.prefetch_steps)
+        ready: queue.Queue[Any] = queue.Queue()
 
         def fill() -> None:
             try:
                 for item in self._stream():
                     ready.put(item)
+                    self._room.acquire()
+            except _Closed:
+                return
             except BaseException as error:
                 ready.put(error)
 
-        threading.Thread(target=fill, name="loader", daemon=True).start()
+        self._thread = threading.Thread(target=fill, name="loader", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # for a user of this class who does not
         while True:
             item = ready.get()
             if isinstance(item, BaseException):
                 raise item
+            self._room.release()
             yield item
 
 

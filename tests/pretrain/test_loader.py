@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from pretrain.masking import REFERENCE_WEIGHTS, TASKS, MaskingSettings
 
 @pytest.fixture
 def build(toy_folder, bert_tokenizer):
-    """A Loader of toy shards; keywords replace its arguments."""
+    """A Loader of toy shards; keywords replace its arguments. Closed when the test ends."""
+    loaders = []
 
     def build(folder=toy_folder, **changes) -> Loader:
         arguments = {
@@ -27,9 +29,12 @@ def build(toy_folder, bert_tokenizer):
             "mixing": "clip",
             "seed": 7,
         }
-        return Loader(index_shards([str(folder)]), **(arguments | changes))
+        loaders.append(Loader(index_shards([str(folder)]), **(arguments | changes)))
+        return loaders[-1]
 
-    return build
+    yield build
+    for loader in loaders:
+        loader.close()
 
 
 def fields_of(batch: Batch) -> dict[str, torch.Tensor]:
@@ -249,3 +254,25 @@ def test_an_altered_shard_stops_the_run_with_a_message(build, toy, tmp_path, pre
     with pytest.raises(ShardError, match=r"000001\.tar.*altered"):
         for _ in range(2):
             loader.next_step()
+
+
+def test_closed_in_the_middle_of_its_work_the_thread_has_ended(build):
+    """A thread that is still in native code when the interpreter ends aborts the process."""
+    before = set(threading.enumerate())
+    with build(prefetch_steps=64) as loader:
+        loader.next_step()
+        started = set(threading.enumerate()) - before
+        assert [thread.name for thread in started] == ["loader"]
+    assert not any(thread.is_alive() for thread in started)
+    with pytest.raises(RuntimeError, match="closed"):
+        loader.next_step()
+
+
+def test_closed_while_the_queue_is_full_the_thread_has_ended(build):
+    loader = build(prefetch_steps=1)
+    loader.next_step()
+    thread = next(t for t in threading.enumerate() if t.name == "loader")
+    thread.join(0.5)  # it waits for room
+    loader.close()
+    assert not thread.is_alive()
+    loader.close()  # once is enough, twice is nothing
