@@ -111,7 +111,16 @@ class MetricsFile:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+            # What is drawn again is taken back: from a start anew that is step 0 as well.
+            purge_step = last_step + 1 if last_step else 0
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()  # it has a thread
 
     def write(self, step: int, split: str, row: Mapping[str, float]) -> None:
         """Add one row. Floats are written with every digit, so that runs can be compared."""

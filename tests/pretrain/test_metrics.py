@@ -68,3 +68,22 @@ def test_a_line_of_the_log_reads_as_one():
         "step 1200 | loss 3.412 | wwmlm 2.7100 mafr 0.3800 | 640 clips/s | 52k tok/s | "
         "lr 5.00e-05 | 31.2 GB"
     )
+
+
+@pytest.mark.parametrize(("last_step", "expected"), [(0, [0, 1, 2]), (1, [0, 1, 2])])
+def test_tensorboard_has_each_step_once_after_a_restart(tmp_path, last_step, expected):
+    """From the start anew, and from step 1, which itself is kept."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricsFile(tmp_path, 0, tensorboard=True) as metrics:
+        for step in (0, 1, 2):
+            metrics.write(step, "validation", {"loss": 1.0})
+    with MetricsFile(tmp_path, last_step, tensorboard=True) as metrics:
+        for step in expected[last_step + 1 if last_step else 0 :]:
+            metrics.write(step, "validation", {"loss": 2.0})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    drawn = events.Scalars("validation/loss")
+    assert [point.step for point in drawn] == expected
+    assert [point.value for point in drawn] == [
+        1.0 if step <= last_step and last_step else 2.0 for step in expected
+    ]
