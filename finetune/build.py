@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError
 from data_pipeline.schema import Passport, check_passport
-from data_pipeline.weights import sha256_of
 from finetune.classifiers import HeadClassifier, PromptClassifier
 from finetune.config import DataConfig, FinetuneConfig, ModelConfig, Setting
 from finetune.datasets import LabelledSet, Modality
@@ -21,7 +20,8 @@ from finetune.prompt import Prompt, Verbalizer
 from pretrain.build import build_tokenizer
 from pretrain.checkpoint import Checkpoint, load_checkpoint
 from pretrain.config import DataSettings
-from pretrain.model.bert_init import BertError, bert_shape, load_bert
+from pretrain.integrity import weights_sha256
+from pretrain.model.bert_init import bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
 from pretrain.runtime import seed_everything
 
@@ -63,15 +63,9 @@ class Source:
             for modality in ("face", "speech"):
                 spec = passport.get(modality)
                 shape[f"{modality}_width"] = None if spec is None else spec.width
-            tokenizer = build_tokenizer(config.bert)
-            if len(tokenizer) > shape["vocab_size"]:
-                raise BertError(
-                    f"the tokenizer of {config.bert} knows {len(tokenizer)} pieces, its model "
-                    f"{shape['vocab_size']}; expected both of one BERT, such as bert-base-uncased"
-                )
             return cls(
                 shape=shape,
-                tokenizer=tokenizer,
+                tokenizer=build_tokenizer(config.bert),
                 checkpoint=None,
                 checkpoint_sha256="",
                 bert=config.bert,
@@ -82,7 +76,7 @@ class Source:
             shape=json.loads((checkpoint.folder / "config.json").read_text()),
             tokenizer=checkpoint.tokenizer,
             checkpoint=checkpoint,
-            checkpoint_sha256=sha256_of(checkpoint.folder / "model.safetensors"),
+            checkpoint_sha256=weights_sha256(checkpoint.folder),
             bert=config.bert,
         )
 

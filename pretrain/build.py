@@ -12,7 +12,7 @@ from pretrain.config import DataSettings, ModelSettings, PretrainConfig
 from pretrain.example import Limits
 from pretrain.loader import ShardClips, index_shards
 from pretrain.masking import TASK_MODALITY
-from pretrain.model.bert_init import bert_shape, load_bert
+from pretrain.model.bert_init import BertError, bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
 from pretrain.validation import choose_held_out, split_shards
 
@@ -20,8 +20,8 @@ from pretrain.validation import choose_held_out, split_shards
 def build_tokenizer(text_checkpoint: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a BERT checkpoint; `text_checkpoint` as resolve_weights takes it.
 
-    Raises WeightsError when it is neither on this machine nor to be had from the hub, and
-    ConfigError when it holds no such tokenizer.
+    Raises WeightsError when it is neither on this machine nor to be had from the hub, ConfigError
+    when it holds no such tokenizer, and BertError when that knows more pieces than the BERT.
     """
     folder_or_name = resolve_weights(text_checkpoint)
     try:
@@ -41,7 +41,19 @@ def build_tokenizer(text_checkpoint: str) -> PreTrainedTokenizerBase:
             f"model.text_checkpoint={text_checkpoint} has no fast tokenizer, which "
             "traces words to their pieces; save it once with transformers' BertTokenizerFast"
         )
+    pieces, rows = num_pieces(tokenizer), bert_shape(text_checkpoint)["vocab_size"]
+    if pieces > rows:
+        raise BertError(
+            f"the tokenizer of {text_checkpoint} knows {pieces} pieces, its model {rows}; expected "
+            "both of one BERT, such as bert-base-uncased. Where pieces were added, call "
+            "model.resize_token_embeddings(len(tokenizer)) and save the BERT again beside it"
+        )
     return tokenizer
+
+
+def num_pieces(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows that a model needs for a tokenizer: its largest id and one."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def _no_tokenizer(text_checkpoint: str) -> ConfigError:

@@ -12,6 +12,7 @@ L = T + F + S, C feature width, H model width, V vocabulary, M target positions.
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_file
 from torch import nn
 
+from pretrain.integrity import check_whole, weight_files
 from pretrain.model.embeddings import FACE_HZ, SPEECH_HZ, FrameEmbedder, TextEmbedder
 from pretrain.model.encoder import Encoder, Pooler
 from pretrain.model.heads import ExpressionHead, FrameHead, WordHead
@@ -240,6 +242,18 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         return embedder
 
     @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> "MEmoBert":
+        """As the mixin's, from a checkpoint whose files are as they were saved.
+
+        Raises CheckpointError, which names the file that is gone, cut or altered.
+        """
+        if os.path.isdir(pretrained_model_name_or_path):
+            check_whole(Path(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def _from_pretrained(
         cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any
     ) -> "MEmoBert":
@@ -254,15 +268,11 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
             )
         model = cls(**kwargs)
         if os.path.isdir(model_id):
-            path = os.path.join(model_id, SAFETENSORS_SINGLE_FILE)
-            if not os.path.isfile(path):
-                raise FileNotFoundError(
-                    f"no {SAFETENSORS_SINGLE_FILE} in {model_id}; expected a checkpoint folder as "
-                    "save_pretrained writes it"
-                )
+            paths = weight_files(Path(model_id))
         else:
-            path = hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **hub_kwargs)
-        model.load_weights(load_file(path), path)
+            paths = [Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **hub_kwargs))]
+        tensors = {name: tensor for path in paths for name, tensor in load_file(path).items()}
+        model.load_weights(tensors, str(paths[0]))
         return model.to(map_location).eval()
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pretrain.example import Example, collate
+from pretrain.integrity import CheckpointError
 from pretrain.masking import IGNORED, TASKS, MaskingSettings, mask_spans, random_generator
 from pretrain.model import MEmoBert, WeightsMismatch, heads
 from pretrain.objectives import OBJECTIVES
@@ -405,10 +406,10 @@ def test_no_tensor_may_be_missing_or_left_over(tmp_path):
     with pytest.raises(WeightsMismatch, match="pooler.dense.bias: missing(.|\n)*extra: unknown"):
         MEmoBert.from_pretrained(tmp_path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="no model.safetensors in"):
+    with pytest.raises(CheckpointError, match="no model.safetensors in"):
         MEmoBert.from_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match="no config.json at"):
+    with pytest.raises(CheckpointError, match="no config.json at"):
         MEmoBert.from_pretrained(tmp_path)
 
 
