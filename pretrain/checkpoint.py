@@ -22,7 +22,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,26 +30,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_pipeline.atomic import atomic_file, sync_folder
 from data_pipeline.config import dump_config, load_config
 from data_pipeline.schema import Passport, passport_from_json, passport_to_json
+from pretrain.build import num_pieces
 from pretrain.config import PretrainConfig
-from pretrain.engine import Engine, read_state
+from pretrain.engine import Engine, read_state, write_state
 from pretrain.integrity import (
+    DIGESTS,
+    WEIGHTS,
     CheckpointError,
-    check_digests,
+    check_whole,
     step_of,
+    system_error,
     way_back,
     write_digests,
 )
 from pretrain.model.memobert import MEmoBert, WeightsMismatch
-from pretrain.runtime import Runtime, git_commit
+from pretrain.runtime import LaunchError, Runtime, git_commit
 
-MODEL_FILES = ("config.json", "model.safetensors", "passport.json")
 CONFIG_FILE = "pretrain.yaml"
 PROGRESS_KEYS = {"step", "loader", "dropped", "drawn", "engine", "world_size"}
 
@@ -78,6 +80,7 @@ def save_checkpoint(
     """Write what a user needs of a trained model into `folder`; one process calls it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / DIGESTS).unlink(missing_ok=True)  # of what is written over
     with _own_storage(model):
         model.save_pretrained(folder)
     tokenizer.save_pretrained(str(folder))
@@ -89,23 +92,26 @@ def save_checkpoint(
 def load_checkpoint(folder: str | Path) -> Checkpoint:
     """A trained model from its folder, or the newest of a run's folder; in eval mode, on the CPU.
 
-    Raises CheckpointError when a file is missing or the weights are not of config.json's sizes.
+    Raises CheckpointError when a file is gone, cut or altered, or the weights are not of
+    config.json's sizes.
     """
     folder = find_checkpoint(folder)
-    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"no {', '.join(missing)} in {folder}; expected a checkpoint of pretraining, such as "
-            "runs/NAME/checkpoints/step-000200"
-        )
     try:
-        model = MEmoBert.from_pretrained(str(folder))
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        model = MEmoBert.from_pretrained(str(folder))  # checks the files of the folder, all of them
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError) as error:  # of other sizes, or settings that there are not
         raise CheckpointError(f"cannot read the model in {folder}: {error}") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}") from error
+    pieces, rows = num_pieces(tokenizer), len(model.embeddings.word_embeddings.weight)
+    if pieces > rows or pieces <= len(tokenizer.all_special_ids):
+        raise CheckpointError(
+            f"the tokenizer in {folder} knows {pieces} pieces, the model {rows}; copy the "
+            "tokenizer's files again from where the checkpoint was made"
+        )
     config_path, provenance_path = folder / CONFIG_FILE, folder / "provenance.json"
     return Checkpoint(
         model=model,
@@ -188,40 +194,77 @@ class CheckpointStore:
         passport: Passport,
         config: PretrainConfig,
     ) -> Path:
-        """Write step-NNNNNN, point `latest` to it, remove the oldest beyond `keep`."""
+        """Write step-NNNNNN, point `latest` to it, remove the oldest beyond `keep`.
+
+        Raises CheckpointError when the disk takes no more; `latest` then names the one before.
+        """
         final = self.root / f"step-{step:06d}"
         temporary = self.root / f".{final.name}.tmp"
         state = temporary / "state"
-        rank, is_main = self.runtime.rank, self.runtime.is_main
-        if is_main:
-            shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-            state.mkdir(parents=True)
-        self.runtime.barrier()
-        if is_main:
-            provenance = {
-                "step": step,
-                "clips_sha256": progress["loader"]["clips"],
-                "shards_sha256": self.shards_sha256,
-            }
-            save_checkpoint(
-                temporary, engine.model, tokenizer, passport, config, provenance=provenance
-            )
-            about = {"engine": engine.name, "world_size": self.runtime.world_size}
-            _write_json(state / "progress.json", {**progress, **about})
-        engine.save_state(state)
-        torch.save(_random_state(self.runtime.device), state / f"rng-{rank:05d}.pt")
-        self.runtime.barrier()
-        if is_main:
-            write_digests(temporary)
-            _sync_tree(temporary)
-            shutil.rmtree(final, ignore_errors=True)
-            os.rename(temporary, final)
-            sync_folder(self.root)
-            with atomic_file(self.root / "latest") as file:
-                file.write(f"{final.name}\n".encode())
-            self._prune(final)
-        self.runtime.barrier()
+        is_main, on_every_rank = self.runtime.is_main, self.runtime.on_every_rank
+
+        def write_model() -> None:
+            if is_main:
+                shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+                state.mkdir(parents=True)
+                provenance = {
+                    "step": step,
+                    "clips_sha256": progress["loader"]["clips"],
+                    "shards_sha256": self.shards_sha256,
+                }
+                save_checkpoint(
+                    temporary, engine.model, tokenizer, passport, config, provenance=provenance
+                )
+                about = {"engine": engine.name, "world_size": self.runtime.world_size}
+                _write_json(state / "progress.json", {**progress, **about})
+
+        def write_training_state() -> None:
+            engine.save_state(state)  # ranks may wait for each other in it: all are here, or none
+            rng = state / f"rng-{self.runtime.rank:05d}.pt"
+            write_state(_random_state(self.runtime.device), rng)
+
+        def finish() -> None:
+            if is_main:
+                write_digests(temporary)
+                _sync_tree(temporary)
+                shutil.rmtree(final, ignore_errors=True)
+                os.rename(temporary, final)
+                sync_folder(self.root)
+                with atomic_file(self.root / "latest") as file:
+                    file.write(f"{final.name}\n".encode())
+                self._prune(final)
+
+        try:
+            for part in (write_model, write_training_state, finish):
+                on_every_rank(lambda part=part: self._written(part, final, engine))
+        except (CheckpointError, LaunchError):
+            if is_main:
+                shutil.rmtree(temporary, ignore_errors=True)  # room for whoever needs it
+            raise
         return final
+
+    def _written(self, part: Callable[[], None], final: Path, engine: Engine) -> None:
+        """`part()`, with one message for every way in which a library says that a disk is full."""
+        try:
+            part()
+        except Exception as error:
+            why = system_error(error)
+            if why is None:
+                raise
+            needed = sum(p.nbytes for p in engine.model.parameters()) + engine.state_bytes
+            before = read_latest(self.root)
+            on = f"on from {before.name}, which is whole" if before else "from the start"
+            raise CheckpointError(
+                f"cannot save {final.name} in {self.root}: {why}; a checkpoint takes about "
+                f"{_size(needed)}, and {_size(self._free_bytes())} are free there. Make room, or "
+                f"lower run.keep_checkpoints={self.keep}; then the same command goes {on}"
+            ) from error
+
+    def _free_bytes(self) -> int:
+        """Room for a checkpoint: what is free, and what was written of one."""
+        folder = next(p for p in (self.root, *self.root.parents, Path()) if p.exists())
+        part = sum(p.stat().st_size for p in folder.glob(".step-*.tmp/**/*") if p.is_file())
+        return shutil.disk_usage(folder).free + part
 
     def newest(self) -> Path | None:
         """The checkpoint to go on from, whole as it was saved; None for a new run.
@@ -237,7 +280,7 @@ class CheckpointStore:
             return
         if not (folder / "state/progress.json").is_file():
             raise CheckpointError(f"{folder} has no training state; {way_back(folder)}")
-        if not check_digests(folder):
+        if not check_whole(folder, resuming=True):
             self.runtime.log.info(f"{folder} has no digests.json: its files are not compared")
         self._checked = folder
 
@@ -254,11 +297,8 @@ class CheckpointStore:
         state = folder / "state"
         progress = _read_progress(state / "progress.json")
         self._check_fits(folder, progress, engine)
-        weights = folder / "model.safetensors"
         try:
-            engine.model.load_weights(load_file(weights), weights.name)
-        except SafetensorError as error:
-            raise CheckpointError(f"cannot read {weights}: {error}; {way_back(weights)}") from error
+            engine.model.load_weights(load_file(folder / WEIGHTS), WEIGHTS)
         except WeightsMismatch as error:
             raise CheckpointError(f"cannot go on from {folder}: {error}") from error
         engine.load_state(state)
@@ -344,6 +384,10 @@ def _sync_tree(folder: Path) -> None:
         else:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _write_json(path: Path, data: Any) -> None:

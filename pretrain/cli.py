@@ -32,14 +32,24 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(error)
     # Torch takes seconds: help, and a slip in the config, are told before.
     from pretrain.run import USER_ERRORS, pretrain
-    from pretrain.runtime import start
+    from pretrain.runtime import RankLost, ToldByRankZero, start
 
     try:
         runtime = start(config.run)
         pretrain(config, runtime)
         runtime.finish()
+    except ToldByRankZero:
+        time.sleep(OTHER_RANKS_SECONDS)  # the launcher ends rank 0 once another one has ended
+        return 2
     except USER_ERRORS as error:
-        return _fail(error)
+        return _fail(error, late=isinstance(error, RankLost))
+    except OSError as error:
+        where = error.filename or config.run.output
+        _tell(
+            f"error: cannot read or write {where}: {error.strerror or error}; run.output must be a "
+            "folder with room left. The same command goes on from the last checkpoint"
+        )
+        return 2
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # Ctrl-C reaches all of them
             _tell("interrupted; the same command goes on from the last checkpoint")
@@ -47,18 +57,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _fail(error: Exception) -> int:
-    _tell(f"error: {error}")
+def _fail(error: Exception, late: bool = False) -> int:
+    _tell(f"error: {error}", late)
     return 2
 
 
-def _tell(message: str) -> None:
-    """Rank 0 tells it. What only another rank has met is told a little later: when rank 0 has met
-    it too, the launcher ends the others before that."""
-    rank, who = os.environ.get("RANK", "0"), ""
-    if rank != "0":
-        time.sleep(OTHER_RANKS_SECONDS)
-        who = f"[rank {rank}] "
+def _tell(message: str, late: bool = False) -> None:
+    """Rank 0 tells it. What only another rank has met is told a little later, one rank after the
+    other: when a lower rank has met it too, the launcher ends the others before that. So it does
+    with those that merely lost a rank (`late`), which has more to tell."""
+    rank = os.environ.get("RANK", "0")
+    turn = min(int(rank), 12) if rank.isdigit() else 1
+    if turn or late:
+        time.sleep(OTHER_RANKS_SECONDS * (turn + late))
+    who = f"[rank {rank}] " if rank != "0" else ""
     sys.stderr.write(f"{who}{message}\n")  # in one piece, whatever other ranks write
     sys.stderr.flush()
 

@@ -13,6 +13,8 @@ Both run torch.optim.AdamW on fp32 weights: DeepSpeed's fused one does not resum
 """
 
 import contextlib
+import datetime
+import functools
 import logging
 import os
 import pickle
@@ -39,6 +41,8 @@ class Engine(Protocol):
     """Of the kind of state it saves."""
     elastic: bool
     """Whether its state loads at another number of ranks."""
+    state_bytes: int
+    """What save_state writes, about, all ranks together."""
 
     def __call__(self, batch: Any) -> dict[str, torch.Tensor]: ...
     def backward(self, loss: torch.Tensor) -> None: ...
@@ -65,6 +69,7 @@ class TorchEngine:
         self.clip_norm = clip_norm
         self.runtime = runtime
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.state_bytes = 2 * _bytes_of(self.parameters)  # AdamW's two moments
         if runtime.world_size > 1:
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor.detach(), src=0)
@@ -125,28 +130,29 @@ class DeepSpeedEngine:
         self.num_micro_batches = num_micro_batches
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.elastic = zero_stage == 0
+        # At stage 1 its files repeat the model, and hold a copy of the weights beside the moments.
+        self.state_bytes = (2 if self.elastic else 4) * _bytes_of(self.parameters)
         self.name = "adamw" if self.elastic else f"deepspeed-zero{zero_stage}"
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": micro_batch_clips,
-                "gradient_accumulation_steps": num_micro_batches,
-                "gradient_clipping": clip_norm,
-                "zero_optimization": {"stage": zero_stage},
-                "zero_allow_untested_optimizer": True,
-                "steps_per_print": 2**31,  # the log is ours
-                # Its timer would wait for the device in every micro-batch.
-                "timers": {"throughput": {"enabled": False, "synchronized": False}},
-                # Autocast as in TorchEngine; with no "safe" module gradients stay fp32 on the wire.
-                "torch_autocast": {
-                    "enabled": runtime.dtype != torch.float32,
-                    "dtype": str(runtime.dtype).removeprefix("torch."),
-                    "lower_precision_safe_modules": [],
-                },
+        config = {
+            "train_micro_batch_size_per_gpu": micro_batch_clips,
+            "gradient_accumulation_steps": num_micro_batches,
+            "gradient_clipping": clip_norm,
+            "zero_optimization": {"stage": zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31,  # the log is ours
+            # Its timer would wait for the device in every micro-batch.
+            "timers": {"throughput": {"enabled": False, "synchronized": False}},
+            # Autocast as in TorchEngine; with no "safe" module gradients stay fp32 on the wire.
+            "torch_autocast": {
+                "enabled": runtime.dtype != torch.float32,
+                "dtype": str(runtime.dtype).removeprefix("torch."),
+                "lower_precision_safe_modules": [],
             },
-        )
+        }
+        with _new_groups_wait(runtime.timeout):
+            self.engine, self.optimizer, _, _ = deepspeed.initialize(
+                model=model, optimizer=optimizer, dist_init_required=False, config=config
+            )
 
     def __call__(self, batch: Any) -> dict[str, torch.Tensor]:
         return self.engine(batch)
@@ -172,8 +178,20 @@ class DeepSpeedEngine:
     def save_state(self, folder: Path) -> None:
         if self.elastic:
             _save_adamw(folder, self.optimizer, self.runtime)
-        else:
-            self.engine.save_checkpoint(str(folder), tag=self.name, save_latest=False)
+            return
+        failed: list[OSError] = []
+
+        def save(state_dict: Any, path: str) -> None:
+            # Ranks wait for each other inside save_checkpoint: one that fails goes through it all.
+            try:
+                write_state(state_dict, Path(path))
+            except OSError as error:
+                failed.append(error)
+
+        self.engine.checkpoint_engine.save = save
+        self.engine.save_checkpoint(str(folder), tag=self.name, save_latest=False)
+        if failed:
+            raise failed[0]
 
     def load_state(self, folder: Path) -> None:
         if self.elastic:
@@ -210,6 +228,10 @@ def build_engine(
     )
 
 
+def _bytes_of(parameters: list[torch.nn.Parameter]) -> int:
+    return sum(parameter.nbytes for parameter in parameters)
+
+
 def _set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -227,7 +249,7 @@ def _own_settings(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 def _save_adamw(folder: Path, optimizer: torch.optim.Optimizer, runtime: Runtime) -> None:
     if runtime.is_main:
-        torch.save(optimizer.state_dict(), folder / "adamw.pt")
+        write_state(optimizer.state_dict(), folder / "adamw.pt")
 
 
 def _load_adamw(folder: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -241,8 +263,23 @@ def _load_adamw(folder: Path, optimizer: torch.optim.Optimizer) -> None:
         optimizer.load_state_dict(read_state(path))
 
 
+def write_state(state: Any, path: Path) -> None:
+    """torch.save, whose own error for a full disk speaks of the positions of a stream.
+
+    Raises OSError with the system's words and the path.
+    """
+    try:
+        with open(path, "wb") as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
 def read_state(path: Path) -> Any:
-    """What torch.save wrote to `path` below a checkpoint's state/, on the CPU, nothing unpickled.
+    """What write_state wrote to `path` below a checkpoint's state/, on the CPU, nothing unpickled.
 
     Raises EngineError when it is cut or altered.
     """
@@ -266,11 +303,26 @@ def _load_tensors_only(path: str, map_location: Any = None) -> Any:
         return read_state(Path(path))
 
 
+@contextlib.contextmanager
+def _new_groups_wait(timeout: datetime.timedelta) -> Iterator[None]:
+    """For its duration a process group waits no longer than `timeout`, unless told otherwise.
+
+    DeepSpeed sums gradients in a group of its own and can be told no timeout for it; torch then
+    takes 10 minutes for NCCL and 30 for gloo, whatever the group of all ranks was given.
+    """
+    new_group = dist.new_group
+    dist.new_group = functools.partial(new_group, timeout=timeout)
+    try:
+        yield
+    finally:
+        dist.new_group = new_group
+
+
 def _import_deepspeed(runtime: Runtime) -> Any:
     """deepspeed, set up for this device and this kind of start."""
     if not dist.is_initialized():
         open_group_of_one(runtime.device)
-    os.environ.setdefault("LOCAL_RANK", str(runtime.local_rank))  # it asks, even for one process
+    os.environ["LOCAL_RANK"] = str(runtime.local_rank)  # it asks, even for one process
     if runtime.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed

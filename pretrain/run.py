@@ -3,6 +3,7 @@
 pretrain(config, start(config.run))
 """
 
+import contextlib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,20 @@ make another model of them."""
 
 def pretrain(config: PretrainConfig, runtime: Runtime) -> None:
     """Build the parts and train; a run that is in config.run.output already goes on."""
-    with held_output(Path(config.run.output), runtime):
-        _pretrain(config, runtime)
+    output = Path(config.run.output)
+    with runtime.answering(), held_output(output, runtime), contextlib.ExitStack() as closing:
+        _pretrain(config, runtime, closing)
 
 
-def _pretrain(config: PretrainConfig, runtime: Runtime) -> None:
+def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.ExitStack) -> None:
+    """`closing` ends, on every way out, what has threads."""
     passport = _passport(config)
     check_objectives(config, passport)
     shares = config.objectives.shares().items()
     runtime.log.info("objectives: " + ", ".join(f"{task} {share:.0%}" for task, share in shares))
     tokenizer = build_tokenizer(config.model.text_checkpoint)
     loader, validation = _data(config, runtime, tokenizer)
+    closing.enter_context(loader)
     engine = _engine(config, runtime, passport)
     seed_rank(config.run.seed, runtime.rank)
 
@@ -93,7 +97,7 @@ def _pretrain(config: PretrainConfig, runtime: Runtime) -> None:
     if runtime.is_main:
         (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         last_step = progress["step"] if progress else 0
-        metrics = MetricsFile(output, last_step, config.run.tensorboard)
+        metrics = closing.enter_context(MetricsFile(output, last_step, config.run.tensorboard))
     train(
         config, runtime, engine, loader, validation, store, metrics, tokenizer, passport, progress
     )

@@ -1,5 +1,10 @@
+import copy
 import json
 import random
+import re
+import resource
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from data_pipeline.config import load_config
+from data_pipeline.weights import sha256_of
 from pretrain.build import build_model
 from pretrain.checkpoint import (
     CheckpointError,
@@ -19,7 +25,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config import PretrainConfig
 from pretrain.engine import TorchEngine
-from pretrain.integrity import write_digests
+from pretrain.integrity import weights_sha256, write_digests
 from pretrain.model.memobert import MEmoBert
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, start
@@ -185,6 +191,7 @@ def test_weights_that_are_not_of_their_config_are_told(save):
     tensors = load_file(folder / "model.safetensors")
     tensors["pooler.dense.bias"] = torch.zeros(7)
     save_file(tensors, folder / "model.safetensors")
+    write_digests(folder)
     with pytest.raises(CheckpointError, match=r"pooler.dense.bias: found \[7\], expected \[24\]"):
         load_checkpoint(folder)
 
@@ -193,13 +200,17 @@ def test_weights_that_were_cut_are_told(store, save, engine):
     folder = save(3)
     with open(folder / "model.safetensors", "r+b") as file:
         file.truncate(1000)
-    with pytest.raises(CheckpointError, match="cannot read"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors was cut or altered"):
         load_checkpoint(folder)
     save(3), save(6)
     with open(store.root / "step-000006/model.safetensors", "r+b") as file:
         file.truncate(1000)
     (store.root / "step-000006/digests.json").unlink()  # a checkpoint of before there were any
-    with pytest.raises(CheckpointError, match=r"model\.safetensors.*older.*step-000003.*latest"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors, cut.*copy.*step-000003"):
+        load_checkpoint(store.root)
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors, cut.*older.*step-000003.*latest"
+    ):
         store.load(engine)
 
 
@@ -219,6 +230,142 @@ def test_a_byte_altered_in_the_middle_is_told(store, save, engine, name):
         store.load(engine)
     (store.root / "latest").write_text("step-000003")
     assert store.load(engine)["step"] == 3
+
+
+READ_BY_ALL = ("config.json", "model.safetensors", "tokenizer.json", "passport.json")
+
+
+@pytest.mark.parametrize("name", READ_BY_ALL)
+@pytest.mark.parametrize("harm", ["gone", "cut by a byte", "a bit flipped"])
+def test_every_way_in_names_the_file_that_is_not_as_it_was_saved(store, save, engine, name, harm):
+    save(3)
+    folder = save(6)
+    whole = (folder / name).read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    (folder / name).write_bytes(whole[:-1] if harm == "cut by a byte" else flipped)
+    if harm == "gone":
+        (folder / name).unlink()
+    told = rf"step-000006/{name} (is gone|was cut or altered)|no {name} in .*step-000006"
+    ways_in = (load_checkpoint, MEmoBert.from_pretrained, lambda _: store.load(engine))
+    for way_in in ways_in:
+        with pytest.raises(CheckpointError, match=told) as caught:
+            way_in(folder)
+        assert "step-000003" in str(caught.value)
+
+
+def test_what_a_reader_does_not_need_may_be_left_behind_or_edited(store, save, engine):
+    """The training state is large, and the model card is there to be written."""
+    folder = save(3)
+    shutil.rmtree(folder / "state")
+    (folder / "README.md").write_text("# My model\n")
+    assert load_checkpoint(folder).folder == folder
+    with pytest.raises(CheckpointError, match=r"state/\S+ is gone|no training state"):
+        store.load(engine)
+
+
+def test_weights_in_several_files_are_read_and_a_missing_one_is_named(save, model):
+    folder = save(3)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, inside in parts.items():
+        save_file({name: tensors[name] for name in inside}, folder / file)
+    weight_map = {name: file for file, inside in parts.items() for name in inside}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    path.unlink()
+    write_digests(folder)
+    loaded = load_checkpoint(folder).model.state_dict()
+    assert all(torch.equal(tensor, loaded[n]) for n, tensor in model.state_dict().items())
+    assert weights_sha256(folder) != sha256_of(folder / "a.safetensors")
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"b\.safetensors is gone"):
+        MEmoBert.from_pretrained(folder)
+    (folder / "digests.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no b\.safetensors in"):
+        MEmoBert.from_pretrained(folder)
+    index.write_text("{}")
+    with pytest.raises(CheckpointError, match=r"index\.json has no weight_map"):
+        load_checkpoint(folder)
+
+
+def test_a_tokenizer_of_another_size_than_the_model_is_told(save, bert_tokenizer):
+    folder = save(3)
+    larger = copy.deepcopy(bert_tokenizer)
+    larger.add_tokens(["flumph"])
+    larger.save_pretrained(str(folder))
+    write_digests(folder)
+    with pytest.raises(CheckpointError, match=r"knows 30523 pieces, the model 30522"):
+        load_checkpoint(folder)
+
+
+def test_weights_saved_into_a_checkpoints_folder_are_compared_with_nothing_older(
+    save, model, bert_tokenizer, toy, config
+):
+    folder = save(3)
+    with torch.no_grad():
+        model.pooler.dense.bias += 1
+    save_checkpoint(folder, model, bert_tokenizer, toy.passport(), config)
+    assert torch.equal(load_checkpoint(folder).model.pooler.dense.bias, model.pooler.dense.bias)
+
+
+@pytest.fixture
+def small_disk():
+    """A function that stands for a disk with so many bytes left: no file may grow beyond them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda num_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "file"),
+    [(100, "README.md|config.json"), (10**6, "model.safetensors"), (4 * 10**6, "adamw.pt")],
+)
+def test_a_file_that_cannot_grow_is_told_and_the_checkpoint_before_is_kept(
+    store, save, engine, small_disk, num_bytes, file
+):
+    for parameter in engine.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    engine.step(1e-3)
+    whole = save(3)
+    small_disk(num_bytes)
+    with pytest.raises(CheckpointError) as caught:
+        save(6)
+    told = str(caught.value)
+    assert told.startswith(f"cannot save step-000006 in {store.root}: File too large")
+    assert "takes about 9." in told and " MB, and " in told and "are free there. Make room" in told
+    assert "goes on from step-000003, which is whole" in told
+    assert sorted(path.name for path in store.root.iterdir()) == ["latest", "step-000003"]
+    small_disk(resource.RLIM_INFINITY)
+    assert read_latest(store.root) == whole and store.load(engine)["step"] == 3
+    assert save(6) == read_latest(store.root)
+
+
+@pytest.mark.parametrize("megabytes", [1, 4, 9])
+def test_a_full_disk_is_told_with_what_is_needed_and_free(store, save, engine, tmp_path, megabytes):
+    """A real one, small; at 1 MB the weights do not fit, at 4 and 9 the optimizer's state."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "memobert-test", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk; RLIMIT_FSIZE stands in for it")
+    try:
+        for parameter in engine.model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        engine.step(1e-3)
+        store.root = disk
+        with pytest.raises(CheckpointError) as caught:
+            save(6)
+        assert re.search(
+            rf"cannot save step-000006 in {disk}: No space left on device.*takes about 9\.\d MB, "
+            rf"and ({megabytes}|{megabytes - 1})\.\d MB are free there.*goes from the start",
+            str(caught.value),
+        )
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("text", ["", '{"step": 3', "{}", "[]"])
@@ -251,7 +398,7 @@ def test_after_latest_was_set_back_the_predecessor_is_kept(store, save):
 
 
 def test_a_folder_that_is_no_checkpoint_is_told(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no config\.json, model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"no config\.json in"):
         load_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint folder"):
         load_checkpoint(tmp_path / "nowhere")

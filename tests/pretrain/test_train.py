@@ -1,8 +1,10 @@
 """Whole runs of a small model, by the command line that users type."""
 
+import copy
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -364,6 +366,42 @@ def test_a_text_checkpoint_without_a_tokenizer_is_told(arguments, tmp_path, caps
         assert "vocab.txt" in told and "Traceback" not in told
 
 
+def test_a_tokenizer_with_more_pieces_than_its_bert_is_told_before_the_first_step(
+    arguments, bert_tokenizer, tmp_path, capsys
+):
+    """Such as one that got new tokens; the first text that has one would end the run."""
+    folder = tmp_path / "bert"
+    larger = copy.deepcopy(bert_tokenizer)
+    larger.add_tokens(["flumph", "gorp"])
+    larger.save_pretrained(str(folder))
+    (folder / "config.json").write_text(BertConfig(vocab_size=30522).to_json_string())
+    assert main(arguments(tmp_path / "run", f"model.text_checkpoint={folder}")) == 2
+    told = capsys.readouterr().err
+    assert f"the tokenizer of {folder} knows 30524 pieces, its model 30522" in told
+    assert "resize_token_embeddings" in told and not (tmp_path / "run/metrics.csv").exists()
+
+
+def test_a_full_disk_is_one_message_and_the_same_command_goes_on(arguments, tmp_path, capsys):
+    few = ("optim.steps=8", "optim.warmup_steps=0")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert main(arguments(tmp_path, "optim.steps=4", "optim.warmup_steps=0")) == 0
+    capsys.readouterr()
+    try:
+        for num_bytes, words in [
+            (4 * 10**6, f"cannot save step-000008 in {tmp_path}/checkpoints: File too large ("),
+            (20, f"cannot read or write {tmp_path}: File too large; run.output must"),
+        ]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+            assert main(arguments(tmp_path, *few)) == 2
+            told = capsys.readouterr().err
+            assert told.startswith(f"error: {words}") and told.count("\n") == 1
+            assert "the same command goes on from" in told.lower()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert main(arguments(tmp_path, *few)) == 0
+    assert [int(row["step"]) for row in of(tmp_path, "train")] == list(range(1, 9))
+
+
 def test_shards_of_another_passport_are_refused_on_resume(arguments, toy, tmp_path, capsys):
     few = ("optim.steps=4", "optim.warmup_steps=0")
     assert main(arguments(tmp_path / "run", *few)) == 0
@@ -454,7 +492,7 @@ def test_a_checkpoint_with_a_file_cut_is_told_whichever_file_it_is(arguments, tm
             assert told.startswith("error: ") and name in told and "Traceback" not in told
             assert "there is no older checkpoint" in told
             if name in model:
-                with pytest.raises(CheckpointError, match="cannot read the (model|tokenizer) in"):
+                with pytest.raises(CheckpointError, match=f"{name} was cut or altered"):
                     load_checkpoint(folder)
         (folder / name).write_bytes(whole)
     assert main(arguments(tmp_path, *few)) == 0
@@ -490,9 +528,11 @@ def test_an_output_that_is_read_only_is_told(arguments, tmp_path, capsys, monkey
 def test_ranks_other_than_0_tell_their_own_errors_a_little_later(
     arguments, tmp_path, capsys, monkeypatch
 ):
+    """One after the other, so that the first has ended the others before they speak."""
     waited = []
     monkeypatch.setattr("pretrain.cli.time.sleep", waited.append)
-    monkeypatch.setenv("RANK", "1")  # and no WORLD_SIZE: an environment of no launcher
-    assert main(arguments(tmp_path)) == 2
-    assert capsys.readouterr().err.startswith("[rank 1] error: the environment has")
-    assert waited == [5.0]
+    for rank in (1, 3):
+        monkeypatch.setenv("RANK", str(rank))  # and no WORLD_SIZE: an environment of no launcher
+        assert main(arguments(tmp_path)) == 2
+        assert capsys.readouterr().err.startswith(f"[rank {rank}] error: the environment has")
+    assert waited == [5.0, 15.0]
