@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 ''':'  # Bash runs these lines and never returns; to Python they are a string.
-[ -n "${LOCAL_RANK:-}" ] && exec python -u "$0" "$@"  # deepspeed --no_python
+# One rank of a launcher's (deepspeed --no_python); LOCAL_RANK alone may be anybody's.
+[[ -n "${RANK:-}" && -n "${LOCAL_RANK:-}" && -n "${WORLD_SIZE:-}" ]] && exec python -u "$0" "$@"
 for word in "$@"; do  # help needs no launcher
   case $word in -h | --help) exec python "$0" --help ;; esac
 done
@@ -15,6 +16,7 @@ stop() {  # alone, the launcher would end and leave its ranks training
 set -m  # the launcher and its ranks become a process group, which one signal reaches
 deepspeed ${DEEPSPEED_ARGS:-} "$0" "$@" &
 launcher=$!
+# What is ignored at the start stays so: HUP under nohup, INT in the background of a script.
 trap "stop 130" INT
 trap "stop 143" TERM
 trap "stop 129" HUP
@@ -31,8 +33,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.cli import main
+from pretrain.launcher import follow_launcher
 
 if __name__ == "__main__":
+    follow_launcher()  # before the seconds that importing torch takes
+    from pretrain.cli import main
+
     sys.exit(main())
 # end of Python
