@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pretrain.masking import TASKS
@@ -79,16 +81,28 @@ def launch(root, environment):
 
 @pytest.fixture
 def start(root, environment, overrides):
-    """Start a run of two ranks by bash; it comes back once there is a checkpoint."""
+    """Start a run of two ranks, by bash or another command; it comes back once there is a
+    checkpoint. Signals are as in a terminal, whatever the tests were started with."""
 
-    def start(output: Path, port: str, *more: str) -> subprocess.Popen[bytes]:
+    def start(
+        output: Path,
+        port: str,
+        *more: str,
+        command: tuple[str, ...] = ("bash",),
+        ignored: tuple[signal.Signals, ...] = (),
+    ) -> subprocess.Popen[str]:
+        def set_signals() -> None:
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
         process = subprocess.Popen(
-            ["bash", *TINY, *overrides(output, *more)],
+            [*command, *TINY, *overrides(output, *more)],
             cwd=root,
             env=environment | {"DEEPSPEED_ARGS": f"--num_gpus 2 --master_port {port}"},
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=open(output.with_suffix(".err"), "w"),  # noqa: SIM115  the process's
             start_new_session=True,
+            preexec_fn=set_signals,
         )
         latest, deadline = output / "checkpoints/latest", time.monotonic() + 600
         while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -160,14 +174,97 @@ def test_the_plain_twin_on_two_ranks_has_the_losses_of_one(
     assert "Traceback" not in past.stdout + past.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_to_bash_ends_every_rank(overrides, start, tmp_path, master_port, number, code):
     process = start(tmp_path / "run", master_port, "optim.steps=100000")
     ranks = _ranks_of(process.pid)
     assert len(ranks) == 2, ranks
     process.send_signal(number)
     assert process.wait(timeout=60) == code
-    assert not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
+    assert not _alive(ranks)
+
+
+def test_bash_ignores_what_it_was_started_to_ignore_and_term_ends_every_rank(
+    start, tmp_path, master_port
+):
+    """HUP is ignored under nohup, INT in the background of a script and by some CI runners."""
+    ignored = (signal.SIGHUP, signal.SIGINT)
+    process = start(tmp_path / "run", master_port, "optim.steps=100000", ignored=ignored)
+    ranks = _ranks_of(process.pid)
+    assert len(ranks) == 2, ranks
+    for number in ignored:
+        process.send_signal(number)
+    time.sleep(3)
+    assert process.poll() is None and _alive(ranks) == ranks
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert not _alive(ranks)
+
+
+BARE = {
+    "deepspeed": ("deepspeed", "--num_gpus", "2", "--master_port"),
+    "torchrun": ("torchrun", "--nproc_per_node", "2", "--master_port"),
+}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [("deepspeed", signal.SIGTERM), ("deepspeed", signal.SIGKILL), ("torchrun", signal.SIGKILL)],
+)
+def test_the_end_of_a_bare_launcher_ends_every_rank(start, tmp_path, master_port, launcher, number):
+    command = (*BARE[launcher], master_port)
+    process = start(tmp_path / "run", master_port, "optim.steps=100000", command=command)
+    ranks = _processes_below(process.pid)
+    assert len(ranks) >= 2, ranks
+    process.send_signal(number)
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while _alive(ranks) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _alive(ranks)
+    told = (tmp_path / "run.err").read_text()
+    assert told.count("the launcher has gone, so its ranks end") == 1
+
+
+@pytest.mark.parametrize(("engine", "stopped"), [("deepspeed", 1), ("torch", 0)])
+def test_a_rank_that_is_stopped_ends_the_run_with_one_message(
+    start, tmp_path, master_port, engine, stopped
+):
+    """Within the limit, 5 s until rank 1 may speak, and the 30 s of grace that a launcher gives."""
+    more = ("optim.steps=100000", f"engine.kind={engine}", "run.timeout_minutes=0.2")
+    process = start(tmp_path / "run", master_port, *more)
+    ranks = _ranks_of(process.pid)
+    assert len(ranks) == 2, ranks
+    os.kill(ranks[stopped], signal.SIGSTOP)
+    assert process.wait(timeout=240) == 2
+    assert not _alive(ranks)
+    told = (tmp_path / "run.err").read_text()
+    assert told.count("waited run.timeout_minutes=0.2 for another rank") == 1
+    assert f"rank {1 - stopped} waited" in told and "Traceback" not in told.split("error: ")[0]
+
+
+def test_a_local_rank_of_somebody_else_is_no_rank(overrides, launch, tmp_path, master_port):
+    launcher = {"LOCAL_RANK": "1", "DEEPSPEED_ARGS": f"--num_gpus 2 --master_port {master_port}"}
+    done = launch("bash", *TINY, *overrides(tmp_path), "optim.steps=4", **launcher)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 ranks on CPU" in done.stdout
+
+
+def test_a_full_disk_under_deepspeeds_own_save_is_one_message(
+    overrides, launch, tmp_path, master_port
+):
+    """No file may grow beyond 4 MB: the weights have 3, a rank's share of the optimizer 4.7."""
+    ranks = f"deepspeed --num_gpus 2 --master_port {master_port}"
+    limited = ("bash", "-c", f'ulimit -f 3900; exec {ranks} "$@"', "bash", *TINY)
+    done = launch(*limited, *overrides(tmp_path, "engine.zero_stage=1"))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("cannot save step-000004") == 1
+    assert f"cannot save step-000004 in {tmp_path}/checkpoints: File too large" in done.stderr
+    assert "zero_pp_rank_0" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "checkpoints/latest").exists()
+    assert not list((tmp_path / "checkpoints").glob("*step*"))
 
 
 def test_two_ranks_find_another_run_in_their_folder(
@@ -200,7 +297,7 @@ def test_bash_with_two_ranks_killed_and_rerun(
     assert len(ranks) == 2, ranks
     os.kill(ranks[-1], signal.SIGKILL)
     assert process.wait(timeout=600) != 0
-    assert not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
+    assert not _alive(ranks)
     assert latest.read_text().strip() in ("step-000004", "step-000008")
 
     again = launch(*command, **launcher)
@@ -228,15 +325,23 @@ def test_bash_finds_no_fault_in_the_script(launch):
 
 def _ranks_of(launcher: int) -> list[int]:
     """Processes below `launcher` that train: they were given --local_rank."""
-    below, found = [launcher], []
-    while below:
-        pid = below.pop()
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        except FileNotFoundError:
-            continue
-        below += map(int, children)
-        if any(argument.startswith("--local_rank=") for argument in arguments):
-            found.append(pid)
-    return sorted(found)
+    return [
+        pid
+        for pid, words in _processes_below(launcher).items()
+        if any(word.startswith("--local_rank=") for word in words)
+    ]
+
+
+def _processes_below(pid: int) -> dict[int, list[str]]:
+    """Every process below `pid` and its words, by number."""
+    below = {process.pid: process.cmdline() for process in psutil.Process(pid).children(True)}
+    return dict(sorted(below.items()))
+
+
+def _alive(pids: Iterable[int]) -> list[int]:
+    """Those that run, or could: what has ended and is still in the table has not."""
+    return [
+        pid
+        for pid in pids
+        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
