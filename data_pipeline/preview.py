@@ -1,8 +1,8 @@
 """What the report will show of a clip, gathered while the clip goes by.
 
 Frames are decoded once and not kept, so a preview keeps the few it wants as they pass, small and
-as JPEG; boxes, voice and mouth movement are written beside them as JSON and drawn by
-data_pipeline.report.
+as JPEG, and after them one picture of the speaker's crops, as the expression encoder read them;
+boxes, voice and mouth movement are written beside them as JSON and drawn by data_pipeline.report.
 """
 
 import io
@@ -43,10 +43,8 @@ class PreviewTap:
 
     def _keep(self, frame_HW3: np.ndarray, seconds: float, index: int) -> None:
         height, width = (max(1, round(x * self.scale)) for x in frame_HW3.shape[:2])
-        file = io.BytesIO()
         small = Image.fromarray(frame_HW3).resize((width, height), Image.Resampling.BILINEAR)
-        small.save(file, "JPEG", quality=85)
-        self.frames.append(file.getvalue())
+        self.frames.append(_jpeg(small, quality=85))
         self.about.append({"seconds": round(seconds, 3), "index": index})
 
 
@@ -76,6 +74,10 @@ def make_preview(
                 "mouth_movement": [round(float(x), 4) for x in moved_F],
             }
         )
+    frames, crops = list(tap.frames), None
+    if speaker is not None:
+        strip_HW, crops = _crop_strip(faces[speaker], [kept["seconds"] for kept in tap.about])
+        frames.append(_jpeg(Image.fromarray(strip_HW), quality=95))
     about = {
         "clip": clip.id,
         "text": clip.text,
@@ -86,10 +88,28 @@ def make_preview(
         "frames": tap.about,
         "tracks": tracks,
         "speaker": speaker,
+        "crops": crops,
         "voice": [[round(a, 3), round(b, 3)] for a, b in voice_spans],
         "waveform": _envelope(tap.media.sound_T),
     }
-    return Preview(about=about, frames=tap.frames)
+    return Preview(about=about, frames=frames)
+
+
+def _crop_strip(face: Any, seconds: list[float]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The crops nearest to some times, side by side: [size, N * size], and what they are."""
+    distance_NK = np.abs(np.subtract.outer(seconds or [0.0], face.crop_seconds_K))
+    nearest_N = distance_NK.argmin(axis=1)
+    about = {
+        "size": int(face.crops_KHW.shape[-1]),
+        "seconds": [round(float(face.crop_seconds_K[k]), 3) for k in nearest_N],
+    }
+    return np.concatenate(list(face.crops_KHW[nearest_N]), axis=1), about
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
 def _envelope(sound_T: np.ndarray | None) -> dict[str, Any] | None:

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 SPEAKER_COLOR, OTHER_COLOR, SOUND_COLOR = "#00a86b", "#e0a030", "#5b7a99"
 MAX_REJECT_ROWS = 50
-WIDTH_INCHES = 6.6
-"""Of the pictures: half a page, so that their letters are still read on a phone."""
+WIDTH_INCHES = 4.8
+"""Of the pictures: so narrow that their letters are still read on a phone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +145,13 @@ def _previews(folder: Path) -> Iterator[ClipPreview]:
 
 
 def draw_preview(path: Path) -> ClipPreview:
-    """Draw the two pictures of a preview, beside its JSON at `path`."""
+    """Draw the pictures of a preview, beside its JSON at `path`: frames, crops, sound."""
     about = json.loads(path.read_text(encoding="utf-8"))
     pictures = []
     if about["frames"]:
         pictures.append(_draw_strip(about, path))
+    if about.get("crops"):  # an extraction of an earlier version kept none
+        pictures.append(_draw_crops(about, path))
     pictures.append(_draw_sound(about, path))
     kept = about["outcome"] == "sample"
     tracks = f"{len(about['tracks'])} face track{'s' * (len(about['tracks']) != 1)}"
@@ -198,6 +200,26 @@ def _draw_strip(about: dict[str, Any], path: Path) -> Path:
                 boxstyle="square,pad=0.15", edgecolor=color
             )
     return _save(figure, path.with_name(f"{path.stem}-strip.png"))
+
+
+def _draw_crops(about: dict[str, Any], path: Path) -> Path:
+    """The speaker's face as the expression encoder read it, at the times of the frames."""
+    strip_HW = plt.imread(path.with_name(f"{path.stem}-{len(about['frames'])}.jpg"))
+    size, seconds = about["crops"]["size"], about["crops"]["seconds"]
+    figure, axes = plt.subplots(
+        1,
+        len(seconds),
+        figsize=(WIDTH_INCHES, WIDTH_INCHES / max(6, len(seconds)) + 0.55),
+        squeeze=False,
+        layout="constrained",
+    )
+    for n, (axis, at) in enumerate(zip(axes[0], seconds, strict=True)):
+        crop_HW = strip_HW[:, n * size : (n + 1) * size]
+        axis.imshow(crop_HW, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(f"{at:.1f} s", fontsize=9)
+        axis.set_axis_off()
+    figure.suptitle(f"what the expression encoder reads: {size} x {size} pixels", fontsize=9)
+    return _save(figure, path.with_name(f"{path.stem}-crops.png"))
 
 
 def _draw_sound(about: dict[str, Any], path: Path) -> Path:

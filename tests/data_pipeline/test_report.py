@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 from PIL import Image
 
 from data_pipeline import report
+from data_pipeline.faces import TrackedFace
+from data_pipeline.preview import PreviewTap, make_preview
 from data_pipeline.report import data_report, draw_preview
+from data_pipeline.schema import Clip, FaceTrack
 from data_pipeline.worker_pool import ExtractionError
 
 
@@ -90,6 +94,51 @@ def test_the_speaker_is_green_and_the_others_are_not(tmp_path):
     for picture in nobody.pictures:
         assert not has_color(picture, report.SPEAKER_COLOR)
         assert has_color(picture, report.OTHER_COLOR)
+
+
+def test_the_crops_that_the_encoder_read_are_shown_at_the_times_of_the_frames(tmp_path):
+    track = FaceTrack(
+        seconds_F=np.arange(3, dtype="f4"),
+        boxes_F4=np.full((3, 4), 10, "f4"),
+        points_F52=np.zeros((3, 5, 2), "f4"),
+        confidence_F=np.ones(3, "f4"),
+        frame_F=np.arange(3),
+    )
+    patches = np.zeros((3, 36, 48), np.uint8)
+    crops_KHW = np.stack([np.full((48, 48), v, np.uint8) for v in (40, 120, 240)])
+    seconds_K = np.array([0.0, 0.5, 1.5], "f4")
+    mine = TrackedFace(
+        track=track,
+        crops_KHW=crops_KHW,
+        crop_seconds_K=seconds_K,
+        mouth_FHW=patches,
+        upper_FHW=patches,
+    )
+    tap = PreviewTap(SimpleNamespace(height=120, duration=2.0, sound_T=None, decoder="toy"))
+    for index, seconds in enumerate((0.4, 1.6)):
+        tap._keep(np.zeros((120, 160, 3), np.uint8), seconds, index)
+    clip = Clip(id="toy-000", video="toy.mp4")
+    kinds = {"faces": [mine], "voice_spans": [], "outcome": "sample"}
+    preview = make_preview(clip, tap, speaker=0, **kinds)
+    assert preview.about["crops"] == {"size": 48, "seconds": [0.5, 1.5]}
+    assert len(preview.frames) == 3
+    strip_HW = np.asarray(Image.open(io.BytesIO(preview.frames[2])))
+    assert strip_HW.shape == (48, 96)
+    assert np.abs(strip_HW[:, :48].astype(int) - 120).max() <= 2
+    assert np.abs(strip_HW[:, 48:].astype(int) - 240).max() <= 2
+
+    for n, frame in enumerate(preview.frames):
+        (tmp_path / f"toy-000-{n}.jpg").write_bytes(frame)
+    (tmp_path / "toy-000.json").write_text(json.dumps(preview.about))
+    drawn = draw_preview(tmp_path / "toy-000.json").pictures
+    assert [path.name for path in drawn] == [
+        f"toy-000-{x}.png" for x in ("strip", "crops", "sound")
+    ]
+    assert all(Image.open(path).width <= 600 for path in drawn)
+    assert has_color(drawn[1], "#787878") and has_color(drawn[1], "#f0f0f0")
+
+    nobody = make_preview(clip, tap, speaker=None, **kinds)
+    assert nobody.about["crops"] is None and len(nobody.frames) == 2
 
 
 def test_a_reject_without_frames_or_sound_is_drawn_too(tmp_path):
