@@ -9,7 +9,6 @@ with the sample clips.
 """
 
 import datetime
-import importlib.resources
 import json
 import os
 import platform
@@ -17,35 +16,29 @@ import shlex
 import subprocess
 import sys
 import time
-from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
-
-import jinja2
 
 from data_pipeline.command_line import config_from_command_line
 from data_pipeline.config import ConfigError, load_config
 from data_pipeline.ledger import read_summary
 from data_pipeline.paths import UserPath
 from data_pipeline.report import DataReport, data_report
-from data_pipeline.schema import SchemaError, slug
+from data_pipeline.schema import slug
 from data_pipeline.weights import ASSETS
-from data_pipeline.worker_pool import ExtractionError
 from finetune.config import FinetuneConfig
 from finetune.datasets import DatasetError, LabelMap, read_labelled, split_clips
+from finetune.page import REPORT_ERRORS, Section, code_commit
+from finetune.page import write_page as write_sections
 from finetune.protocols import ProtocolError, make_protocol
 from finetune.report import FinetuneReport, finetune_report
-from finetune.report import ReportError as FinetuneReportError
 from pretrain.report import PretrainReport, pretrain_report
-from pretrain.report import ReportError as PretrainReportError
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ASSETS / "samples"
 FINETUNE_YAML = "configs/finetune/demo.yaml"
 FEW_CLIPS = 10
 """Fewer own samples than this are too few for pretraining and held-out clips."""
-MAX_JUDGED = 24
-"""Test clips whose emotion the page shows."""
 CAUTION = (
     "So few clips show the mechanics, not accuracy: every stage ran on real input, "
     "but the numbers in this table mean nothing about how well emotions are recognised."
@@ -85,16 +78,7 @@ class DemoError(RuntimeError):
     """A stage that failed; its own message stands above."""
 
 
-USER_ERRORS = (
-    ConfigError,
-    DatasetError,
-    DemoError,
-    ExtractionError,
-    FinetuneReportError,
-    PretrainReportError,
-    ProtocolError,
-    SchemaError,
-)
+USER_ERRORS = (ConfigError, DatasetError, DemoError, ProtocolError, *REPORT_ERRORS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -254,54 +238,20 @@ def write_page(
     seconds: float,
 ) -> Path:
     """One HTML file with its pictures inside, so that it can be sent as it is."""
-    template = importlib.resources.files("finetune").joinpath("templates/demo.html").read_text()
-    from pretrain.runtime import git_commit  # loads torch
-
-    commit, *dirty = git_commit().split("-")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    previews = [
-        {
-            "title": preview.title,
-            "caption": preview.caption,
-            "pictures": [inline(picture) for picture in preview.pictures],
-        }
-        for preview in data.previews
-    ]
-    runs = {"extraction": data.folder, "pretraining": losses.folder, "finetuning": settings.folder}
-    page = environment.from_string(template).render(
-        clips_name=config.clips.name,
-        date=datetime.date.today().isoformat(),
-        commit="-".join([commit[:9], *dirty]),
-        hardware=f"{os.cpu_count()} cores, {platform.machine()}",
-        total_time=f"{seconds / 60:.1f} min",
-        data=data,
-        previews=previews,
-        pretrain=losses,
-        curves=inline(losses.curves),
-        settings={
-            "columns": settings.columns,
-            "rows": settings.rows,
-            "notes": settings.notes,
-            "shown": settings.judged[:MAX_JUDGED],
-            "num_judged": len(settings.judged),
-            "pictures": [inline(picture) for picture in settings.pictures],
-        },
-        caution=CAUTION,
-        remarks=remarks,
-        commands=steps,
-        passport=json.dumps(data.passport, indent=2),
-        configs=[
-            (f"Resolved config of {name}", (folder / "config.yaml").read_text())
-            for name, folder in runs.items()
+    today = datetime.date.today().isoformat()
+    hardware = f"{os.cpu_count()} cores, {platform.machine()}"
+    return write_sections(
+        path,
+        "From raw clips to an emotion",
+        f"{config.clips.name} · {today} · commit {code_commit()} · {hardware}",
+        [
+            Section(kind="extraction", report=data),
+            Section(kind="pretraining", report=losses, remarks=remarks.losses),
+            Section(kind="finetuning", report=settings, remarks=[CAUTION, *remarks.settings]),
         ],
+        facts=[(f"{seconds / 60:.1f} min", "in all")],
+        commands=steps,
     )
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
-def inline(picture: Path) -> str:
-    kind = {".png": "png", ".jpg": "jpeg"}[picture.suffix]
-    return f"data:image/{kind};base64,{b64encode(picture.read_bytes()).decode()}"
 
 
 def print_summary(
@@ -318,11 +268,11 @@ def print_summary(
     for row in losses.rows:
         print(f"  {row.objective:<22} {row.start:>10.4f} {row.end:>9.4f}")
     widths = [
-        max(len(str(row[i])) for row in (settings.columns, *settings.rows))
+        max(len(str(row[i])) for row in (settings.columns, *settings.table))
         for i in range(len(settings.columns))
     ]
     print()
-    for row in (settings.columns, *settings.rows):
+    for row in (settings.columns, *settings.table):
         print("  " + "  ".join(f"{cell!s:<{w}}" for cell, w in zip(row, widths, strict=True)))
     print("\n".join(["", CAUTION, *remarks.losses, *remarks.settings, "", f"report: {page}"]))
 

@@ -2,22 +2,19 @@
 
     report = finetune_report(Path("runs/finetune"))
 
-writes table.md, table.csv, confusion.png and curves.png into the folder.
+writes table.md and table.csv, and of each setting confusion-SETTING.png and curve-SETTING.png, into
+the folder.
 """
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-from finetune.config import SETTINGS  # noqa: E402
-from finetune.results import (  # noqa: E402
+from finetune.config import SETTINGS
+from finetune.results import (
     Recipe,
     ResultsRow,
     read_recipes,
@@ -25,6 +22,7 @@ from finetune.results import (  # noqa: E402
     run_folder,
     write_text,
 )
+from pretrain.report import new_picture, over_steps, save_picture
 
 NAMES = {
     "direct": "Direct",
@@ -34,6 +32,10 @@ NAMES = {
 }
 COLUMNS = ("Setting", "WA", "UA", "Macro-F1", "Runs", "Test clips", "Step chosen on")
 ORACLE = "test (oracle)"
+CHANCE = (
+    "chance is what one class, always said, comes to: in WA the largest share of the test clips "
+    "that one class has, in UA one over the number of classes that are there"
+)
 
 
 class ReportError(ValueError):
@@ -52,6 +54,27 @@ class JudgedClip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chance:
+    """What always saying one class comes to, as shares, over the same folds as the scores."""
+
+    wa: float
+    """With the class that is most frequent in the test clips."""
+    ua: float
+    """With any class that is there: one over the number of classes there."""
+    classes: tuple[str, ...]
+    """The most frequent class; several are equally frequent."""
+
+    @property
+    def sentence(self) -> str:
+        most = " or ".join(self.classes)
+        return f"chance is WA {self.wa:.1%} (always {most}) and UA {self.ua:.1%}"
+
+    def table_row(self) -> tuple[str, ...]:
+        row = ("Chance", f"{self.wa:.1%}", f"{self.ua:.1%}")
+        return (*row, *("-" for _ in COLUMNS[len(row) :]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneReport:
     """What a page shows of a finetuning run."""
 
@@ -60,16 +83,24 @@ class FinetuneReport:
     rows: list[tuple[str, ...]]
     """One per setting, as text; percentages, mean and standard deviation over folds x seeds."""
     pictures: list[Path]
-    """confusion.png, curves.png."""
+    """Of each setting its confusion, then its curves."""
     notes: list[str]
     """What a reader must know beside the numbers."""
     judged: list[JudgedClip]
     """The test clips of all folds as the last setting judged them, with its first seed."""
+    chance: tuple[str, ...] = ()
+    """A last row of the table: the scores of who always says one class. Empty where the settings
+    were judged on other clips or classes, and so have no chance in common: a note says it then."""
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """The rows, and that of chance."""
+        return [*self.rows, self.chance] if self.chance else self.rows
 
     @property
     def markdown(self) -> str:
         """The table and the notes."""
-        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        lines = [self.columns, ("---",) * len(self.columns), *self.table]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return table + "\n\n" + "\n".join(f"- {note}" for note in self.notes) + "\n"
 
@@ -94,19 +125,35 @@ def finetune_report(folder: Path) -> FinetuneReport:
     if not groups:
         raise ReportError(f"no finished run in {folder}; run accelerate launch finetune/run.py")
     num_shown = sum(map(len, groups.values()))
+    chances = {setting: _chance(folder, rows) for setting, rows in groups.items()}
+    common = len(set(chances.values())) == 1
     report = FinetuneReport(
         folder=folder,
         columns=COLUMNS,
         rows=[_table_row(setting, rows) for setting, rows in groups.items()],
         pictures=[
-            _plot_confusion(folder, groups, recipes),
-            _plot_curves(folder, groups),
+            picture
+            for setting, rows in groups.items()
+            for picture in (
+                _plot_confusion(folder, setting, rows, recipes[setting].classes),
+                _plot_curves(folder, setting, rows, chances[setting]),
+            )
         ],
-        notes=_notes(recipes, groups, len(every) - num_shown),
+        notes=[
+            *_notes(recipes, groups, len(every) - num_shown),
+            *([CHANCE] if common else [f"{NAMES[s]}: {c.sentence}" for s, c in chances.items()]),
+        ],
         judged=_judged(folder, list(groups.values())[-1]),
+        chance=next(iter(chances.values())).table_row() if common else (),
     )
     write_text(folder / "table.md", report.markdown)
-    table = pd.DataFrame([_numbers(setting, rows) for setting, rows in groups.items()])
+    table = pd.DataFrame(
+        [
+            _numbers(setting, rows)
+            | {"chance_wa": chances[setting].wa, "chance_ua": chances[setting].ua}
+            for setting, rows in groups.items()
+        ]
+    )
     write_text(folder / "table.csv", table.to_csv(index=False))
     return report
 
@@ -202,68 +249,68 @@ def _judged(folder: Path, rows: list[ResultsRow]) -> list[JudgedClip]:
     ]
 
 
+def _chance(folder: Path, rows: list[ResultsRow]) -> Chance:
+    """Means over folds, as the scores are: a fold that lacks a class has fewer to guess among."""
+    folds = {row.fold: row for row in rows}.values()
+    shares = pd.DataFrame(
+        [_read(folder, row, "predictions.csv").truth.value_counts(normalize=True) for row in folds]
+    )
+    share_of = shares.fillna(0.0).mean().round(9)  # rounding makes equals of equals
+    most = share_of[share_of == share_of.max()]
+    return Chance(
+        wa=float(share_of.max()),
+        ua=round(float((1 / shares.notna().sum(axis=1)).mean()), 9),
+        classes=tuple(sorted(map(str, most.index))),
+    )
+
+
 def _plot_confusion(
-    folder: Path, groups: dict[str, list[ResultsRow]], recipes: dict[str, Recipe]
+    folder: Path, setting: str, rows: list[ResultsRow], classes: tuple[str, ...]
 ) -> Path:
     """Rows are truth; shares of a row, and counts over all folds and seeds."""
-    figure, axes = plt.subplots(
-        1, len(groups), figsize=(3.1 * len(groups) + 0.8, 4.0), layout="compressed", squeeze=False
+    figure, axis = new_picture(NAMES[setting], height=4.0)
+    said = pd.concat([_read(folder, row, "predictions.csv") for row in rows])
+    names = [*classes, *sorted(set(said.prediction) - set(classes))]
+    counts = pd.crosstab(said.truth, said.prediction).reindex(
+        index=list(classes), columns=names, fill_value=0
     )
-    for axis, (setting, rows) in zip(axes[0], groups.items(), strict=True):
-        classes = list(recipes[setting].classes)
-        said = pd.concat([_read(folder, row, "predictions.csv") for row in rows])
-        names = [*classes, *sorted(set(said.prediction) - set(classes))]
-        counts = pd.crosstab(said.truth, said.prediction).reindex(
-            index=classes, columns=names, fill_value=0
-        )
-        counts_CP = counts.to_numpy()
-        share_CP = counts_CP / np.maximum(counts_CP.sum(1, keepdims=True), 1)
-        axis.imshow(share_CP, vmin=0, vmax=1, cmap="Blues")
-        for (c, p), count in np.ndenumerate(counts_CP):
-            color = "white" if share_CP[c, p] > 0.55 else "#223"
-            axis.text(p, c, str(count), ha="center", va="center", color=color, fontsize=8)
-        axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-        axis.set_yticks(range(len(classes)), classes, fontsize=8)
-        axis.set_title(NAMES[setting], fontsize=10)
-    axes[0][0].set_ylabel("truth")
-    figure.supxlabel("prediction", fontsize=10)
-    return _save(figure, folder / "confusion.png")
+    counts_CP = counts.to_numpy()
+    share_CP = counts_CP / np.maximum(counts_CP.sum(1, keepdims=True), 1)
+    axis.imshow(share_CP, vmin=0, vmax=1, cmap="Blues")
+    for (c, p), count in np.ndenumerate(counts_CP):
+        color = "white" if share_CP[c, p] > 0.55 else "#223"
+        axis.text(p, c, str(count), ha="center", va="center", color=color, fontsize=9)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
+    axis.set_yticks(range(len(classes)), classes, fontsize=9)
+    axis.set_ylabel("truth")
+    axis.set_xlabel("prediction")
+    return save_picture(figure, folder / f"confusion-{setting}.png")
 
 
-def _plot_curves(folder: Path, groups: dict[str, list[ResultsRow]]) -> Path:
-    """Training loss and, where a split chooses the step, its UA: one thin line a run."""
-    chosen_on = {row.selection for rows in groups.values() for row in rows} - {"last"}
-    num = 2 if chosen_on else 1
-    figure, axes = plt.subplots(
-        1, num, figsize=(4.5 * num, 3.2), layout="constrained", squeeze=False
-    )
-    loss_axis, ua_axis = axes[0, 0], axes[0, -1]
-    for number, (setting, rows) in enumerate(groups.items()):
-        for k, row in enumerate(rows):
-            curve = _read(folder, row, "curve.csv")
-            label = NAMES[setting] if k == 0 else None
-            style = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1.2, "label": label}
-            loss_axis.plot(curve.step, curve.train_loss, **style)
-            if "ua" in curve:
-                ua_axis.plot(curve.step, curve.ua, marker=".", **style)
-    loss_axis.set_title("training loss (a prompt's is over all words)", fontsize=10)
-    if chosen_on:
-        where = " and ".join({"dev": "dev", "oracle": ORACLE}[x] for x in sorted(chosen_on))
-        ua_axis.set_title(f"UA on {where}", fontsize=10)
-        ua_axis.set_ylim(-0.02, 1.02)
-    for axis in axes.flat:
-        axis.set_xlabel("step")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    loss_axis.legend(frameon=False, fontsize=8)
-    return _save(figure, folder / "curves.png")
+def _plot_curves(folder: Path, setting: str, rows: list[ResultsRow], chance: Chance) -> Path:
+    """One thin line a run: the training loss and, where a split chooses the step, its UA.
+
+    Each setting has a picture of its own, since a prompt's loss is over all words of the
+    vocabulary and would press those of the heads flat.
+    """
+    curves = [_read(folder, row, "curve.csv") for row in rows]
+    figure, axis = new_picture(NAMES[setting])
+    marker = "." if len(curves[0]) < 20 else None
+    for curve in curves:
+        axis.plot(curve.step, curve.train_loss, marker=marker, color="#1f5fa8", lw=1.2, alpha=0.6)
+    axis.set_ylabel("training loss", color="#1f5fa8")
+    if all("ua" in curve for curve in curves):
+        on = {"dev": "dev", "oracle": ORACLE}[rows[0].selection]
+        right = axis.twinx()
+        for curve in curves:
+            right.plot(curve.step, curve.ua, marker=marker, color="#c8641e", lw=1.2, alpha=0.6)
+        right.axhline(chance.ua, color="#c8641e", ls=":", lw=1)
+        right.set_ylabel(f"UA on {on} (dotted: chance)", color="#c8641e")
+        right.spines["top"].set_visible(False)
+    over_steps(axis)
+    return save_picture(figure, folder / f"curve-{setting}.png")
 
 
 def _read(folder: Path, row: ResultsRow, name: str) -> pd.DataFrame:
-    return pd.read_csv(run_folder(folder, row.setting, row.fold, row.seed, row.recipe) / name)
-
-
-def _save(figure: plt.Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    path = run_folder(folder, row.setting, row.fold, row.seed, row.recipe) / name
+    return pd.read_csv(path, keep_default_na=False)  # "None" and "NA" may be classes

@@ -8,7 +8,9 @@ import pandas as pd
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
+from data_pipeline.atomic import atomic_file  # noqa: E402
 from pretrain.masking import TASKS  # noqa: E402
 
 NAMES = {
@@ -41,19 +43,23 @@ class ObjectiveRow:
 class PretrainReport:
     folder: Path
     rows: list[ObjectiveRow]
-    curves: Path
+    """Of the objectives that held-out clips can be asked; none where no clip is held out."""
+    curves: list[Path]
+    """A picture for each objective that was asked."""
     num_steps: int
 
 
 def pretrain_report(folder: Path) -> PretrainReport:
-    """Read `folder`/metrics.csv, write `folder`/curves.png.
+    """Read `folder`/metrics.csv, draw the losses as `folder`/curve-OBJECTIVE.png.
 
-    An objective that no held-out clip can be asked has no row. Raises ReportError when none can.
+    An objective that no clip was asked has no picture. Raises ReportError when there is no row yet.
     """
     path = folder / "metrics.csv"
     if not path.exists():
         raise ReportError(f"no {path}; run pretraining with run.output={folder} first")
     table = pd.read_csv(path)
+    if table.empty:
+        raise ReportError(f"{path} has no row yet; look again after run.log_every steps")
     train = table[table.split == "train"]
     validation = table[table.split == "validation"].drop_duplicates("step", keep="last")
     rows = []
@@ -62,32 +68,48 @@ def pretrain_report(folder: Path) -> PretrainReport:
         if len(losses):
             start, end = float(losses.iloc[0]), float(losses.iloc[-1])
             rows.append(ObjectiveRow(objective=NAMES[task], start=start, end=end))
-    if not rows:
-        raise ReportError(
-            f"{path} has no losses of held-out clips; pretrain with more clips, or with a larger "
-            "data.validation_share"
-        )
     return PretrainReport(
         folder=folder,
         rows=rows,
-        curves=_plot(train, validation, folder / "curves.png"),
+        curves=[
+            _plot(task, train, validation, folder / f"curve-{task}.png")
+            for task in TASKS
+            if table[task].notna().any()
+        ],
         num_steps=int(table.step.max()),
     )
 
 
-def _plot(train: pd.DataFrame, validation: pd.DataFrame, path: Path) -> Path:
-    figure, axes = plt.subplots(1, len(TASKS), figsize=(13, 3.1), layout="constrained")
-    for axis, task in zip(axes, TASKS, strict=True):
-        seen = train[["step", task]].dropna()
-        axis.plot(seen.step, seen[task], color="#b8c4d6", linewidth=1, label="training")
-        held = validation[["step", task]].dropna()
-        axis.plot(held.step, held[task], "o-", color="#1f5fa8", markersize=3, label="held out")
-        axis.set_title(NAMES[task], fontsize=10)
-        axis.set_xlabel("step")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel("loss")
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+def new_picture(title: str, height: float = 2.8) -> tuple[plt.Figure, plt.Axes]:
+    """One set of axes over the steps, of a width (4.6 inches) that a phone shows whole."""
+    figure, axis = plt.subplots(figsize=(4.6, height), layout="constrained")
+    axis.set_title(title, fontsize=11)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def over_steps(axis: plt.Axes) -> None:
+    """Label the axis of the steps, of which there are no halves."""
+    axis.set_xlabel("step")
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axis.grid(alpha=0.25)
+
+
+def save_picture(figure: plt.Figure, path: Path) -> Path:
+    """Write `figure` as PNG, whole or not at all."""
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
     return path
+
+
+def _plot(task: str, train: pd.DataFrame, validation: pd.DataFrame, path: Path) -> Path:
+    figure, axis = new_picture(NAMES[task])
+    seen, held = (t[["step", task]].dropna() for t in (train, validation))
+    marker = "." if len(seen) < 10 else None  # one point alone draws no line
+    axis.plot(seen.step, seen[task], marker=marker, color="#8fa3bd", linewidth=1, label="training")
+    axis.plot(held.step, held[task], "o-", color="#1f5fa8", markersize=4, label="held out")
+    over_steps(axis)
+    axis.set_ylabel("loss")
+    axis.legend(frameon=False, fontsize=9)
+    return save_picture(figure, path)

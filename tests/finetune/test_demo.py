@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+import pretrain.report
 from data_pipeline.report import ClipPreview, DataReport, RejectRow, StageRow, YieldRow
 from finetune import demo
 from finetune.datasets import DatasetError
@@ -40,7 +42,7 @@ def reports(tmp_path: Path) -> tuple[DataReport, PretrainReport, FinetuneReport]
     losses = PretrainReport(
         folder=tmp_path,
         rows=[ObjectiveRow(objective="WWMLM", start=4.0, end=1.0)],
-        curves=picture,
+        curves=[picture],
         num_steps=100,
     )
     settings = FinetuneReport(
@@ -50,6 +52,7 @@ def reports(tmp_path: Path) -> tuple[DataReport, PretrainReport, FinetuneReport]
         pictures=[picture],
         notes=["two folds"],
         judged=[JudgedClip(clip="clip 2", truth="anger", prediction="fear", probability=0.61)],
+        chance=("Chance", "16.7%"),
     )
     return data, losses, settings
 
@@ -68,11 +71,13 @@ def test_page_holds_all_of_it_and_no_markup_of_the_input(
     ).read_text(encoding="utf-8")
     for text in ("clip 1", "WWMLM", "-75.0 %", "Direct", "25.0 %", "two folds", demo.CAUTION[:40]):
         assert text in page, text
-    for text in ("not on yours: no labels", "clip 2", "fear", "0.61", "1 of 1 clips"):
+    for text in ("not on yours: no labels", "clip 2", "fear", "0.61", "1 of 1 clips", "16.7%"):
         assert text in page, text
     assert "&lt;b&gt;c&lt;/b&gt;" in page and "<b>c</b>" not in page
     assert page.count("data:image/png;base64,") == 3
     assert 'src="http' not in page, "the page must be whole by itself"
+    for sideways in ("overflow-x", "min-width: 7"):
+        assert sideways not in page, "a phone would have to scroll sideways"
 
 
 def test_summary_adds_up(
@@ -86,6 +91,7 @@ def test_summary_adds_up(
     )
     printed = capsys.readouterr().out
     assert "clips in 3 = samples 2 + rejects 1" in printed
+    assert "Chance   16.7%" in printed
     assert "report: report.html" in printed and "not on yours: no labels" in printed
 
 
@@ -144,5 +150,29 @@ def test_losses_of_objectives_that_no_held_out_clip_can_be_asked_are_left_out(
         ("SpanMAFR", 2.0, 2.0),
     ]
     table[table.step < 0].to_csv(tmp_path / "metrics.csv", index=False)
-    with pytest.raises(ReportError, match="no losses of held-out clips"):
+    with pytest.raises(ReportError, match="has no row yet"):
         pretrain_report(tmp_path)
+
+
+def test_only_objectives_that_were_asked_have_a_curve_and_no_step_is_half_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"step": n, "split": "train", "wwmlm": 3.0 - n, "span_mafr": 2.0} for n in (1, 2, 3)]
+    pd.DataFrame(rows, columns=["step", "split", *TASKS]).to_csv(
+        tmp_path / "metrics.csv", index=False
+    )
+    ticks = []
+    save = pretrain.report.save_picture
+
+    def spy(figure: Figure, path: Path) -> Path:
+        figure.canvas.draw()
+        ticks.extend(figure.axes[0].get_xticks())
+        return save(figure, path)
+
+    monkeypatch.setattr(pretrain.report, "save_picture", spy)
+    report = pretrain_report(tmp_path)
+    assert [path.name for path in report.curves] == ["curve-wwmlm.png", "curve-span_mafr.png"]
+    assert report.rows == [] and report.num_steps == 3
+    assert ticks and all(tick == round(tick) for tick in ticks), ticks
+    for path in report.curves:
+        assert Image.open(path).width <= 600, "shrunk to a phone, wider letters cannot be read"

@@ -1,0 +1,215 @@
+"""One HTML page of any run: an extraction, a pretraining, a finetuning, or several of them.
+
+    python -m finetune.page runs/mine/shards              # writes runs/mine/shards/report.html
+    python -m finetune.page runs/mine                     # all runs that lie in it, on one page
+    python -m finetune.page FOLDER FOLDER --output x.html
+
+The pictures are inside the page, so that it can be sent as it is. They and the tables come from
+what the run left in its folder, so a run that still goes on can be looked at too.
+"""
+
+import argparse
+import datetime
+import json
+import logging
+import os
+import sys
+from base64 import b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from data_pipeline.atomic import atomic_file
+from data_pipeline.report import DataReport, data_report
+from data_pipeline.schema import SchemaError
+from data_pipeline.worker_pool import ExtractionError
+from finetune.report import FinetuneReport, JudgedClip, finetune_report
+from finetune.report import ReportError as FinetuneReportError
+from finetune.results import ResultsError
+from pretrain.report import PretrainReport, pretrain_report
+from pretrain.report import ReportError as PretrainReportError
+from pretrain.runtime import git_commit
+
+KINDS = {
+    "extraction": ("summary.json", "python -m data_pipeline.extract"),
+    "pretraining": ("metrics.csv", "launch/pretrain.sh"),
+    "finetuning": ("run.json", "finetune/run.py"),
+}
+"""Kind of run, in the order of the stages: the file that tells it, and what makes it."""
+MAX_JUDGED = 24
+"""Test clips whose emotion the page shows."""
+REPORT_ERRORS = (
+    ExtractionError,
+    FinetuneReportError,
+    PretrainReportError,
+    ResultsError,
+    SchemaError,
+)
+
+
+class PageError(ValueError):
+    """A folder that holds no run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What the page shows of one run."""
+
+    kind: str
+    """One of KINDS; its template bears the same name."""
+    report: DataReport | PretrainReport | FinetuneReport
+    remarks: list[str] = field(default_factory=list)
+    """Sentences that a reader must know beside the numbers."""
+
+    @property
+    def config(self) -> str:
+        """The resolved config; empty when the folder lacks it."""
+        path = self.report.folder / "config.yaml"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    @property
+    def pictures(self) -> list[str]:
+        """Of a pretraining or finetuning, as data: URLs."""
+        report = self.report
+        paths = report.curves if isinstance(report, PretrainReport) else report.pictures
+        return [inline(path) for path in paths]
+
+    @property
+    def previews(self) -> list[dict[str, Any]]:
+        """Of an extraction's clips."""
+        return [
+            {
+                "title": preview.title,
+                "caption": preview.caption,
+                "pictures": [inline(picture) for picture in preview.pictures],
+            }
+            for preview in self.report.previews
+        ]
+
+    @property
+    def passport(self) -> str:
+        return json.dumps(self.report.passport, indent=2)
+
+    @property
+    def shown(self) -> list[JudgedClip]:
+        return self.report.judged[:MAX_JUDGED]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The few numbers that stand on top of the page."""
+        report = self.report
+        if isinstance(report, DataReport):
+            return [
+                (str(report.num_clips), "clips in"),
+                (str(report.num_samples), "samples"),
+                (str(report.num_rejects), "rejects, each with a reason"),
+            ]
+        if isinstance(report, PretrainReport):
+            return [(str(report.num_steps), "pretraining steps")]
+        return [(str(len(report.judged)), "test clips judged")]
+
+
+def read_section(kind: str, folder: Path) -> Section:
+    """The report of a run. Raises one of REPORT_ERRORS."""
+    read = {
+        "extraction": data_report,
+        "pretraining": pretrain_report,
+        "finetuning": finetune_report,
+    }[kind]
+    return Section(kind=kind, report=read(folder))
+
+
+def find_runs(folder: Path) -> list[tuple[str, Path]]:
+    """(kind, folder) of the run in `folder`, or of those in the folders below it, stage by stage.
+
+    Raises PageError when there is none.
+    """
+    if not folder.is_dir():
+        raise PageError(f"no folder {folder}; give the output folder of a run")
+    kind = _kind_of(folder)
+    if kind is not None:
+        return [(kind, folder)]
+    inside = [(_kind_of(path), path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    runs = [(kind, path) for kind, path in inside if kind is not None]
+    if not runs:
+        files = ", ".join(f"{name} of {command}" for name, command in KINDS.values())
+        raise PageError(
+            f"{folder} holds no run, nor do the folders in it; expected one of these files: {files}"
+        )
+    return sorted(runs, key=lambda run: list(KINDS).index(run[0]))
+
+
+def _kind_of(folder: Path) -> str | None:
+    return next((kind for kind, (name, _) in KINDS.items() if (folder / name).is_file()), None)
+
+
+def write_page(
+    path: Path, heading: str, subtitle: str, sections: list[Section], **more: Any
+) -> Path:
+    """One HTML file with its pictures inside. more: `facts` and `commands` beyond the sections'."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("finetune", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("page.html").render(
+        heading=heading,
+        subtitle=subtitle,
+        sections=sections,
+        facts=[*(fact for section in sections for fact in section.facts()), *more.get("facts", [])],
+        commands=more.get("commands", []),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(page.encode("utf-8", errors="backslashreplace"))
+    return path
+
+
+def code_commit() -> str:
+    """The first digits of the commit, `-dirty` kept."""
+    commit, *dirty = git_commit().split("-")
+    return "-".join([commit[:9], *dirty])
+
+
+def inline(picture: Path) -> str:
+    kind = {".png": "png", ".jpg": "jpeg"}[picture.suffix]
+    return f"data:image/{kind};base64,{b64encode(picture.read_bytes()).decode()}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 1 for folders that cannot be reported on."""
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune.page",
+        description="One HTML page of an extraction, a pretraining, a finetuning, or several.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output of a run")
+    parser.add_argument(
+        "--output", type=Path, help="default: report.html in the folder, or above the folders"
+    )
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    top = args.folders[0]
+    if len(args.folders) > 1:
+        top = Path(os.path.commonpath([folder.absolute() for folder in args.folders]))
+    output = args.output or top / "report.html"
+    try:
+        runs = [run for folder in args.folders for run in find_runs(folder)]
+        sections = [read_section(kind, folder) for kind, folder in runs]
+        today = datetime.date.today().isoformat()
+        names = ", ".join(str(folder) for _, folder in runs)
+        write_page(
+            output,
+            ", ".join(dict(runs)).capitalize(),
+            f"{names} · {today} · {code_commit()}",
+            sections,
+        )
+    except (PageError, *REPORT_ERRORS, OSError) as error:
+        print(f"page: {error}", file=sys.stderr)
+        return 1
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
