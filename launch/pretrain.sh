@@ -14,7 +14,7 @@ stop() {  # alone, the launcher would end and leave its ranks training
   exit "$1"
 }
 set -m  # the launcher and its ranks become a process group, which one signal reaches
-deepspeed ${DEEPSPEED_ARGS:-} "$0" "$@" &
+MEMOBERT_PRETRAIN_SH=1 deepspeed ${DEEPSPEED_ARGS:-} "$0" "$@" &  # its ranks leave the words to us
 launcher=$!
 # What is ignored at the start stays so: HUP under nohup, INT in the background of a script.
 trap "stop 130" INT

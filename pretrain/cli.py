@@ -11,6 +11,7 @@ import time
 from data_pipeline.command_line import config_from_command_line
 from data_pipeline.config import ConfigError
 from pretrain.config import PretrainConfig
+from pretrain.interrupt import GO_ON, answer_signals
 
 OTHER_RANKS_SECONDS = 5.0
 """The launcher looks once a second whether a rank has ended."""
@@ -18,6 +19,7 @@ OTHER_RANKS_SECONDS = 5.0
 
 def main(argv: list[str] | None = None) -> int:
     """Run one pretraining; 0 when it came to its end, 2 when the user has to change something."""
+    answer_signals()
     try:
         config = config_from_command_line(
             PretrainConfig,
@@ -52,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # Ctrl-C reaches all of them
-            _tell("interrupted; the same command goes on from the last checkpoint")
+            _tell(GO_ON)
         return 130
     return 0
 
