@@ -4,6 +4,7 @@
         latest                  the name of the newest whole checkpoint: "step-000200"
         step-000200/
             config.json  model.safetensors      MEmoBert.from_pretrained(folder)
+            README.md                           its model card, see pretrain.card
             tokenizer.json ...                  AutoTokenizer.from_pretrained(folder)
             passport.json                       the features it was trained on
             pretrain.yaml                       the resolved config
@@ -37,6 +38,7 @@ from data_pipeline.atomic import atomic_file, sync_folder
 from data_pipeline.config import dump_config, load_config
 from data_pipeline.schema import Passport, passport_from_json, passport_to_json
 from pretrain.build import num_pieces
+from pretrain.card import held_out_losses, model_card
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, read_state, write_state
 from pretrain.integrity import (
@@ -76,17 +78,23 @@ def save_checkpoint(
     config: Any,
     *,
     provenance: dict[str, Any] | None = None,
+    losses: list[tuple[str, float, float]] | None = None,
 ) -> None:
-    """Write what a user needs of a trained model into `folder`; one process calls it."""
+    """Write what a user needs of a trained model into `folder`; one process calls it.
+
+    losses: for the model card, see pretrain.card.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DIGESTS).unlink(missing_ok=True)  # of what is written over
+    provenance = {**(provenance or {}), **_origin()}
+    card = model_card(model._hub_mixin_config or {}, passport, config, provenance, losses)
     with _own_storage(model):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, model_card_kwargs={"card": card})
     tokenizer.save_pretrained(str(folder))
     _write_json(folder / "passport.json", passport_to_json(passport))
     (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
-    _write_json(folder / "provenance.json", {**(provenance or {}), **_origin()})
+    _write_json(folder / "provenance.json", provenance)
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
@@ -213,7 +221,13 @@ class CheckpointStore:
                     "shards_sha256": self.shards_sha256,
                 }
                 save_checkpoint(
-                    temporary, engine.model, tokenizer, passport, config, provenance=provenance
+                    temporary,
+                    engine.model,
+                    tokenizer,
+                    passport,
+                    config,
+                    provenance=provenance,
+                    losses=held_out_losses(self.root.parent / "metrics.csv", step),
                 )
                 about = {"engine": engine.name, "world_size": self.runtime.world_size}
                 _write_json(state / "progress.json", {**progress, **about})

@@ -46,6 +46,10 @@ class Limits:
     """As the model's: by "seconds" the time of a face decides whether it fits, not its index."""
 
 
+WHOLE_TEXT = Limits(max_pieces=None)
+"""Faces and speech as the paper's pretraining reads them, and text as long as the model's table."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
     """One clip, cut to the limits and corrupted for its task. An absent modality is None."""
@@ -141,20 +145,23 @@ def available_tasks(sample: ClipSample, limits: Limits | None = None) -> set[str
 def make_example(
     sample: ClipSample,
     tokenizer: PreTrainedTokenizerBase,
-    limits: Limits,
-    task: str | None,
-    masking: MaskingSettings,
-    rng: np.random.Generator,
+    limits: Limits = WHOLE_TEXT,
+    task: str | None = None,
+    masking: MaskingSettings | None = None,
+    rng: np.random.Generator | None = None,
 ) -> Example:
     """Cut a clip to the limits and corrupt the one modality that `task` is about.
 
-    `tokenizer` is a fast one (words are traced to their pieces). Task None corrupts nothing.
+    `tokenizer` is a fast one (words are traced to their pieces). Task None corrupts nothing, and
+    asks for neither `masking` (None: the paper's) nor `rng` (None: the generator of seed 0).
 
     Raises:
         ClipDropped: the text is too long, a frame lies beyond the position table, or the clip
             lacks what the task is about; `reason` says which.
         ValueError: no such task.
     """
+    masking = MaskingSettings() if masking is None else masking
+    rng = np.random.default_rng(0) if rng is None else rng
     if task is not None and task not in TASKS:
         raise ValueError(f"no task {task!r}; the tasks are {TASKS}")
     if task is not None and task not in available_tasks(sample, limits):
@@ -197,8 +204,11 @@ def make_example(
     return Example(id=sample.id, task=task, ids_T=ids_T, wwmlm_labels_T=labels_T, **arrays)
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Pad the clips to the longest of each modality, and list the targets of each task."""
+def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
+    """Pad the clips to the longest of each modality, and list the targets of each task.
+
+    pad_id: the tokenizer's; 0 is BERT's.
+    """
     if not examples:
         raise ValueError("a batch of no clips; expected one or more examples")
     text_ids_NT, text_mask_NT = _pad([e.ids_T for e in examples], pad_id)

@@ -64,6 +64,7 @@ def train(
     step = progress["step"] if progress else 0
     dropped = dict(progress["dropped"]) if progress else {}
     drawn = progress["drawn"] if progress else 0
+    told: set[str] = set()  # reasons for which clips are passed over, each told once
 
     def validate() -> None:
         if validation is None:
@@ -106,13 +107,13 @@ def train(
         step += 1
         meter.add_step(counts, clips, tokens)
 
-        epoch = drawn // loader.num_clips
         drawn += clips + sum(drops.values())
         for reason, count in drops.items():
             dropped[reason] = dropped.get(reason, 0) + count
-        if drawn // loader.num_clips > epoch and dropped:
-            why = ", ".join(f"{reason} {n}" for reason, n in sorted(dropped.items()))
-            log.info(f"passed over since the start, {drawn} clips drawn in all: {why}")
+        if drawn >= loader.num_clips or step == steps:  # all were drawn once
+            for reason in sorted(dropped.keys() - told):
+                told.add(reason)
+                log.info(_why_dropped(reason, dropped[reason], drawn, config))
 
         if step % run.log_every == 0 or step == steps:
             row = {**meter.read(), "learning_rate": rate}
@@ -152,6 +153,21 @@ def _warn_of_scale(first_losses: dict[str, float], log: logging.Logger) -> None:
                 "states that end in a norm (speech.layer=-1), or lower "
                 f"objectives.weights.{task}"
             )
+
+
+def _why_dropped(reason: str, count: int, drawn: int, config: PretrainConfig) -> str:
+    """How many clips are passed over, and the setting that changes it."""
+    data = config.data
+    change = {
+        "text_too_long": f"more word pieces than data.max_text_pieces={data.max_text_pieces} "
+        "(null: as many as the model has positions for)",
+        "beyond_positions": "frames beyond the model's positions; set data.max_face_frames and "
+        "data.max_speech_frames",
+        "no_word_pieces": "none of their words can be masked",
+        "no_task": "no objective that is on can be asked of them",
+    }
+    why = change.get(reason, "the objective of the step needs it")
+    return f"{count} of {drawn} clips drawn so far were passed over, {reason}: {why}"
 
 
 def _all_finite(model: torch.nn.Module) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_file
 from torch import nn
@@ -120,6 +120,7 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
             raise ValueError(f"speech_type {speech_type!r}: choose 'separate' or 'shared'")
         self.positions = positions
         self.attention = attention
+        self.card: str | None = None  # Markdown; goes where the weights go
 
         def frames(feature_width: int, hz: float, own_type: bool) -> FrameEmbedder:
             position_hz = hz if positions == "seconds" else None
@@ -243,15 +244,35 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | Path, **settings: Any
     ) -> "MEmoBert":
-        """As the mixin's, from a checkpoint whose files are as they were saved.
+        """The model of a run's folder (its newest checkpoint), of a checkpoint's, or of the hub.
 
-        Raises CheckpointError, which names the file that is gone, cut or altered.
+        In eval mode. settings: as huggingface_hub's mixin takes them (revision, token, ...), or
+        arguments of the model that change no weight, such as attention="plain".
+
+        Raises CheckpointError where a run's folder has no whole checkpoint yet, or a file of it is
+        gone, cut or altered; FileNotFoundError where there is none at all; WeightsMismatch where
+        the weights are of another model.
         """
-        if os.path.isdir(pretrained_model_name_or_path):
-            check_whole(Path(pretrained_model_name_or_path))
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        from pretrain.checkpoint import find_checkpoint  # which knows this class
+
+        where = str(pretrained_model_name_or_path)
+        if os.path.isdir(where):
+            where = str(find_checkpoint(where))
+            check_whole(Path(where))
+        elif where.count("/") != 1 or where[0] in "./~":  # no name on the hub
+            raise FileNotFoundError(
+                f"no folder {where}; expected that of a pretraining run or of a checkpoint, or a "
+                "name on the hub (OWNER/NAME)"
+            )
+        return super().from_pretrained(where, **settings)
+
+    def generate_model_card(self, card: str | None = None, **_: Any) -> ModelCard:
+        """`card`, or the one that lay beside the weights, or what the model itself knows."""
+        from pretrain.card import model_card  # which knows settings and passports
+
+        return ModelCard(card or self.card or model_card(self._hub_mixin_config or {}))
 
     @classmethod
     def _from_pretrained(
@@ -273,6 +294,9 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
             paths = [Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **hub_kwargs))]
         tensors = {name: tensor for path in paths for name, tensor in load_file(path).items()}
         model.load_weights(tensors, str(paths[0]))
+        card = paths[0].with_name("README.md")
+        if card.is_file():
+            model.card = card.read_text(encoding="utf-8")
         return model.to(map_location).eval()
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C in the terminal of a run of two ranks: how to go on is told, and no rank stays."""
 
+import contextlib
 import os
 import runpy
 import signal
@@ -56,12 +57,17 @@ def test_ctrl_c_says_once_how_to_go_on(root, shards, tmp_path, launcher):
     assert said.count("the same command goes on from the last checkpoint") == 1, said[-2000:]
     # `deepspeed` itself ends on Ctrl-C with a traceback of its own, and of its own alone.
     assert said.count("Traceback") == (launcher == "deepspeed"), said[-4000:]
-    ours = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path / "run") in _words(p)]
+    deadline = time.monotonic() + 40  # `deepspeed` does not wait for the launcher below it
+    while (ours := _processes(str(tmp_path / "run"))) and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert not ours
 
 
-def _words(cmdline: Path) -> str:
-    try:
-        return cmdline.read_bytes().decode(errors="replace")
-    except OSError:  # ended meanwhile
-        return ""
+def _processes(word: str) -> list[str]:
+    """Those with `word` in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            if word in path.read_bytes().decode(errors="replace"):
+                found.append(path.parent.name)
+    return found
