@@ -1,4 +1,7 @@
-"""python -m finetune.protocols make --shards FOLDER --by speaker --folds 5 --output FILE"""
+"""python -m finetune.protocols make --config CONFIG --by speaker --folds 5 --output FILE
+
+Settings of the finetuning config, such as data.labels, can be given as key=value after it.
+"""
 
 import logging
 import sys
@@ -10,6 +13,7 @@ from data_pipeline.schema import SchemaError
 from finetune.config import FinetuneConfig
 from finetune.datasets import DatasetError, LabelMap, read_labelled, split_clips
 from finetune.protocols import ProtocolError, make_protocol, save_protocol
+from finetune.protocols.make import other_folds
 
 log = logging.getLogger("finetune.protocols")
 
@@ -48,24 +52,28 @@ def main(argv: list[str] | None = None) -> int:
     make.add_argument("--seed", type=int, default=0, help="another one deals otherwise")
     make.add_argument("--name", help="of the protocol; default: corpus and grouping")
     make.add_argument("--output", type=new_file_argument, required=True, help="fold file to write")
-    args = parser.parse_args(argv)
+    args, settings = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        data = load_config(FinetuneConfig, args.config, []).data
+        data = load_config(FinetuneConfig, args.config, settings).data
         labels = LabelMap.build(data.labels, data.ignore_labels)
         check_distinct("--shards", args.shards or ())
         found = read_labelled(args.shards or data.shards, labels)
-        protocol = make_protocol(
-            found.clips,
-            name=args.name or f"{found.corpus}-{args.by}{args.folds}",
-            by=args.by,
-            num_folds=args.folds,
-            dev=not args.no_dev,
-            allow_shared_speakers=args.allow_shared_speakers,
-            seed=args.seed,
-        )
-        folds = range(len(protocol.folds))
-        splits = [split_clips(found.clips, protocol, fold, found.classes) for fold in folds]
+        asked = {
+            "by": args.by,
+            "dev": not args.no_dev,
+            "allow_shared_speakers": args.allow_shared_speakers,
+            "seed": args.seed,
+        }
+        name = args.name or f"{found.corpus}-{args.by}{args.folds}"
+        try:
+            protocol = make_protocol(found.clips, name=name, num_folds=args.folds, **asked)
+            folds = range(len(protocol.folds))
+            splits = [split_clips(found.clips, protocol, fold, found.classes) for fold in folds]
+        except (DatasetError, ProtocolError) as error:
+            raise ProtocolError(
+                f"{error}\n{other_folds(found.clips, args.folds, **asked)}"
+            ) from error
         save_protocol(protocol, args.output)
     except (ConfigError, DatasetError, ProtocolError, SchemaError) as error:
         log.error("%s", error)

@@ -1,5 +1,6 @@
 """Folds for a corpus that has no published protocol."""
 
+import contextlib
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -42,8 +43,8 @@ def make_protocol(
         classes[clip.unit(by)][clip.label] += 1
     if len(classes) < num_folds:
         raise ProtocolError(
-            f"{len(classes)} {by}s in {len(clips)} labelled clips, too few for {num_folds} folds; "
-            "take fewer folds" + (", or group by clip" if by != "clip" else "")
+            f"{len(classes)} {by}s in {len(clips)} labelled clips, too few for {num_folds} folds"
+            + (f"; {len(classes)} is the most" if len(classes) >= smallest else "")
         )
 
     def order(unit: str) -> tuple[int, list[int], bytes]:
@@ -84,3 +85,58 @@ def make_protocol(
         )
     except ValidationError as error:
         raise ProtocolError(f"no folds by {by}:\n{describe(error)}") from error
+
+
+def other_folds(
+    clips: "Sequence[LabelledClip]",
+    num_folds: int,
+    *,
+    by: Group,
+    dev: bool,
+    allow_shared_speakers: bool,
+    seed: int,
+) -> str:
+    """What can be asked for where `num_folds` folds cannot be dealt: tried out, fold by fold."""
+    for other_by, with_dev in dict.fromkeys(
+        [(by, dev), (by, False), ("speaker", dev), ("recording", dev)]
+    ):
+        found = _most_folds(clips, num_folds, other_by, with_dev, allow_shared_speakers, seed)
+        if found is None:
+            continue
+        words = [f"--folds {found}"]
+        words += [f"--by {other_by}"] if other_by != by else []
+        words += ["--no-dev (and then selection=last)"] if dev and not with_dev else []
+        return f"What these clips allow: {' '.join(words)}"
+    return (
+        "No number of folds works with these clips, by speaker or by recording: they need more "
+        "clips, or other names in the columns speaker and recording of the clip table"
+    )
+
+
+def _most_folds(
+    clips: "Sequence[LabelledClip]",
+    wanted: int,
+    by: Group,
+    dev: bool,
+    allow_shared_speakers: bool,
+    seed: int,
+) -> int | None:
+    """The largest number of folds up to `wanted` that works."""
+    from finetune.datasets import DatasetError, split_clips  # which knows this package
+
+    least = 3 if dev else 2
+    for number in range(max(wanted, least), least - 1, -1):
+        with contextlib.suppress(DatasetError, ProtocolError):
+            protocol = make_protocol(
+                clips,
+                name="trial",
+                by=by,
+                num_folds=number,
+                dev=dev,
+                allow_shared_speakers=allow_shared_speakers,
+                seed=seed,
+            )
+            for fold in range(number):
+                split_clips(clips, protocol, fold)
+            return number
+    return None

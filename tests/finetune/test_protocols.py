@@ -112,7 +112,38 @@ def test_the_command_writes_a_usable_file(tmp_path, write_shards, caplog):
     clips = read_labelled([str(shards)], LabelMap.build(LABELS)).clips
     assert len(split_clips(clips, made, 0).test) == 4
     assert main(["make", "--shards", str(shards), "--folds", "9", "--output", str(out)]) == 2
-    assert "too few for 9 folds" in caplog.text
+    assert "too few for 9 folds; 4 is the most" in caplog.text
+    assert "What these clips allow: --folds 4" in caplog.text
+    few = ["make", "--shards", str(shards), "--folds", "3", "--output", str(out)]
+    assert main([*few, "data.labels={happy: [happy], sad: [sad]}", "data.ignore_labels=['*']"]) == 0
+    assert main([*few, "data.labelz={}"]) == 2
+    assert "there is no setting 'data.labelz'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("speaker_of", "label_of", "advice"),
+    [
+        (lambda n: n % 3, lambda n: n // 3 % 2, "--folds 3"),
+        (lambda n: n % 2, lambda n: n // 2 % 2, "--folds 2 --no-dev (and then selection=last)"),
+        (lambda n: None, lambda n: n % 2, "--folds 5 --by recording"),
+        # One emotion is one speaker's alone, and so never in training and test.
+        (lambda n: n % 3, lambda n: n % 3 == 2, "No number of folds works"),
+    ],
+)
+def test_the_number_of_folds_it_proposes_works(
+    tmp_path, write_shards, caplog, speaker_of, label_of, advice
+):
+    clips = make_clips(num_speakers=6, per_speaker=4, signal=1.0)
+    for n, clip in enumerate(clips):
+        clip.meta.update(speaker=speaker_of(n), label=("happy", "sad")[label_of(n)])
+        if advice.startswith("No"):
+            clip.meta["recording"] = clip.meta["speaker"]
+    command = ["make", "--shards", str(write_shards(clips)), "--output", str(tmp_path / "f.json")]
+    assert main([*command, "--folds", "5"]) == 2
+    assert advice in caplog.text
+    if not advice.startswith("No"):
+        words = advice.partition(" (")[0].split()
+        assert main([*command, *words]) == 0
 
 
 def test_the_command_refuses_what_finetuning_would(tmp_path, write_shards, caplog):

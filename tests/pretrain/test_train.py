@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -464,6 +465,19 @@ def test_weights_that_diverged_in_the_last_update_reach_no_checkpoint(arguments,
     assert f"older checkpoint (step-000002) into {tmp_path}/checkpoints/latest" in told
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["latest", "step-000002", "step-000003"]
+
+
+def test_clips_that_are_passed_over_are_told_once_with_their_number_and_the_setting(
+    arguments, toy, tmp_path, capsys
+):
+    clips = [toy.toy_clip(n, text="" if n % 4 else " ".join(["bin"] * 9)) for n in range(32)]
+    shards = toy.write_toy_shards(tmp_path / "shards", clips, 4)
+    few = (f"data.shards=[{shards}]", "data.max_text_pieces=8", "data.validation_share=0")
+    assert main(arguments(tmp_path / "run", *SHORT, *few)) == 0
+    (told,) = [x for x in capsys.readouterr().out.splitlines() if "text_too_long" in x]
+    count, drawn = map(int, re.search(r"(\d+) of (\d+) clips drawn so far", told).groups())
+    assert drawn >= 32 and 0.15 < count / drawn < 0.4  # every fourth clip
+    assert "data.max_text_pieces=8 (null: as many" in told
 
 
 def test_ctrl_c_is_one_line(arguments, tmp_path, capsys, monkeypatch):
