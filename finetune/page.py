@@ -35,7 +35,7 @@ from pretrain.runtime import git_commit
 KINDS = {
     "extraction": ("summary.json", "python -m data_pipeline.extract"),
     "pretraining": ("metrics.csv", "launch/pretrain.sh"),
-    "finetuning": ("run.json", "finetune/run.py"),
+    "finetuning": ("results.csv", "finetune/run.py"),
 }
 """Kind of run, in the order of the stages: the file that tells it, and what makes it."""
 MAX_JUDGED = 24
@@ -65,9 +65,11 @@ class Section:
 
     @property
     def config(self) -> str:
-        """The resolved config; empty when the folder lacks it."""
-        path = self.report.folder / "config.yaml"
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        """The resolved config; of a finetuning that of its first run; empty where there is none."""
+        folder = self.report.folder
+        paths = [folder / "config.yaml", *sorted(folder.glob("runs/*/*/config.yaml"))]
+        found = [path for path in paths if path.is_file()]
+        return found[0].read_text(encoding="utf-8") if found else ""
 
     @property
     def pictures(self) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_pipeline.schema import slug
 from finetune.config import SETTINGS
 from finetune.results import (
     Recipe,
@@ -135,8 +136,8 @@ def finetune_report(folder: Path) -> FinetuneReport:
             picture
             for setting, rows in groups.items()
             for picture in (
-                _plot_confusion(folder, setting, rows, recipes[setting].classes),
-                _plot_curves(folder, setting, rows, chances[setting]),
+                _plot_confusion(folder, NAMES[setting], rows, recipes[setting].classes),
+                _plot_curves(folder, NAMES[setting], rows, chances[setting]),
             )
         ],
         notes=[
@@ -265,14 +266,14 @@ def _chance(folder: Path, rows: list[ResultsRow]) -> Chance:
 
 
 def _plot_confusion(
-    folder: Path, setting: str, rows: list[ResultsRow], classes: tuple[str, ...]
+    folder: Path, name: str, rows: list[ResultsRow], classes: tuple[str, ...]
 ) -> Path:
     """Rows are truth; shares of a row, and counts over all folds and seeds."""
-    figure, axis = new_picture(NAMES[setting], height=4.0)
+    figure, axis = new_picture(name, height=4.0)
     said = pd.concat([_read(folder, row, "predictions.csv") for row in rows])
-    names = [*classes, *sorted(set(said.prediction) - set(classes))]
+    columns = [*classes, *sorted(set(said.prediction) - set(classes))]
     counts = pd.crosstab(said.truth, said.prediction).reindex(
-        index=list(classes), columns=names, fill_value=0
+        index=list(classes), columns=columns, fill_value=0
     )
     counts_CP = counts.to_numpy()
     share_CP = counts_CP / np.maximum(counts_CP.sum(1, keepdims=True), 1)
@@ -280,21 +281,21 @@ def _plot_confusion(
     for (c, p), count in np.ndenumerate(counts_CP):
         color = "white" if share_CP[c, p] > 0.55 else "#223"
         axis.text(p, c, str(count), ha="center", va="center", color=color, fontsize=9)
-    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
+    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=9)
     axis.set_yticks(range(len(classes)), classes, fontsize=9)
     axis.set_ylabel("truth")
     axis.set_xlabel("prediction")
-    return save_picture(figure, folder / f"confusion-{setting}.png")
+    return save_picture(figure, folder / f"confusion-{slug(name).lower()}.png")
 
 
-def _plot_curves(folder: Path, setting: str, rows: list[ResultsRow], chance: Chance) -> Path:
+def _plot_curves(folder: Path, name: str, rows: list[ResultsRow], chance: Chance) -> Path:
     """One thin line a run: the training loss and, where a split chooses the step, its UA.
 
     Each setting has a picture of its own, since a prompt's loss is over all words of the
     vocabulary and would press those of the heads flat.
     """
     curves = [_read(folder, row, "curve.csv") for row in rows]
-    figure, axis = new_picture(NAMES[setting])
+    figure, axis = new_picture(name)
     marker = "." if len(curves[0]) < 20 else None
     for curve in curves:
         axis.plot(curve.step, curve.train_loss, marker=marker, color="#1f5fa8", lw=1.2, alpha=0.6)
@@ -308,7 +309,7 @@ def _plot_curves(folder: Path, setting: str, rows: list[ResultsRow], chance: Cha
         right.set_ylabel(f"UA on {on} (dotted: chance)", color="#c8641e")
         right.spines["top"].set_visible(False)
     over_steps(axis)
-    return save_picture(figure, folder / f"curve-{setting}.png")
+    return save_picture(figure, folder / f"curve-{slug(name).lower()}.png")
 
 
 def _read(folder: Path, row: ResultsRow, name: str) -> pd.DataFrame:

@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
             f"cannot read or write {error.filename or config.output}: {error.strerror or error}; "
             "results go to `output`, a folder that may be written to and has room left"
         )
+    except KeyboardInterrupt:
+        print("finetune: interrupted; the same command does what is missing", file=sys.stderr)
+        return 130
     return 0
 
 
