@@ -119,6 +119,8 @@ def python_block(root: Path) -> str:
 
 ELSEWHERE = {
     "make ": "tests/finetune/test_demo.py, and by hand: it sets up an environment",
+    "bash launch/pretrain.sh": "tests/launch/test_pretrain_launch.py",
+    "accelerate launch finetune/run.py": "tests/finetune/test_run.py",
     "sbatch ": "tests/launch/test_extract_sh.py, without Slurm",
     "deepspeed --num_gpus 4": "tests/launch/test_pretrain_launch.py, with 2 ranks",
     "deepspeed --hostfile": "needs several machines",
