@@ -23,7 +23,7 @@ from finetune.results import ResultsRow
 from pretrain.config import PretrainConfig
 from pretrain.metrics import COLUMNS
 
-REASON_CALLS = {"ClipRejected", "MediaError", "_RowError", "nobody", "_reject"}
+REASON_CALLS = {"ClipRejected", "MediaError", "RowError", "nobody", "reject"}
 """Calls whose first argument is a reject's reason."""
 NAME = re.compile(r"`([^`]+)`")
 
@@ -47,7 +47,7 @@ def reasons_in_code(folder: Path) -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-                candidates = node.args[:1] if name in REASON_CALLS else []
+                candidates = node.args[:1] if name.lstrip("_") in REASON_CALLS else []
                 if name == "Reject":
                     candidates = [k.value for k in node.keywords if k.arg == "reason"]
             elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
