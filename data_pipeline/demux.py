@@ -2,11 +2,11 @@
 
 Containers say less than one hopes: durations are missing (live recordings) or estimated (MPEG),
 edit lists hide packets that decoders then skip, a cut file still promises its full length. The
-packets tell. Nothing but the sound and one frame is decoded here.
+packets tell. Nothing but the sound and one frame is decoded here. Times of MPEG files come from
+data_pipeline.mpeg_clock.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,19 @@ import numpy as np
 from av.stream import Disposition
 
 from data_pipeline.file_kind import other_kind
+from data_pipeline.mpeg_clock import MPEG, LostError, MpegClock, mpeg_clock
 from data_pipeline.sound import SoundTrack
+from data_pipeline.upright import orientation_of
 
 MAX_PIXELS = 8192 * 4352
+SLACK_SECONDS = 1e-3
+"""Many containers count in milliseconds: a frame this near to a span's bound lies on it."""
 _SEEK_SECONDS = 5.0
-"""Spans that start earlier are read from the beginning: seeking is not exact in every container."""
+"""Spans that start earlier are read from the beginning."""
+_STEPS_BACK = (0.0, 5.0, 15.0, 60.0)
+"""Seconds before the wanted place to seek to, one after the other, until a seek comes out right."""
+_DTS_ONLY = ("avi", "asf")
+"""File formats that store when to decode a picture, not when to show it."""
 _PREROLL_SECONDS = 0.5
 """Sound decoded before the span: the first packets after a seek come out wrong (MP3, AAC)."""
 _MISSING_SECONDS = 0.25
@@ -28,8 +36,6 @@ DECLARING = ("mov", "matroska", "flv", "avi", "asf")
 """File formats whose header says how long they are; of others FFmpeg guesses, by bytes a second."""
 _REFERRING = {"concat", "hls", "dash", "sdp"}
 """File formats that name other files or hosts, which a clip table must not make us read."""
-_SLACK_SECONDS = 1e-3
-"""Many containers count in milliseconds: a frame this near to a span's bound lies on it."""
 
 
 class MediaError(Exception):
@@ -94,13 +100,24 @@ def scan(
     Raises MediaError no_video, unreadable_video, empty_range, too_long, too_large or
     no_audio_track, and PyAV's own errors for a file that it cannot open.
     """
-    for seek in (True, False) if start > _SEEK_SECONDS else (False,):
+    for back in steps_back(start):
         with av.open(str(path), metadata_errors="replace") as container:
             check_format(container, path)
             reading = _Reading(container, path, start, end, max_seconds, audio_track)
-            if reading.read(seek):
-                return reading.result()
+            try:
+                if reading.read(back):
+                    return reading.result()
+            except LostError:
+                if back is None:
+                    raise MediaError(
+                        "unreadable_video", f"{path.name} changed while it was read"
+                    ) from None
     raise AssertionError("reading from the beginning cannot miss it")
+
+
+def steps_back(start: float) -> tuple[float | None, ...]:
+    """Where to look for a span: so many seconds before it, or (None) from the file's beginning."""
+    return (*_STEPS_BACK, None) if start > _SEEK_SECONDS else (None,)
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
@@ -137,6 +154,12 @@ class _Reading:
         self.end = math.inf if end is None else self.origin + end
         self.max_seconds = max_seconds
         self.sound = SoundTrack(self.start, self.end)
+        self.clock = clock_of(container, path)
+        for stream in (self.video, self.audio):
+            if self.clock is not None and stream is not None and stream.index in self.clock.strange:
+                raise MediaError(
+                    "unreadable_video", f"{path.name}: {self.clock.strange[stream.index]}"
+                )
         self.first_frame: av.VideoFrame | None = None
         self.key_seconds: float | None = None
         self.frame_seconds: list[float] = []
@@ -144,22 +167,33 @@ class _Reading:
         self.video_reach = -math.inf  # with the packets that are hidden or repeat a picture
         self.num_video_packets = 0
         self.times_known = True
+        self.dts_only = self.video is not None and stores_dts_only(container, self.video)
         self.at_end = False
         self.broken = False
         self.failed = False
         self.num_bad_sound = 0
         self.declared_end = math.inf
-        if container.duration is not None:
+        if self.clock is not None:
+            self.declared_end = max(self.clock.end(s) for s in self._streams())
+        elif container.duration is not None:
             self.declared_end = self.origin + container.duration / av.time_base
+        if self.declared_end < math.inf:
             self._check_length(min(self.end, self.declared_end))
 
-    def read(self, seek: bool) -> bool:
-        """Go over the span; False when a seek came out behind the span's start."""
-        if seek and not _seek(self.container, self.start - _PREROLL_SECONDS):
+    def _streams(self) -> list:
+        return [s for s in (self.video, self.audio) if s is not None]
+
+    def read(self, back: float | None) -> bool:
+        """Go over the span from `back` seconds before it, or (None) from the beginning.
+
+        False when the seek came out behind the span's start.
+        """
+        streams, sought = self._streams(), back is not None
+        place = self.start - _PREROLL_SECONDS - (back or 0.0)
+        if sought and not seek(self.container, self.clock, streams, place):
             return False
-        streams = [s for s in (self.video, self.audio) if s is not None]
         reached = {s.index: -math.inf for s in streams}
-        packets = self.container.demux(streams)
+        packets = read_packets(self.container, self.clock, streams, sought=sought)
         while True:
             try:
                 packet = next(packets)
@@ -174,6 +208,9 @@ class _Reading:
                 break
             if packet.stream is self.video:
                 self._add_video(packet)
+                late = (self.key_seconds or -math.inf) > self.start + SLACK_SECONDS
+                if sought and late:
+                    return False
             else:
                 self._add_audio(packet)
             if packet.dts is not None:
@@ -185,14 +222,9 @@ class _Reading:
                 past = [seconds >= self.end + 0.25 for seconds in reached.values()]
                 if all(past) or max(reached.values()) >= self.end + 10.0:
                     break
-        if seek and self.video is not None and self.num_video_packets:
-            frame = self.first_frame
-            return (
-                frame is not None
-                and frame.time is not None
-                and frame.time <= self.start + _SLACK_SECONDS
-            )
-        return not (seek and self.video is None and self.sound.last_seconds == -math.inf)
+        if sought and self.video is not None and self.num_video_packets:
+            return self.first_frame is not None and self.key_seconds is not None
+        return not (sought and self.video is None and self.sound.last_seconds == -math.inf)
 
     def result(self) -> Scan:
         if self.num_video_packets and self.first_frame is None:
@@ -226,6 +258,9 @@ class _Reading:
             notes.append(f"{self.num_bad_sound} sound packets cannot be decoded")
         if self.video is not None and not self.frame_seconds:
             notes.append("there is sound but no picture in this span")
+        if self.clock is not None and self.clock.joins:
+            joins = ", ".join(f"{t - self.origin:.2f}" for t in self.clock.joins[:5])
+            notes.append(f"recordings were joined at {joins} s; their clocks are carried on")
         width, height = _shown_size(self.video, self.first_frame)
         cut = self._cut()
         return Scan(
@@ -260,14 +295,14 @@ class _Reading:
             return
         rate = self.video.average_rate or self.video.guessed_rate or 25
         length = float(packet.duration * packet.time_base) if packet.duration else float(1 / rate)
-        stamp = packet.dts if packet.pts is None else packet.pts
+        stamp = packet.dts if packet.pts is None or self.dts_only else packet.pts
         if stamp is not None:
             seconds = float(stamp * packet.time_base)
             self.video_reach = max(self.video_reach, seconds + length)
         if not packet.size:
             return
         self.num_video_packets += 1
-        if packet.pts is None:
+        if packet.pts is None or self.dts_only:
             self.times_known = False
         if stamp is None:
             return
@@ -399,42 +434,18 @@ class _Reading:
         )
 
 
-def decode_video(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame]]:
-    """(seconds from the file's time 0, frame) of each frame of the span, times increasing.
-
-    Frames that come out damaged are left out.
-    """
-    for seek in (True, False) if found.start > _SEEK_SECONDS else (False,):
-        with av.open(str(path), metadata_errors="replace") as container:
-            stream, _ = best_streams(container, path, None)
-            stream.codec_context.thread_count = 1
-            if seek and not _seek(container, found.origin + found.start):
-                continue
-            last = -math.inf
-            for frame in _whole_frames(container, stream):
-                if frame.time is None:
-                    continue
-                seconds = frame.time - found.origin
-                if seek and last == -math.inf and seconds > found.start + _SLACK_SECONDS:
-                    break  # came out behind the start: read from the beginning instead
-                if seconds >= found.end - _SLACK_SECONDS and math.isfinite(last):
-                    return
-                if seconds > last and in_span(seconds, found.start, found.end):
-                    yield seconds, frame
-                last = max(last, seconds)
-            else:
-                if not seek or math.isfinite(last):
-                    return
-
-
 def in_span(seconds: float, start: float, end: float) -> bool:
-    return start - _SLACK_SECONDS <= seconds < end - _SLACK_SECONDS
+    return start - SLACK_SECONDS <= seconds < end - SLACK_SECONDS
 
 
-def _seek(container, seconds: float) -> bool:
+def clock_of(container, path: Path) -> MpegClock | None:
+    return mpeg_clock(path) if container.format.name in MPEG else None
+
+
+def seek(container, clock: MpegClock | None, streams: list, seconds: float) -> bool:
     """Go to the last whole picture before timestamp `seconds`; False where that cannot be done."""
-    if container.format.name == "mpeg":
-        return False  # program streams: the times of the pictures behind a seek are guesses
+    if clock is not None:
+        return clock.seek(container, streams, seconds)
     try:
         container.seek(round(seconds * av.time_base), backward=True)
     except av.FFmpegError:
@@ -442,17 +453,11 @@ def _seek(container, seconds: float) -> bool:
     return True
 
 
-def _whole_frames(container, stream) -> Iterator[av.VideoFrame]:
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-            frames = [] if packet.is_corrupt else packet.decode()
-        except StopIteration:
-            return
-        except av.InvalidDataError:
-            continue
-        yield from (frame for frame in frames if not frame.is_corrupt)
+def read_packets(container, clock: MpegClock | None, streams: list, *, sought: bool):
+    """The packets of `streams`, in the order of the file."""
+    if clock is not None:
+        return clock.packets(container, streams, sought=sought)
+    return container.demux(streams)
 
 
 def describe_track(stream: av.AudioStream) -> str:
@@ -471,7 +476,15 @@ def _track_number(container, audio) -> int | None:
     return next((n for n, stream in enumerate(container.streams.audio) if stream is audio), None)
 
 
-def best_streams(container, path: Path, audio_track: int | None):
+def stores_dts_only(container, stream) -> bool:
+    """Packets tell when to decode a picture, and pictures are stored in another order than shown.
+
+    FFmpeg then makes up times of showing that are neither in order nor in even steps.
+    """
+    return container.format.name in _DTS_ONLY and stream.codec_context.has_b_frames
+
+
+def best_streams(container, path: Path, audio_track: int | None = None):
     """The best video (cover pictures are none) and audio stream, either of them or None.
 
     audio_track: the number of the audio stream instead of the best one.
@@ -511,4 +524,4 @@ def _shown_size(stream, frame: av.VideoFrame | None) -> tuple[int, int]:
     # Old PAL and NTSC tapes are off by a few percent, which no detector minds; DVDs by 40.
     if aspect and abs(aspect - 1) > 0.1:
         width = 2 * round(width * aspect / 2)
-    return (height, width) if round(frame.rotation / 90) % 2 else (width, height)
+    return orientation_of(frame).size(width, height)

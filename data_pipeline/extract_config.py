@@ -27,8 +27,8 @@ class MediaSettings:
     """Frames in memory at once."""
     max_height: int = 720
     """Taller frames are scaled down to it, in pixels."""
-    decoder: Literal["decord", "pyav"] = "decord"
-    """decord hands over to PyAV where it cannot read a file rightly."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """decord's pictures are given where each proves to be PyAV's, else PyAV's; it costs both."""
     take_truncated: bool = False
     """Take clips within which the file breaks off or ends: their text says more than is seen and
     heard."""

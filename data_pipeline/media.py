@@ -5,29 +5,31 @@
     for window in media.windows():      at most 10 s and 256 MB of frames at a time
         window.frames_NHW3, window.seconds_N
 
-A first pass with PyAV goes over the packets of the clip's span: it decodes the sound, reads every
-frame's time and finds out whether the file breaks off. Then decord decodes the frames, unless it
-cannot do so rightly. It does not open AV1; it starts half a second late in MPEG streams; it repeats
-frames without a word where data are missing; and it decodes the rest of the file into memory while
-one works on a frame. So its times and its first picture are held against those of the first pass,
-and where they differ, or the file is cut or long, PyAV decodes the frames. `media.decoder` says
-which did and why. Both give the same frames (tests/data_pipeline/test_media.py).
+A first pass over the packets of the clip's span (data_pipeline.demux) decodes the sound, reads
+every frame's time and finds out whether the file breaks off. PyAV then decodes the frames
+(data_pipeline.frames), as fast as decord and right in every file of docs/results/decoding.md.
+`decoder="decord"` has decord decode them, where each of its pictures proves to be PyAV's
+(data_pipeline.decord_frames). `media.decoder` says which did and why.
 
 Time 0 of a file is the earliest of its streams' beginnings, as in players.
 """
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
-from data_pipeline.demux import MediaError, Scan, decode_video, scan, why_unreadable
+from data_pipeline.decord_frames import DecordUnfitError, check_pictures, open_decord
+from data_pipeline.demux import MediaError, Scan, scan, why_unreadable
+from data_pipeline.frames import decode_video
 from data_pipeline.schema import Clip
+from data_pipeline.upright import orientation_of
 
 __all__ = ["ClipMedia", "FrameWindow", "MediaError", "open_clip"]
 
@@ -36,10 +38,6 @@ MIN_SECONDS = 0.2
 MAX_SECONDS = 1800.0
 """Longer clips are films that nobody cut; half an hour of sound alone is 115 MB."""
 MAX_WINDOW_BYTES = 256_000_000
-_NO_INDEX = ("mpeg", "mpegts")
-"""File formats in which decord, which seeks before it reads, loses the first frames."""
-MAX_DECORD_BYTES = 256_000_000
-"""Of all frames of a file: decord decodes on in the background and keeps what nobody fetched."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,14 +58,14 @@ def open_clip(
     frames_per_second: float = 25.0,
     window_seconds: float = 10.0,
     max_height: int = 720,
-    decoder: str = "decord",
+    decoder: str = "pyav",
     max_seconds: float = MAX_SECONDS,
     audio_track: int | None = None,
 ) -> "ClipMedia":
     """Open `clip`, decode its sound, get ready to decode its frames.
 
     frames_per_second: at most so many; of a faster video the frame nearest to each tick is given.
-    max_height: taller frames are scaled down to it. decoder: "decord" or "pyav". audio_track: the
+    max_height: taller frames are scaled down to it. decoder: "pyav" or "decord". audio_track: the
     sound track, from 0 on; None is FFmpeg's choice.
 
     A file without picture, or with none in the clip's span, gives a ClipMedia with has_video False.
@@ -139,11 +137,10 @@ class ClipMedia:
         """Which decoder gives the frames, and why."""
         self._scan = scan
         self._rate, self._window_seconds = frames_per_second, window_seconds
-        self._frame_bytes = 3 * self.width * self.height
-        self._by_decord = False
-        self._reader: Any = None
+        self._reformatter = VideoReformatter()
         if self.has_video:
-            self._choose_decoder(decoder)
+            unfit = self._why_not_decord() if decoder == "decord" else "asked for"
+            self.decoder = f"pyav: {unfit}" if unfit else "decord: asked for"
 
     def windows(self) -> Iterator[FrameWindow]:
         """The clip's frames in order, none twice; the last frame of one window is not repeated.
@@ -171,125 +168,59 @@ class ClipMedia:
         elif first == 0:
             raise MediaError("unreadable_video", f"{self.path.name}: no frame can be decoded")
 
-    def _choose_decoder(self, decoder: str) -> None:
-        if decoder == "pyav":
-            self.decoder = "pyav: asked for"
-        elif self.truncated:
-            self.decoder = "pyav: the file breaks off, where decord would repeat frames"
-        elif not self._scan.times_known:
-            self.decoder = "pyav: some frames carry no time, which decord would guess"
-        elif self._scan.container in _NO_INDEX:
-            self.decoder = "pyav: MPEG streams have no index, and decord starts late in them"
-        elif self._scan.file_frames * self._frame_bytes > MAX_DECORD_BYTES:
-            self.decoder = "pyav: the file is long, and decord would hold all its frames"
-        else:
-            try:
-                self._reader = self._open_decord()
-            except _DecordUnfitError as error:
-                self.decoder = f"pyav: {error}"
-            else:
-                self._by_decord = True
-                self.decoder = "decord: asked for"
-
-    def _open_decord(self) -> Any:
-        """decord's reader, at the span's first frame."""
-        try:
-            import decord
-        except ImportError:
-            raise _DecordUnfitError("decord is not installed") from None
-        decord.logging.set_level(decord.logging.QUIET)
-        try:
-            # One thread: decord's own choice, 0, was the slowest, and extraction runs a process
-            # a core anyway.
-            reader = decord.VideoReader(
-                str(self.path), num_threads=1, width=self.width, height=self.height
-            )
-            if len(reader) * self._frame_bytes > MAX_DECORD_BYTES:
-                raise _DecordUnfitError("the file is long, and decord would hold all its frames")
-            stamps = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-            # decord counts from the video's first frame, not from the file's time 0.
-            seconds = stamps.astype(np.float64) + self._scan.video_start
-            wanted = self._scan.frame_seconds
-            first = int(np.argmin(np.abs(seconds - wanted[0])))
-            found = seconds[first : first + len(wanted)]
-            if len(found) < len(wanted) or np.abs(found - wanted).max() > 2e-3:
-                raise _DecordUnfitError("decord's frame times are not the file's")
-            # The times being right, the pictures can still be others.
-            at = self._scan.first_frame.time - self._scan.origin
-            reader.seek_accurate(int(np.argmin(np.abs(seconds - at))))
-            theirs, ours = reader.next().asnumpy(), self._upright(self._scan.first_frame)
-            if theirs.shape != ours.shape:  # it pads the rows of small frames
-                raise _DecordUnfitError("decord's pictures are of another size")
-            if np.abs(theirs.astype(np.int16) - ours).mean() > 1.0:
-                raise _DecordUnfitError("decord's pictures do not belong to their times")
-            reader.seek_accurate(first)
-        except (RuntimeError, decord.DECORDError, StopIteration) as error:
-            raise _DecordUnfitError(f"decord cannot read it ({_last_words(error)})") from error
-        return reader
+    def _why_not_decord(self) -> str:
+        """What is known before decord is tried; empty: nothing is against it."""
+        if self.truncated:
+            return "the file breaks off, where decord would repeat frames"
+        if not self._scan.times_known:
+            return "some frames carry no time, which decord would guess"
+        if self._scan.first_frame.interlaced_frame:
+            return "the video is interlaced, which decord leaves as it is"
+        return ""
 
     def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """(seconds from the clip's start, frame [H, W, 3]) of the frames nearest to the ticks."""
-        if self._by_decord:
+        if self.decoder.startswith("decord"):
             try:
                 # All of them before the first is given: where decord stops half way, and it stops
                 # at another frame each time, PyAV does the whole clip, and a rerun the same.
                 found = list(self._frames_decord())
-            except _DecordUnfitError as error:
+            except DecordUnfitError as error:
                 self.decoder = f"pyav: {error}"
-                self._by_decord = False
             else:
                 yield from found
                 return
-        yield from self._frames_pyav()
+        for seconds, frame in self._nearest(decode_video(self.path, self._scan)):
+            yield seconds - self._scan.start, self._upright(frame)
 
     def _frames_decord(self) -> Iterator[tuple[float, np.ndarray]]:
-        from decord import DECORDError
+        size = (self.width, self.height)
+        reader, stamps_N = open_decord(self.path, size, len(self._scan.frame_seconds))
+        # decord counts from the video's first frame, not from the file's time 0.
+        stamps_N = stamps_N + self._scan.video_start
+        frames = decode_video(self.path, self._scan)
+        truth = ((seconds, self._upright(frame)) for seconds, frame in frames)
+        for seconds, frame_HW3 in self._nearest(check_pictures(reader, stamps_N, truth)):
+            yield seconds - self._scan.start, frame_HW3
 
-        # A reader serves one pass: its memory goes when the pass ends.
-        reader, self._reader = self._reader or self._open_decord(), None
-        ticks = _Ticks(self._rate)
-        seconds = self._scan.frame_seconds
-        picks = [k - 1 for k, second in enumerate(seconds) if ticks.passes_previous(second)]
-        if ticks.passes_previous(None):
-            picks.append(len(seconds) - 1)
-        at = 0
-        for k in picks:
-            try:
-                # Not get_batch: it took three times as long, and holds its frames twice.
-                if k > at:
-                    reader.skip_frames(k - at)
-                frame_HW3 = reader.next().asnumpy()
-            except (RuntimeError, DECORDError, StopIteration) as error:
-                raise _DecordUnfitError(f"decord gave up ({_last_words(error)})") from error
-            at = k + 1
-            yield seconds[k] - self._scan.start, frame_HW3
-
-    def _frames_pyav(self) -> Iterator[tuple[float, np.ndarray]]:
-        ticks = _Ticks(self._rate)
-        previous: tuple[float, av.VideoFrame] | None = None
-        for second, frame in decode_video(self.path, self._scan):
-            if ticks.passes_previous(second):
-                yield previous[0] - self._scan.start, self._upright(previous[1])
-            previous = second, frame
+    def _nearest(self, timed: Iterable[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
+        """Those of `timed` that are nearest to a tick."""
+        ticks, previous = _Ticks(self._rate), None
+        for seconds, frame in timed:
+            if ticks.passes_previous(seconds):
+                yield previous
+            previous = seconds, frame
         if previous is not None and ticks.passes_previous(None):
-            yield previous[0] - self._scan.start, self._upright(previous[1])
+            yield previous
 
     def _upright(self, frame: av.VideoFrame) -> np.ndarray:
         """RGB [height, width, 3]; scaled first, then turned, as the file's display matrix says."""
-        turns = round(frame.rotation / 90) % 4
-        width, height = (self.width, self.height)[:: -1 if turns % 2 else 1]
-        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
-        return np.rot90(rgb.to_ndarray(), turns)
-
-
-class _DecordUnfitError(Exception):
-    """Why decord cannot decode this clip."""
-
-
-def _last_words(error: Exception) -> str:
-    """What decord complains of, without its source lines and stack trace."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rpartition("Check failed: ")[2][-100:] if lines else "the end came early"
+        orientation = orientation_of(frame)
+        width, height = orientation.size(self.width, self.height)
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="BILINEAR"
+        )
+        return orientation.apply(rgb.to_ndarray())
 
 
 class _Ticks:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline import media as media_module
+from data_pipeline.decord_frames import open_decord
 from data_pipeline.media import MediaError, open_clip
 from data_pipeline.schema import Clip
 
@@ -108,7 +109,7 @@ def times_vary(times: list[float]) -> bool:
     return any(abs(t * RATE - round(t * RATE)) > 1e-6 for t in times)
 
 
-def read(path, decoder="decord", start=0.0, end=None, **settings):
+def read(path, decoder="pyav", start=0.0, end=None, **settings):
     clip = Clip(id="x", video=str(path), start=start, end=end)
     media = open_clip(clip, decoder=decoder, **settings)
     windows = list(media.windows())
@@ -574,38 +575,46 @@ def test_real_clips_decode_alike(shared_data, name):
 
 def test_a_long_file_is_not_given_to_decord_which_would_hold_it_all(tmp_path, monkeypatch):
     path = make(tmp_path / "a.mp4", seconds=4.0)
-    monkeypatch.setattr(media_module, "MAX_DECORD_BYTES", 160 * 96 * 3 * 50)
-    media, frames, _ = read(path, start=1.0, end=2.0)
+    monkeypatch.setattr("data_pipeline.decord_frames.MAX_BYTES", 160 * 96 * 3 * 50)
+    media, frames, _ = read(path, "decord", start=1.0, end=2.0)
     assert media.decoder.startswith("pyav: the file is long") and len(frames) == 25
 
 
 def test_without_decord_pyav_decodes(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
-    media, frames, _ = read(make(tmp_path / "a.mp4"))
+    media, frames, _ = read(make(tmp_path / "a.mp4"), "decord")
     assert media.decoder == "pyav: decord is not installed" and len(frames) == 50
 
 
-def test_when_decord_gives_up_half_way_pyav_does_the_whole_clip(tmp_path):
-    media = open_clip(Clip(id="x", video=str(make(tmp_path / "a.mp4"))), frames_per_second=12.5)
+class Reader:
+    """decord's, but it gives up at, or repeats, the frame `fault`."""
 
-    class Failing:
-        def __init__(self, reader):
-            self.reader, self.left = reader, 10
+    def __init__(self, reader, fault, repeats):
+        self.reader, self.fault, self.repeats, self.at = reader, fault, repeats, 0
 
-        def next(self):
-            self.left -= 1
-            if self.left < 0:
-                raise RuntimeError("out of frames")
-            return self.reader.next()
+    def next(self):
+        self.at += 1
+        if self.at <= self.fault:
+            self.last = self.reader.next()
+        elif not self.repeats:
+            raise RuntimeError("out of frames")
+        return self.last
 
-        def skip_frames(self, number):
-            self.reader.skip_frames(number)
 
-    media._reader = Failing(media._reader)
-    frames = np.concatenate([w.frames_NHW3 for w in media.windows()])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_when_decord_goes_wrong_half_way_pyav_does_the_whole_clip(tmp_path, monkeypatch, repeats):
+    path = make(tmp_path / "a.mp4")
+
+    def open_faulty(*args):
+        reader, stamps_N = open_decord(*args)
+        return Reader(reader, 20, repeats), stamps_N
+
+    monkeypatch.setattr(media_module, "open_decord", open_faulty)
+    media, frames, _ = read(path, "decord", frames_per_second=12.5)
     # The last tick, 2.00 s, is half a step behind the last frame.
     assert [number_of(f) for f in frames] == [*range(0, 50, 2), 49]
-    assert media.decoder == "pyav: decord gave up (out of frames)"
+    why = "pictures do not belong to their times" if repeats else "gave up (out of frames)"
+    assert media.decoder.startswith("pyav: decord") and media.decoder.endswith(why)
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
