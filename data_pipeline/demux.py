@@ -290,7 +290,7 @@ class _Reading:
                 self.first_frame = next(iter(packet.decode()), None)
             except av.FFmpegError:
                 pass  # a broken picture; the next may be whole, and none at all is an error later
-        if packet.is_corrupt:
+        if is_damaged(packet, self.clock):
             self.broken = True
             return
         rate = self.video.average_rate or self.video.guessed_rate or 25
@@ -319,7 +319,7 @@ class _Reading:
             self.frame_seconds.append(seconds)
 
     def _add_audio(self, packet: av.Packet) -> None:
-        if packet.is_corrupt:
+        if is_damaged(packet, self.clock):
             self.broken = True
             return
         if packet.pts is not None:
@@ -474,6 +474,10 @@ def describe_track(stream: av.AudioStream) -> str:
 
 def _track_number(container, audio) -> int | None:
     return next((n for n, stream in enumerate(container.streams.audio) if stream is audio), None)
+
+
+def is_damaged(packet: av.Packet, clock: MpegClock | None) -> bool:
+    return packet.is_corrupt if clock is None else clock.damaged(packet)
 
 
 def stores_dts_only(container, stream) -> bool:

@@ -24,6 +24,7 @@ from data_pipeline.demux import (
     best_streams,
     clock_of,
     in_span,
+    is_damaged,
     read_packets,
     seek,
     steps_back,
@@ -82,7 +83,7 @@ class _Pass:
             raise _LateError
 
     def _all(self) -> Iterator[av.VideoFrame]:
-        return _whole_frames(read_packets(self.container, self.clock, [self.stream], sought=False))
+        return self._whole(read_packets(self.container, self.clock, [self.stream], sought=False))
 
     def _from_entry(self, back: float) -> Iterator[av.VideoFrame]:
         """Frames from the first entry behind the seek on."""
@@ -97,13 +98,28 @@ class _Pass:
         if float((entry.dts if self.dts_only else entry.pts) * entry.time_base) > start:
             raise _LateError
         pts = entry.pts
-        frames = _whole_frames(itertools.chain([entry], packets))
+        frames = self._whole(itertools.chain([entry], packets))
         for frame in frames:
             if frame.pict_type == PictureType.I if self.dts_only else frame.pts == pts:
                 return itertools.chain([frame], frames)
             if not self.dts_only and frame.pts is not None and frame.pts > pts:
                 break
         raise _LateError
+
+    def _whole(self, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
+        """Their frames, but those that are damaged, by the word of the packet or the decoder."""
+        torn = set()
+        while True:
+            try:
+                packet = next(packets)
+                if is_damaged(packet, self.clock):
+                    torn.add(packet.pts)
+                frames = packet.decode()
+            except StopIteration:
+                return
+            except av.InvalidDataError:
+                continue
+            yield from (f for f in frames if not f.is_corrupt and f.pts not in torn)
 
     def _timed(self, frames: Iterable[av.VideoFrame]) -> Iterator[tuple[float, av.VideoFrame]]:
         """With the seconds from the file's time 0; frames that have no time are left out."""
@@ -125,18 +141,6 @@ class _Pass:
             return
         if not promised or abs(seconds - promised[0]) > SLACK_SECONDS:
             raise _LateError
-
-
-def _whole_frames(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
-    while True:
-        try:
-            packet = next(packets)
-            frames = [] if packet.is_corrupt else packet.decode()
-        except StopIteration:
-            return
-        except av.InvalidDataError:
-            continue
-        yield from (frame for frame in frames if not frame.is_corrupt)
 
 
 def deinterlaced(timed: Iterable[tuple[float, av.VideoFrame]]) -> Iterator:

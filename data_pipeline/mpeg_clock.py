@@ -81,6 +81,7 @@ class MpegClock:
         """Stream number to why its times cannot be told."""
         self.joins: list[float] = []
         """Seconds on the carried clock where it restarted."""
+        self._last_before_join: set[tuple[int, int]] = set()
         with av.open(path, metadata_errors="replace") as container:
             self._read(container)
             video = container.streams.best("video")
@@ -93,6 +94,11 @@ class MpegClock:
             return -np.inf
         end_N = (track.pts_N + track.length_N)[track.pts_N != _NONE]
         return float(end_N.max() * track.time_base)
+
+    def damaged(self, packet: av.Packet) -> bool:
+        """Parts of the packet are missing. Not so before a join, where only the counter jumps."""
+        here = (packet.stream_index, packet.pts)
+        return packet.is_corrupt and here not in self._last_before_join
 
     def seek(self, container, streams, seconds: float) -> bool:
         """Go to shortly before the `streams`' time `seconds`; False where that cannot be done."""
@@ -165,14 +171,14 @@ class MpegClock:
     def _carry_on(self, video: int | None) -> None:
         found = {number: track.restarts() for number, track in self._tracks.items()}
         if video not in found:  # sound alone
-            for number, track in self._tracks.items():
-                track.carry(found[number])
+            for number, restarts in found.items():
+                self._carry(number, restarts)
             return
         lead, others = found.pop(video), list(found.values())
         # A step ahead of the picture alone is a hole in it.
         lead = [r for r in lead if r[1] < 0 or not others or any(_together(r, o) for o in others)]
         track = self._tracks[video]
-        track.carry(lead)
+        self._carry(video, lead)
         self.joins = [track.dts_N[row] * track.time_base for row, _ in lead]
         for number, restarts in found.items():
             last = self._tracks[number].position_N.max()
@@ -184,7 +190,15 @@ class MpegClock:
                     "belongs together cannot be told; cut the file where its recordings were joined"
                 )
             else:
-                self._tracks[number].carry(pairs)
+                self._carry(number, pairs)
+
+    def _carry(self, number: int, restarts: list[tuple[int, float]]) -> None:
+        track = self._tracks[number]
+        track.carry(restarts)
+        for row, _ in restarts:
+            # FFmpeg marks the last packet or, where a parser holds one back, that before it.
+            last = track.pts_N[max(0, row - 2) : row].tolist()
+            self._last_before_join |= {(number, pts) for pts in last}
 
 
 def _together(restart, others) -> bool:

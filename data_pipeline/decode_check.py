@@ -1,0 +1,403 @@
+"""Does the decoder give the right pictures of my files, and what does it cost?
+
+    python -m data_pipeline.decode_check FOLDER_OR_VIDEO... [--output docs/results/decoding]
+
+Of every file, spans of a second from seeded starts are decoded as extraction does, with every frame
+kept, and held against a plain reading of the file from its first picture to its last with PyAV: the
+pictures must be equal to the bit and the times to a millisecond. The plain reading is written down
+here anew and shares no code with the decoder. decord stands beside them as one would use it by
+itself: go to the first picture of the span, take the next ones.
+
+Prints a table, writes OUTPUT.csv and OUTPUT.md when asked, and ends with 1 if anything differs.
+Costs are seconds of CPU time for a second of video, opening and sound included where the decoder
+does that.
+"""
+
+import argparse
+import csv
+import hashlib
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+
+from data_pipeline.atomic import atomic_file
+from data_pipeline.media import MediaError, open_clip
+from data_pipeline.schema import Clip
+
+NUM_STARTS = 20
+SPAN_SECONDS = 1.0
+_SAME_TIME = 1e-3
+_CLEAR = 2e-3
+"""Spans begin and end at least so far from any frame's time: rounding must not decide."""
+_THUMB = (48, 36)
+"""Width and height of the pictures by which decord's are recognised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One file. Costs in CPU seconds for a second of video."""
+
+    file: str
+    container: str = ""
+    codec: str = ""
+    frames: int = 0
+    """Of the plain reading."""
+    seconds: float = 0.0
+    starts: int = 0
+    compared: int = 0
+    """Pictures, over all starts."""
+    pictures_differ: int = 0
+    times_differ: int = 0
+    """Frames missing, too many, or more than a millisecond off."""
+    cost_default: float = math.nan
+    cost_plain: float = math.nan
+    cost_decord: float = math.nan
+    decord_differ: int | None = None
+    """Pictures of decord by itself that are plainly of another time; None: it gave none."""
+    note: str = ""
+
+
+@dataclass(kw_only=True)
+class Plain:
+    """A plain reading of a whole file."""
+
+    container: str
+    codec: str
+    origin: float
+    """Timestamp of time 0."""
+    seconds_N: np.ndarray
+    digests: list[bytes]
+    """Of each frame's RGB bytes, upright."""
+    thumbs_N: np.ndarray
+    """uint8 [N, 36, 48]."""
+    cost: float
+
+
+def check_file(path: Path, name: str, num_starts: int = NUM_STARTS, seed: int = 0) -> Row:
+    """Hold the decoder against the plain reading of `path`; `name` is for the table."""
+    try:
+        whole = open_clip(Clip(id="x", video=str(path)))
+    except MediaError as error:
+        return Row(file=name, note=f"{error.reason}: {error.detail}")
+    if not whole.has_video:
+        return Row(file=name, note="no picture")
+    plain = read_plainly(path, whole.width, whole.height)
+    spans = list(_spans(plain, num_starts, random.Random(f"{seed} {name}")))
+    compared = pictures = times = 0
+    used = 0.0
+    for start, end in spans:
+        clip = Clip(id="x", video=str(path), start=start, end=end)
+        begun = time.process_time()
+        media = open_clip(clip, frames_per_second=1e4)
+        found = [
+            (start + second, frame)
+            for window in media.windows()
+            for second, frame in zip(window.seconds_N.tolist(), window.frames_NHW3, strict=True)
+        ]
+        used += time.process_time() - begun
+        wanted = np.flatnonzero((plain.seconds_N >= start) & (plain.seconds_N < end))
+        times += abs(len(wanted) - len(found))
+        for k, (second, frame) in zip(wanted, found, strict=False):
+            compared += 1
+            times += abs(plain.seconds_N[k] - second) > _SAME_TIME
+            pictures += plain.digests[k] != _digest(frame)
+    decord_used, decord_differ = _try_decord(path, plain, spans)
+    total = sum(end - start for start, end in spans)
+    length = _length(plain)
+    return Row(
+        file=name,
+        container=plain.container,
+        codec=plain.codec,
+        frames=len(plain.digests),
+        seconds=round(length, 2),
+        starts=len(spans),
+        compared=compared,
+        pictures_differ=int(pictures),
+        times_differ=int(times),
+        cost_default=round(used / total, 4),
+        cost_plain=round(plain.cost / length, 4),
+        cost_decord=round(decord_used / total, 4),
+        decord_differ=decord_differ,
+        note="; ".join(whole.notes),
+    )
+
+
+def read_plainly(path: Path, width: int, height: int) -> Plain:
+    """Decode `path` from its first frame to its last and show it `width` x `height`."""
+    begun = time.process_time()
+    pts, dts, digests, thumbs, matrix = [], [], [], [], None
+    with av.open(str(path), metadata_errors="replace") as container:
+        stream = container.streams.best("video")
+        stream.codec_context.thread_count = 1
+        origin = (container.start_time or 0) / av.time_base
+        step = float(1 / (stream.average_rate or 25))
+        picture = _Picture(width, height)
+        for frame in _decoded(container, stream):
+            pts.append(frame.time)
+            dts.append(None if frame.dts is None else float(frame.dts * frame.time_base))
+            matrix = matrix or frame.side_data.get(Type.DISPLAYMATRIX)
+            for rgb in picture.add(frame, matrix):
+                digests.append(_digest(rgb))
+                thumbs.append(_thumb(rgb))
+        for rgb in picture.add(None, matrix):
+            digests.append(_digest(rgb))
+            thumbs.append(_thumb(rgb))
+        kinds = container.format.name, stream.codec_context.name
+    used = time.process_time() - begun
+    return Plain(
+        container=kinds[0],
+        codec=kinds[1],
+        origin=origin,
+        seconds_N=np.array(_even_times(pts, dts, step)) - origin,
+        digests=digests,
+        thumbs_N=np.stack(thumbs),
+        cost=used,
+    )
+
+
+class _Picture:
+    """Frames to upright RGB by one filter graph for all, as a player would have it."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.graph = None
+
+    def add(self, frame: av.VideoFrame | None, matrix) -> Iterator[np.ndarray]:
+        turn = np.eye(2, dtype=int) if matrix is None else _turn(matrix)
+        if self.graph is None:
+            self.graph = av.filter.Graph()
+            source = self.graph.add_buffer(
+                width=frame.width,
+                height=frame.height,
+                format=frame.format,
+                time_base=frame.time_base,
+            )
+            # Of frames that do not say they are interlaced yadif's family gives back the very same.
+            whole = self.graph.add("bwdif", "0:-1:1")
+            self.graph.link_nodes(source, whole, self.graph.add("buffersink")).configure()
+            self.count = 0
+        if frame is not None:
+            frame.pts = self.count
+            self.count += 1
+        self.graph.push(frame)
+        while True:
+            try:
+                out = self.graph.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            size = (self.width, self.height) if turn[0, 0] else (self.height, self.width)
+            rgb = out.reformat(*size, format="rgb24", interpolation="BILINEAR").to_ndarray()
+            yield _turned(rgb, turn)
+
+
+def _turn(matrix) -> np.ndarray:
+    """[2, 2] of -1, 0, 1: (x, y) @ it is where the stored point (x, y) is shown."""
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32) / 65536
+    return np.rint([[a, b], [c, d]]).astype(int)
+
+
+def _turned(rgb: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """Every pixel put where the matrix sends it."""
+    if (turn == np.eye(2)).all():
+        return rgb
+    y, x = np.indices(rgb.shape[:2])
+    to_x, to_y = (x * turn[0, k] + y * turn[1, k] for k in (0, 1))
+    to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
+    shown = np.empty((to_y.max() + 1, to_x.max() + 1, 3), np.uint8)
+    shown[to_y, to_x] = rgb
+    return shown
+
+
+def _decoded(container, stream) -> Iterator[av.VideoFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            frames = next(packets).decode()
+        except StopIteration:
+            return
+        except av.FFmpegError:
+            continue
+        yield from (frame for frame in frames if not frame.is_corrupt)
+
+
+def _even_times(pts: list, dts: list, step: float) -> list[float]:
+    """The times that the frames carry; of decoding where those of showing go back and forth; and
+    one step on where a joined file's clock starts anew."""
+    in_order = sum(b is not None and a is not None and b > a for a, b in zip(pts, pts[1:]))  # noqa: B905
+    times = list(pts if in_order >= 0.9 * (len(pts) - 1) else dts)
+    shift = 0.0
+    for k, second in enumerate(times):
+        if second is None:
+            times[k] = times[k - 1] + step
+        elif k and second + shift <= times[k - 1]:
+            shift = times[k - 1] + step - second
+            times[k] = second + shift
+        else:
+            times[k] = second + shift
+    return times
+
+
+def _spans(plain: Plain, num_starts: int, rng: random.Random) -> Iterator[tuple[float, float]]:
+    first, last = float(plain.seconds_N[0]), float(plain.seconds_N[-1])
+    length = min(SPAN_SECONDS, max(0.25, (last - first) / 2))
+    tries = given = 0
+    while given < num_starts and tries < 100 * num_starts:
+        tries += 1
+        start = round(rng.uniform(max(0.0, first), max(first, last - length)), 4)
+        if np.abs(plain.seconds_N[:, None] - (start, start + length)).min() > _CLEAR:
+            given += 1
+            yield start, start + length
+
+
+def _length(plain: Plain) -> float:
+    num = len(plain.seconds_N)
+    return float(plain.seconds_N[-1] - plain.seconds_N[0]) * num / max(1, num - 1) or 1.0
+
+
+def _try_decord(path: Path, plain: Plain, spans) -> tuple[float, int | None]:
+    """(CPU seconds, pictures that are not those of their time) of decord by itself."""
+    try:
+        import decord
+    except ImportError:
+        return math.nan, None
+    decord.logging.set_level(decord.logging.QUIET)
+    used, differ = 0.0, 0
+    for start, end in spans:
+        begun = time.process_time()
+        try:
+            reader = decord.VideoReader(str(path), num_threads=1)
+            stamps_N = reader.get_frame_timestamp(range(len(reader)))[:, 0] + plain.seconds_N[0]
+            wanted = np.flatnonzero((stamps_N >= start) & (stamps_N < end))
+            reader.seek_accurate(int(wanted[0]))
+            found = [reader.next().asnumpy() for _ in wanted]
+        except (RuntimeError, decord.DECORDError, StopIteration, IndexError):
+            return math.nan, None
+        used += time.process_time() - begun
+        differ += sum(
+            _is_another(plain, float(stamps_N[k]), frame)
+            for k, frame in zip(wanted, found, strict=True)
+        )
+    return used, differ
+
+
+def _is_another(plain: Plain, second: float, frame: np.ndarray) -> bool:
+    """Some other frame of the file is plainly more like it than that of its time."""
+    if frame.ndim != 3 or frame.shape[-1] != 3:  # decord gives such of RGB with odd sizes
+        return True
+    thumb = _thumb(frame)
+    off_N = np.abs(plain.thumbs_N.astype(np.int16) - thumb).mean(axis=(1, 2))
+    there = off_N[int(np.argmin(np.abs(plain.seconds_N - second)))]
+    return bool(there > 2 * off_N.min() + 0.25)
+
+
+def _digest(rgb: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(rgb), digest_size=16).digest()
+
+
+def _thumb(rgb: np.ndarray) -> np.ndarray:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    return frame.reformat(*_THUMB, format="gray", interpolation="AREA").to_ndarray()
+
+
+def find_videos(paths: list[Path]) -> list[tuple[Path, str]]:
+    """(file, name for the table) of all files that FFmpeg opens, in order."""
+    found = []
+    for path in paths:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            name = f"{path.name}/{file.relative_to(path)}" if path.is_dir() else file.name
+            try:
+                with av.open(str(file), metadata_errors="replace") as container:
+                    if container.streams.video:
+                        found.append((file, name))
+            except (av.FFmpegError, OSError):
+                if not path.is_dir():
+                    raise
+    return found
+
+
+def to_markdown(rows: list[Row], command: str) -> str:
+    def number(x: float) -> str:
+        return "-" if math.isnan(x) else f"{x:.4f}"
+
+    lines = [
+        "# Every frame the right one: the decoder against a plain reading\n",
+        f"    {command}\n",
+        __doc__.split("\n\n")[2].replace("\n", " ") + "\n",
+        "CPU seconds for a second of video: *default* opens the file anew for each span, goes over "
+        "its packets, decodes its sound and its pictures; *plain* decodes the pictures of the "
+        "whole file; *decord* opens the file for each span and decodes its pictures. The last "
+        "column counts pictures that decord, used by itself, gives for another time.\n",
+        "| file | container, codec | frames | starts | pictures | pictures that differ | times "
+        "that differ | default | plain | decord | decord: other pictures |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if not row.starts:
+            lines.append(f"| {row.file} | {row.note} |" + " |" * 9)
+            continue
+        costs = " | ".join(map(number, (row.cost_default, row.cost_plain, row.cost_decord)))
+        lines.append(
+            f"| {row.file} | {row.container.split(',')[0]}, {row.codec} | {row.frames} | "
+            f"{row.starts} | {row.compared} | {row.pictures_differ} | {row.times_differ} | {costs} "
+            f"| {'-' if row.decord_differ is None else row.decord_differ} |"
+        )
+    done = [row for row in rows if row.starts]
+    lines.append(
+        f"\n{sum(r.compared for r in done):,} pictures of {len(done)} files: "
+        f"{sum(r.pictures_differ for r in done)} pictures and {sum(r.times_differ for r in done)} "
+        "times differ."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None, show: Callable[[str], None] = print) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipeline.decode_check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help="folders with videos, or videos")
+    parser.add_argument("--output", type=Path, help="write OUTPUT.csv and OUTPUT.md")
+    parser.add_argument("--starts", type=int, default=NUM_STARTS, help="spans a file (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the starts (%(default)s)")
+    args = parser.parse_args(argv)
+    for path in args.paths:
+        if not path.exists():
+            parser.error(f"no file or folder {path}")
+    rows = []
+    for file, name in find_videos(args.paths):
+        rows.append(check_file(file, name, args.starts, args.seed))
+        row = rows[-1]
+        show(
+            f"{row.file}: {row.pictures_differ} of {row.compared} pictures and {row.times_differ} "
+            f"times differ; {row.cost_default:.4f} s a second of video"
+            if row.starts
+            else f"{row.file}: {row.note}"
+        )
+    if not rows:
+        parser.error("no video in " + ", ".join(map(str, args.paths)))
+    command = " ".join(["python -m data_pipeline.decode_check", *map(str, args.paths)])
+    report = to_markdown(rows, command)
+    show(report.strip().rpartition("\n")[2])
+    if args.output is not None:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(args.output.with_suffix(".md")) as file:
+            file.write(report.encode())
+        with open(args.output.with_suffix(".csv"), "w", newline="") as file:
+            writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+            writer.writeheader()
+            writer.writerows(vars(row) for row in rows)
+    return int(any(row.pictures_differ or row.times_differ for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
