@@ -20,6 +20,7 @@ from av.video.frame import PictureType
 
 from data_pipeline.demux import (
     SLACK_SECONDS,
+    MediaError,
     Scan,
     best_streams,
     clock_of,
@@ -35,6 +36,8 @@ from data_pipeline.mpeg_clock import LostError
 
 _MARGIN_SECONDS = 0.1
 """A picture before the span: deinterlacing looks at its neighbours."""
+_REORDER_SECONDS = 2.0
+"""Pictures are stored at most so far from their turn, amply: behind it no entry is looked for."""
 
 
 class _LateError(Exception):
@@ -46,14 +49,20 @@ def decode_video(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame
 
     Frames that come out damaged are left out; interlaced ones are made whole.
     """
+    last = -math.inf
     for back in steps_back(found.start):
         with av.open(str(path), metadata_errors="replace") as container:
             try:
-                yield from _Pass(container, path, found).frames(back)
+                for seconds, frame in _Pass(container, path, found).frames(back):
+                    if seconds > last:  # else it came before the seek was given up
+                        yield seconds, frame
+                    last = max(last, seconds)
                 return
-            except (_LateError, LostError):
+            except (_LateError, LostError) as error:
                 if back is None:
-                    raise
+                    raise MediaError(
+                        "unreadable_video", f"{path.name} changed while it was read"
+                    ) from error
 
 
 class _Pass:
@@ -91,19 +100,26 @@ class _Pass:
         if not seek(self.container, self.clock, [self.stream], start - back):
             raise _LateError
         packets = read_packets(self.container, self.clock, [self.stream], sought=True)
-        is_entry = Entries(self.stream)
-        entry = next((packet for packet in packets if is_entry(packet)), None)
-        if entry is None or entry.dts is None or (entry.pts is None and not self.dts_only):
-            raise _LateError
-        if float((entry.dts if self.dts_only else entry.pts) * entry.time_base) > start:
-            raise _LateError
-        pts = entry.pts
+        entry = self._first_entry(packets, start)
+        pts = entry.pts  # decoding takes it from the packet
         frames = self._whole(itertools.chain([entry], packets))
         for frame in frames:
             if frame.pict_type == PictureType.I if self.dts_only else frame.pts == pts:
                 return itertools.chain([frame], frames)
             if not self.dts_only and frame.pts is not None and frame.pts > pts:
                 break
+        raise _LateError
+
+    def _first_entry(self, packets: Iterator[av.Packet], start: float) -> av.Packet:
+        is_entry = Entries(self.stream)
+        for packet in packets:
+            ticks = packet.dts if self.dts_only or packet.pts is None else packet.pts
+            if ticks is not None and float(ticks * packet.time_base) > start + _REORDER_SECONDS:
+                break
+            if is_entry(packet):
+                if ticks is None or float(ticks * packet.time_base) > start:
+                    break
+                return packet
         raise _LateError
 
     def _whole(self, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:

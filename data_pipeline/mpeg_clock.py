@@ -37,9 +37,10 @@ class _Track:
     """The packets of one stream in the order of the file; times in ticks of its time base."""
 
     def __init__(self, rows: array, time_base: float) -> None:
-        """rows: position, size, pts, dts, length of one packet after the other."""
-        table = np.array(rows, dtype=np.int64).reshape(-1, 5).T.copy()
-        self.position_N, self.size_N, self.pts_N, self.dts_N, self.length_N = table
+        """rows: position, size, pts, dts, length, is it key, of one packet after the other."""
+        table = np.array(rows, dtype=np.int64).reshape(-1, 6).T.copy()
+        self.position_N, self.size_N, self.pts_N, self.dts_N, self.length_N, key_N = table
+        self.key_N = key_N.astype(bool)
         self.time_base = time_base
 
     def __len__(self) -> int:
@@ -50,9 +51,9 @@ class _Track:
         rows = np.flatnonzero((self.position_N == position) & (self.size_N == size))
         return int(rows[0]) if position is not None and len(rows) else None
 
-    def last_before(self, seconds: float) -> int | None:
+    def last_key_before(self, seconds: float) -> int | None:
         dts_N = np.where(self.dts_N == _NONE, np.iinfo(np.int64).max, self.dts_N)
-        rows = np.flatnonzero(dts_N <= seconds / self.time_base)
+        rows = np.flatnonzero(self.key_N & (dts_N <= seconds / self.time_base))
         return int(rows[-1]) if len(rows) else None
 
     def restarts(self) -> list[tuple[int, float]]:
@@ -101,11 +102,11 @@ class MpegClock:
         return packet.is_corrupt and here not in self._last_before_join
 
     def seek(self, container, streams, seconds: float) -> bool:
-        """Go to shortly before the `streams`' time `seconds`; False where that cannot be done."""
+        """Go to shortly before the last key packets up to `seconds`; False where that fails."""
         positions = []
         for stream in streams:
             track = self._tracks.get(stream.index)
-            row = None if track is None else track.last_before(seconds)
+            row = None if track is None else track.last_key_before(seconds)
             if row is not None:
                 known_K = track.position_N[max(0, row - _LEAD) : row + 1]
                 positions += known_K[known_K >= 0][:1].tolist()
@@ -162,6 +163,7 @@ class MpegClock:
                     _NONE if packet.pts is None else packet.pts,
                     _NONE if packet.dts is None else packet.dts,
                     packet.duration or 0,
+                    packet.is_keyframe,
                 )
             )
         for number, row in rows.items():
