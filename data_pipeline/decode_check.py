@@ -94,14 +94,8 @@ def check_file(path: Path, name: str, num_starts: int = NUM_STARTS, seed: int = 
     compared = pictures = times = 0
     used = 0.0
     for start, end in spans:
-        clip = Clip(id="x", video=str(path), start=start, end=end)
         begun = time.process_time()
-        media = open_clip(clip, frames_per_second=1e4)
-        found = [
-            (start + second, frame)
-            for window in media.windows()
-            for second, frame in zip(window.seconds_N.tolist(), window.frames_NHW3, strict=True)
-        ]
+        found = list(_default_frames(path, start, end))
         used += time.process_time() - begun
         wanted = np.flatnonzero((plain.seconds_N >= start) & (plain.seconds_N < end))
         times += abs(len(wanted) - len(found))
@@ -130,6 +124,17 @@ def check_file(path: Path, name: str, num_starts: int = NUM_STARTS, seed: int = 
     )
 
 
+def _default_frames(path: Path, start: float, end: float) -> Iterator[tuple[float, np.ndarray]]:
+    """(seconds, picture) as extraction has them; none of a span that it rejects."""
+    clip = Clip(id="x", video=str(path), start=start, end=end)
+    try:
+        media = open_clip(clip, frames_per_second=1e4)
+        for window in media.windows():
+            yield from zip((start + window.seconds_N).tolist(), window.frames_NHW3, strict=True)
+    except MediaError:
+        return
+
+
 def read_plainly(path: Path, width: int, height: int) -> Plain:
     """Decode `path` from its first frame to its last and show it `width` x `height`."""
     begun = time.process_time()
@@ -140,7 +145,8 @@ def read_plainly(path: Path, width: int, height: int) -> Plain:
         origin = (container.start_time or 0) / av.time_base
         step = float(1 / (stream.average_rate or 25))
         picture = _Picture(width, height)
-        for frame in _decoded(container, stream):
+        joins: list[tuple[float, float]] = []
+        for frame in _decoded(container, stream, joins):
             pts.append(frame.time)
             dts.append(None if frame.dts is None else float(frame.dts * frame.time_base))
             matrix = matrix or frame.side_data.get(Type.DISPLAYMATRIX)
@@ -156,7 +162,7 @@ def read_plainly(path: Path, width: int, height: int) -> Plain:
         container=kinds[0],
         codec=kinds[1],
         origin=origin,
-        seconds_N=np.array(_even_times(pts, dts, step)) - origin,
+        seconds_N=np.array(_even_times(pts, dts, step, joins)) - origin,
         digests=digests,
         thumbs_N=np.stack(thumbs),
         cost=used,
@@ -172,7 +178,15 @@ class _Picture:
 
     def add(self, frame: av.VideoFrame | None, matrix) -> Iterator[np.ndarray]:
         turn = np.eye(2, dtype=int) if matrix is None else _turn(matrix)
+        kind = None if frame is None else (frame.width, frame.height, frame.format.name)
+        if self.graph is not None and kind != self.kind:
+            self.graph.push(None)
+            yield from self._pull(turn)
+            self.graph = None
+        if frame is None:
+            return
         if self.graph is None:
+            self.kind = kind
             self.graph = av.filter.Graph()
             source = self.graph.add_buffer(
                 width=frame.width,
@@ -184,10 +198,12 @@ class _Picture:
             whole = self.graph.add("bwdif", "0:-1:1")
             self.graph.link_nodes(source, whole, self.graph.add("buffersink")).configure()
             self.count = 0
-        if frame is not None:
-            frame.pts = self.count
-            self.count += 1
+        frame.pts = self.count
+        self.count += 1
         self.graph.push(frame)
+        yield from self._pull(turn)
+
+    def _pull(self, turn: np.ndarray) -> Iterator[np.ndarray]:
         while True:
             try:
                 out = self.graph.pull()
@@ -216,11 +232,22 @@ def _turned(rgb: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return shown
 
 
-def _decoded(container, stream) -> Iterator[av.VideoFrame]:
+def _decoded(container, stream, joins: list) -> Iterator[av.VideoFrame]:
+    """All whole frames. `joins` gets the end, by the packets, of what comes before each restart of
+    the clock and the first time behind it."""
     packets = container.demux(stream)
+    end = before = None
     while True:
         try:
-            frames = next(packets).decode()
+            packet = next(packets)
+            if packet.pts is not None and packet.dts is not None:
+                base = packet.time_base
+                if before is not None and float(packet.dts * base) < before - 0.1:
+                    joins.append((end, float(packet.pts * base)))
+                    end = None
+                before = float(packet.dts * base)
+                end = max(end or 0.0, float((packet.pts + (packet.duration or 0)) * base))
+            frames = packet.decode()
         except StopIteration:
             return
         except av.FFmpegError:
@@ -228,20 +255,20 @@ def _decoded(container, stream) -> Iterator[av.VideoFrame]:
         yield from (frame for frame in frames if not frame.is_corrupt)
 
 
-def _even_times(pts: list, dts: list, step: float) -> list[float]:
+def _even_times(pts: list, dts: list, step: float, joins: list) -> list[float]:
     """The times that the frames carry; of decoding where those of showing go back and forth; and
-    one step on where a joined file's clock starts anew."""
-    in_order = sum(b is not None and a is not None and b > a for a, b in zip(pts, pts[1:]))  # noqa: B905
-    times = list(pts if in_order >= 0.9 * (len(pts) - 1) else dts)
-    shift = 0.0
-    for k, second in enumerate(times):
+    carried on where a joined file's clock starts anew."""
+    steps = np.diff(np.array([math.nan if t is None else t for t in pts]))
+    times, shift, before = [], 0.0, -math.inf
+    for second in pts if (steps > 0).mean() >= 0.9 else dts:
         if second is None:
-            times[k] = times[k - 1] + step
-        elif k and second + shift <= times[k - 1]:
-            shift = times[k - 1] + step - second
-            times[k] = second + shift
-        else:
-            times[k] = second + shift
+            times.append(times[-1] + step)
+            continue
+        if second < before - 0.1:
+            end, begin = joins.pop(0)
+            shift += end - begin
+        before = second
+        times.append(second + shift)
     return times
 
 

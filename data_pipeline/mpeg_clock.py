@@ -58,13 +58,18 @@ class _Track:
 
     def restarts(self) -> list[tuple[int, float]]:
         """(packet, step in seconds) where the clock does not go on."""
-        row_K = np.flatnonzero(self.dts_N != _NONE)
-        dts_K, length_K = self.dts_N[row_K], self.length_N[row_K]
-        step_K = (dts_K[1:] - dts_K[:-1] - length_K[:-1]) * self.time_base
-        # Back from the last time, whatever length that packet claimed; ahead from its end.
-        back_K = np.diff(dts_K) * self.time_base < -_BACK_SECONDS
-        found = np.flatnonzero(back_K | (step_K > _AHEAD_SECONDS))
-        return [(int(row_K[k + 1]), float(step_K[k])) for k in found]
+        row_K = np.flatnonzero((self.dts_N != _NONE) & (self.pts_N != _NONE))
+        step_K = np.diff(self.dts_N[row_K]) * self.time_base
+        breaks = np.flatnonzero((step_K < -_BACK_SECONDS) | (step_K > _AHEAD_SECONDS)) + 1
+        bounds = [0, *breaks.tolist(), len(row_K)]
+        found = []
+        for first, middle, last in zip(bounds, breaks, bounds[2:], strict=False):
+            before, behind = row_K[first:middle], row_K[middle:last]
+            # What is shown first need not be stored first.
+            end = (self.pts_N[before] + self.length_N[before]).max()
+            begin = self.pts_N[behind[:_LEAD]].min()
+            found.append((int(behind[0]), float(begin - end) * self.time_base))
+        return found
 
     def carry(self, restarts: list[tuple[int, float]]) -> None:
         """Take back each step from its packet on."""
@@ -84,8 +89,8 @@ class MpegClock:
         """Seconds on the carried clock where it restarted."""
         self._last_before_join: set[tuple[int, int]] = set()
         with av.open(path, metadata_errors="replace") as container:
-            self._read(container)
             video = container.streams.best("video")
+            self._read(container)
         self._carry_on(None if video is None else video.index)
 
     def end(self, stream) -> float:
