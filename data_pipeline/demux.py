@@ -166,6 +166,7 @@ class _Reading:
         self.video_end = -math.inf
         self.video_reach = -math.inf  # with the packets that are hidden or repeat a picture
         self.num_video_packets = 0
+        self.num_held_back = 0  # packets before the decoder gives the first picture
         self.times_known = True
         self.dts_only = self.video is not None and stores_dts_only(container, self.video)
         self.at_end = False
@@ -222,9 +223,9 @@ class _Reading:
                 past = [seconds >= self.end + 0.25 for seconds in reached.values()]
                 if all(past) or max(reached.values()) >= self.end + 10.0:
                     break
-        if sought and self.video is not None and self.num_video_packets:
+        if sought and self.video is not None:
             return self.first_frame is not None and self.key_seconds is not None
-        return not (sought and self.video is None and self.sound.last_seconds == -math.inf)
+        return not (sought and self.sound.last_seconds == -math.inf)
 
     def result(self) -> Scan:
         if self.num_video_packets and self.first_frame is None:
@@ -288,6 +289,7 @@ class _Reading:
         if self.first_frame is None:
             try:
                 self.first_frame = next(iter(packet.decode()), None)
+                self.num_held_back += self.first_frame is None and packet.size > 0
             except av.FFmpegError:
                 pass  # a broken picture; the next may be whole, and none at all is an error later
         if is_damaged(packet, self.clock):
@@ -298,6 +300,8 @@ class _Reading:
         stamp = packet.dts if packet.pts is None or self.dts_only else packet.pts
         if stamp is not None:
             seconds = float(stamp * packet.time_base)
+            if self.dts_only:  # a picture is shown when a later packet pushes it out
+                seconds += self.num_held_back * length
             self.video_reach = max(self.video_reach, seconds + length)
         if not packet.size:
             return

@@ -4,8 +4,8 @@
 
 A span far into a file is sought. Decoding begins at an entry (data_pipeline.entry) at least one
 picture before it, what comes out before that entry's own picture is dropped, and the span's first
-picture must be the one that the packets promise; else the seek goes 5, 15 and 60 s further back,
-and then everything from the beginning is decoded. tests/data_pipeline/test_decode_check.py and
+picture must be the one that the packets promise; else the seek goes 1, 5, 15 and 60 s back, and
+then everything from the beginning is decoded. tests/data_pipeline/test_decode_check.py and
 `python -m data_pipeline.decode_check` hold the outcome against a plain reading.
 """
 

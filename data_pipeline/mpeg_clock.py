@@ -24,8 +24,11 @@ _AHEAD_SECONDS = 10.0
 """Steps by which a clock is said to restart: back by more, or ahead by more. As ffmpeg's."""
 _SAME_SECONDS = 1.0
 """Picture and sound restart together when their steps differ by less."""
-_LEAD = 12
-"""Packets read before the wanted one: the first after a seek may lack its beginning."""
+_LEAD = 5
+"""Packets of known place to go back by: what follows a seek may lack its beginning, and in program
+streams dozens of small pictures may share one place."""
+_REORDER = 16
+"""Pictures among which the first to be shown is looked for: as many as a codec may hold back."""
 _NONE = np.iinfo(np.int64).min
 
 
@@ -52,8 +55,8 @@ class _Track:
         return int(rows[0]) if position is not None and len(rows) else None
 
     def last_key_before(self, seconds: float) -> int | None:
-        dts_N = np.where(self.dts_N == _NONE, np.iinfo(np.int64).max, self.dts_N)
-        rows = np.flatnonzero(self.key_N & (dts_N <= seconds / self.time_base))
+        sure_N = self.key_N & (self.pts_N != _NONE)
+        rows = np.flatnonzero(sure_N & (self.pts_N <= seconds / self.time_base))
         return int(rows[-1]) if len(rows) else None
 
     def restarts(self) -> list[tuple[int, float]]:
@@ -67,7 +70,7 @@ class _Track:
             before, behind = row_K[first:middle], row_K[middle:last]
             # What is shown first need not be stored first.
             end = (self.pts_N[before] + self.length_N[before]).max()
-            begin = self.pts_N[behind[:_LEAD]].min()
+            begin = self.pts_N[behind[:_REORDER]].min()
             found.append((int(behind[0]), float(begin - end) * self.time_base))
         return found
 
@@ -90,8 +93,9 @@ class MpegClock:
         self._last_before_join: set[tuple[int, int]] = set()
         with av.open(path, metadata_errors="replace") as container:
             video = container.streams.best("video")
+            number = None if video is None else video.index  # a closed file's streams are gone
             self._read(container)
-        self._carry_on(None if video is None else video.index)
+        self._carry_on(number)
 
     def end(self, stream) -> float:
         """Where the stream's last packet ends, in seconds; -inf without packets."""
@@ -113,8 +117,8 @@ class MpegClock:
             track = self._tracks.get(stream.index)
             row = None if track is None else track.last_key_before(seconds)
             if row is not None:
-                known_K = track.position_N[max(0, row - _LEAD) : row + 1]
-                positions += known_K[known_K >= 0][:1].tolist()
+                known_K = track.position_N[: row + 1]
+                positions += known_K[known_K >= 0][-_LEAD:][:1].tolist()
         if not positions:
             return False
         try:
@@ -186,7 +190,7 @@ class MpegClock:
         lead = [r for r in lead if r[1] < 0 or not others or any(_together(r, o) for o in others)]
         track = self._tracks[video]
         self._carry(video, lead)
-        self.joins = [track.dts_N[row] * track.time_base for row, _ in lead]
+        self.joins = [float(track.dts_N[row] * track.time_base) for row, _ in lead]
         for number, restarts in found.items():
             last = self._tracks[number].position_N.max()
             heard = [(row, step) for row, step in lead if track.position_N[: row + 1].max() < last]

@@ -1,6 +1,8 @@
 """Videos are made on the spot. Each frame carries its number as 10 black or white squares, so a
 test can read which frame it was given; the sound is a tone that begins at a known time."""
 
+import re
+import struct
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -199,6 +201,113 @@ def test_a_phone_video_comes_upright(tmp_path, rotation, max_height):
         assert np.abs(found["pyav"][0].astype(int) - upright).mean() < 8
     else:
         assert found["pyav"].shape[1] == 48
+
+
+ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [
+    (0, b, c, 0) for b in (1, -1) for c in (1, -1)
+]
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_the_whole_display_matrix_is_applied(tmp_path, matrix):
+    """(x, y) is shown at (a x + c y, b x + d y): mirrors as well as turns."""
+    path = make(tmp_path / "front.mp4", seconds=0.4)
+    a, b, c, d = (65536 * k for k in matrix)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    assert struct.unpack(">9i", data[at : at + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    stored = picture(0, 160, 96)
+    y, x = np.indices(stored.shape[:2])
+    to_x, to_y = matrix[0] * x + matrix[2] * y, matrix[1] * x + matrix[3] * y
+    shown = np.empty((96, 160, 3) if matrix[0] else (160, 96, 3), np.uint8)
+    shown[to_y - to_y.min(), to_x - to_x.min()] = stored
+    for decoder in ("decord", "pyav"):
+        media, frames, _ = read(path, decoder)
+        assert frames.shape[1:] == shown.shape == (media.height, media.width, 3)
+        assert np.abs(frames[0].astype(int) - shown).mean() < 8, media.decoder
+
+
+def test_a_mirrored_phone_video_comes_mirrored(shared_data):
+    mirrored, plain = (
+        read(shared_data / "odd_media" / name)[1] for name in ("mirrored.mp4", "plain.mp4")
+    )
+    assert (mirrored == plain[:, :, ::-1]).all()
+
+
+def test_an_avi_gives_all_frames_in_even_steps(tmp_path):
+    """It stores when to decode a picture; FFmpeg makes up when to show it, back and forth."""
+    path = make(tmp_path / "a.avi", video="mpeg4", video_options={"bf": "2", "g": "12"}, audio=None)
+    media, frames, seconds = read(path)
+    assert [number_of(f) for f in frames] == list(range(50))
+    assert np.diff(seconds) == pytest.approx(np.full(49, 0.04), abs=1e-6)
+    assert media.notes == []
+
+
+def test_a_packed_avi_gives_all_frames_in_even_steps(shared_data):
+    """101 chunks: three are empty, 33 hold two pictures and are followed by one of six bytes."""
+    media, frames, seconds = read(shared_data / "odd_media" / "xvid_packed.avi")
+    assert len(frames) == 98
+    assert np.diff(seconds) == pytest.approx(np.full(97, 0.04), abs=1e-6)
+
+
+def joined(path: Path, *parts: Path) -> Path:
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+@pytest.mark.parametrize("name", ["h264.ts", "mpeg2.ts", "mpeg1.mpg"])
+@pytest.mark.parametrize("options", [{}, {"bf": "2", "g": "10"}])
+def test_the_clock_of_joined_recordings_is_carried_on(tmp_path, name, options):
+    """The second begins its clock anew; its tone sounds with its own picture."""
+    kind = CONTAINERS[name] | {"video_options": options}
+    one = make(tmp_path / f"1{name}", seconds=3.0, tone_at=9.0, **kind)
+    two = make(tmp_path / f"2{name}", seconds=4.0, tone_at=1.0, **kind)
+    path = joined(tmp_path / name, one, two)
+    media, frames, seconds = read(path)
+    numbers = [number_of(f) for f in frames]
+    assert numbers == [*range(75), *range(100)]
+    steps = np.diff(seconds)
+    # FFmpeg puts the last of a program stream's pictures, which has no time, a step too late.
+    assert np.delete(steps, (73, 74)) == pytest.approx(np.full(172, 0.04), abs=2e-3)
+    assert steps[73:75].max() < 0.085
+    assert tone_start(media.sound_T) == pytest.approx(seconds[75 + 25], abs=0.06)
+    assert re.search(r"recordings were joined at (2.9|3.0)\d s", media.notes[0])
+    assert not media.truncated
+    media, frames, seconds = read(path, start=5.5, end=6.5)
+    assert len(frames) == 25 and 60 <= number_of(frames[0]) <= 64
+
+
+def test_joined_recordings_whose_clocks_do_not_fit_are_rejected(tmp_path):
+    one, two = (make(tmp_path / n, seconds=3.0, audio="mp2") for n in ("1.ts", "2.ts"))
+    # The second one's sound goes on where the first one's ended, its picture starts anew.
+    shift = 3 * 90_000
+    data = bytearray(two.read_bytes())
+    for at in range(0, len(data), 188):
+        begin = data.find(b"\0\0\1\xc0", at, at + 188)
+        if begin >= 0 and data[begin + 7] & 128:
+            field = data[begin + 9 : begin + 14]
+            pts = (field[0] >> 1 & 7) << 30 | field[1] << 22 | (field[2] >> 1) << 15
+            pts = (pts | field[3] << 7 | field[4] >> 1) + shift
+            data[begin + 9 : begin + 14] = bytes(
+                [0x21 | pts >> 29 & 14, pts >> 22 & 255, pts >> 14 & 254 | 1]
+                + [pts >> 7 & 255, pts << 1 & 254 | 1]
+            )
+    two.write_bytes(data)
+    with pytest.raises(MediaError) as error:
+        read(joined(tmp_path / "a.ts", one, two))
+    assert error.value.reason == "unreadable_video"
+    assert "clocks of picture and sound restart apart" in error.value.detail
+
+
+def test_a_face_is_not_put_to_the_speech_of_another(shared_data):
+    """joined.ts: two people one after the other; 60 frames of each, and no hole between them."""
+    media, frames, seconds = read(shared_data / "odd_media" / "joined.ts")
+    assert len(frames) == 120 and media.duration == pytest.approx(4.81, abs=0.03)
+    assert np.diff(seconds) == pytest.approx(np.full(119, 0.04), abs=2e-3)
+    change = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert int(np.argmax(change)) == 59
 
 
 def test_wide_pixels_are_made_square(tmp_path):
