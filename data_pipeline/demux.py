@@ -347,7 +347,7 @@ class _Reading:
         if not self.at_end:
             return False
         missing = min(self.end, self.declared_end) - data_end
-        if self.video is not None:
+        if self.video is not None and self.clock is None:
             missing = max(missing, min(self.end, self._declared_video()) - self.video_end)
         return self.broken or (math.isfinite(missing) and missing > _MISSING_SECONDS)
 

@@ -5,8 +5,8 @@
 A span far into a file is sought. Decoding begins at an entry (data_pipeline.entry) at least one
 picture before it, what comes out before that entry's own picture is dropped, and the span's first
 picture must be the one that the packets promise; else the seek goes 1, 5, 15 and 60 s back, and
-then everything from the beginning is decoded. tests/data_pipeline/test_decode_check.py and
-`python -m data_pipeline.decode_check` hold the outcome against a plain reading.
+then everything from the beginning is decoded, once for clips of one file that come in order.
+`python -m data_pipeline.decode_check` and its test hold the outcome against a plain reading.
 """
 
 import itertools
@@ -44,59 +44,134 @@ class _LateError(Exception):
     """A seek came out where the span's first picture cannot be told to be right."""
 
 
+class _FirstError(_LateError):
+    """There is no entry before the span but the file's first picture."""
+
+
 def decode_video(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame]]:
     """(seconds from the file's time 0, frame) of each frame of the span, times increasing.
 
     Frames that come out damaged are left out; interlaced ones are made whole.
     """
-    last = -math.inf
+    last, from_first = -math.inf, False
     for back in steps_back(found.start):
-        with av.open(str(path), metadata_errors="replace") as container:
-            try:
-                for seconds, frame in _Pass(container, path, found).frames(back):
-                    if seconds > last:  # else it came before the seek was given up
-                        yield seconds, frame
-                    last = max(last, seconds)
+        if from_first and back is not None:
+            continue
+        try:
+            for seconds, frame in _sought(path, found, back):
+                if seconds > last:  # else it came before a seek was given up
+                    yield seconds, frame
+                last = max(last, seconds)
+            return
+        except (_LateError, LostError) as error:
+            from_first = isinstance(error, _FirstError)
+            if back is None:
+                raise MediaError(
+                    "unreadable_video", f"{path.name} changed while it was read"
+                ) from error
+
+
+def _sought(path: Path, found: Scan, back: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
+    """The span's frames, decoded from an entry `back` seconds before it, or from the beginning."""
+    if back is None:
+        yield from _in_order(path, found)
+        return
+    with _Pass(path, found.origin) as reading:
+        given = False
+        for seconds, frame in deinterlaced(reading.from_entry(found.start, back)):
+            if seconds >= found.end - SLACK_SECONDS:
+                break
+            if in_span(seconds, found.start, found.end):
+                if not given and not reading.dts_only:
+                    _check_first(seconds, found)
+                given = True
+                yield seconds, frame
+        if not given:
+            raise _LateError
+
+
+def _check_first(seconds: float, found: Scan) -> None:
+    promised = found.frame_seconds
+    if not promised or abs(seconds - promised[0]) > SLACK_SECONDS:
+        raise _LateError
+
+
+_kept: list["_InOrder"] = []
+"""At most one: a file read in order so far, for the next clip of a file that cannot be sought."""
+
+
+def _in_order(path: Path, found: Scan) -> Iterator[tuple[float, av.VideoFrame]]:
+    name = (str(path), path.stat().st_mtime_ns, path.stat().st_size)
+    reading = _kept.pop() if _kept else None
+    if reading is None or reading.name != name or reading.passed >= found.start - SLACK_SECONDS:
+        if reading is not None:
+            reading.close()
+        reading = _InOrder(path, name, found.origin)
+    try:
+        for seconds, frame in reading.until(found.end - SLACK_SECONDS):
+            if in_span(seconds, found.start, found.end):
+                yield seconds, frame
+        if len(steps_back(found.start)) > 1 and reading.waiting is not None:
+            _kept.append(reading)
+    finally:
+        if reading not in _kept:
+            reading.close()
+
+
+class _InOrder:
+    """A file's frames from the first on, of which `until` gives the next ones."""
+
+    def __init__(self, path: Path, name: tuple[str, int, int], origin: float) -> None:
+        self.name = name
+        self.passed = -math.inf
+        """Seconds of the last frame that is gone."""
+        self.waiting: tuple[float, av.VideoFrame] | None = None
+        self._pass = _Pass(path, origin)
+        self._frames = deinterlaced(self._pass.all())
+
+    def until(self, end: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        while True:
+            if self.waiting is None:
+                self.waiting = next(self._frames, None)
+            if self.waiting is None or self.waiting[0] >= end:
                 return
-            except (_LateError, LostError) as error:
-                if back is None:
-                    raise MediaError(
-                        "unreadable_video", f"{path.name} changed while it was read"
-                    ) from error
+            timed, self.waiting = self.waiting, None
+            if timed[0] > self.passed:
+                self.passed = timed[0]
+                yield timed
+
+    def close(self) -> None:
+        self._frames.close()
+        self._pass.container.close()
 
 
 class _Pass:
-    """One reading of the file, from `back` seconds before the span or from its beginning."""
+    """One opening of the file."""
 
-    def __init__(self, container, path: Path, found: Scan) -> None:
-        self.container, self.found = container, found
-        self.stream, _ = best_streams(container, path)
+    def __init__(self, path: Path, origin: float) -> None:
+        self.container = av.open(str(path), metadata_errors="replace")
+        self.origin = origin
+        self.stream, _ = best_streams(self.container, path)
         self.stream.codec_context.thread_count = 1  # extraction runs a process a core
-        self.clock = clock_of(container, path)
-        self.dts_only = stores_dts_only(container, self.stream)
+        self.clock = clock_of(self.container, path)
+        self.dts_only = stores_dts_only(self.container, self.stream)
 
-    def frames(self, back: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
-        found, last = self.found, -math.inf
-        timed = self._timed(self._from_entry(back) if back is not None else self._all())
-        given = False
-        for seconds, frame in deinterlaced(timed):
-            if seconds >= found.end - SLACK_SECONDS and (given or back is None):
-                return
-            if seconds > last and in_span(seconds, found.start, found.end):
-                if back is not None and not given:
-                    self._check_first(seconds)
-                given = True
-                yield seconds, frame
-            last = max(last, seconds)
-        if back is not None and not given:
-            raise _LateError
+    def __enter__(self) -> "_Pass":
+        return self
 
-    def _all(self) -> Iterator[av.VideoFrame]:
-        return self._whole(read_packets(self.container, self.clock, [self.stream], sought=False))
+    def __exit__(self, *error) -> None:
+        self.container.close()
 
-    def _from_entry(self, back: float) -> Iterator[av.VideoFrame]:
+    def all(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        packets = read_packets(self.container, self.clock, [self.stream], sought=False)
+        return self._timed(self._whole(packets))
+
+    def from_entry(self, start: float, back: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        return self._timed(self._from_entry(start, back))
+
+    def _from_entry(self, start: float, back: float) -> Iterator[av.VideoFrame]:
         """Frames from the first entry behind the seek on."""
-        start = self.found.origin + self.found.start - _MARGIN_SECONDS
+        start += self.origin - _MARGIN_SECONDS
         if not seek(self.container, self.clock, [self.stream], start - back):
             raise _LateError
         packets = read_packets(self.container, self.clock, [self.stream], sought=True)
@@ -119,6 +194,8 @@ class _Pass:
             if is_entry(packet):
                 if ticks is None or float(ticks * packet.time_base) > start:
                     break
+                if ticks <= (self.stream.start_time or 0):
+                    raise _FirstError
                 return packet
         raise _LateError
 
@@ -149,14 +226,7 @@ class _Pass:
             elif seconds is not None:  # the last ones, which no packet pushed out
                 seconds += step
             if seconds is not None:
-                yield seconds - self.found.origin, frame
-
-    def _check_first(self, seconds: float) -> None:
-        promised = self.found.frame_seconds
-        if self.dts_only:
-            return
-        if not promised or abs(seconds - promised[0]) > SLACK_SECONDS:
-            raise _LateError
+                yield seconds - self.origin, frame
 
 
 def deinterlaced(timed: Iterable[tuple[float, av.VideoFrame]]) -> Iterator:

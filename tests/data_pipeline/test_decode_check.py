@@ -10,13 +10,13 @@ import pytest
 
 from data_pipeline import decode_check, demux, frames
 from data_pipeline.decode_check import check_file, main
-from data_pipeline.demux import scan
+from data_pipeline.demux import MediaError, scan
 from data_pipeline.entry import Entries
 from data_pipeline.frames import decode_video
 from data_pipeline.mpeg_clock import MpegClock
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_media import make, read  # noqa: E402
+from test_media import make, number_of, read  # noqa: E402
 
 OPEN = "open-gop=1:keyint=20:min-keyint=20:scenecut=0:bframes=3"
 REFRESH = "intra-refresh=1:keyint=25:bframes=0"
@@ -116,6 +116,33 @@ def test_a_clip_late_in_a_long_file_is_not_decoded_from_the_beginning(tmp_path, 
     monkeypatch.setattr(frames._Pass, "_whole", counted)
     assert len(list(decode_video(path, found))) == 25
     assert len(decoded) < 150  # of 500
+
+
+@pytest.mark.parametrize("name", ["refresh.mp4", "refresh.ts"])
+def test_a_file_that_cannot_be_sought_is_decoded_once_for_clips_in_order(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr(demux, "_SEEK_SECONDS", 0.3)
+    path = make(tmp_path / name, seconds=8.0, **KINDS[name])
+    decoded = []
+    whole = frames._Pass._whole
+
+    def counted(self, packets):
+        for frame in whole(self, packets):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(frames._Pass, "_whole", counted)
+    starts = (2.0, 3.0, 4.5, 6.0, 2.0)  # the last one goes back
+    for start in starts:
+        _, pictures, seconds = read(path, start=start, end=start + 1.0)
+        first = round(25 * start) - (0 if name == "refresh.mp4" else 1)
+        assert len(pictures) == 25 and abs(number_of(pictures[0]) - first) <= 1
+        assert seconds[0] < 0.04
+    assert len(decoded) < 7.2 * 25 + 3.2 * 25
+    with pytest.raises(MediaError):  # another file by the same name
+        path.write_bytes(b"")
+        read(path, start=4.0, end=5.0)
 
 
 def test_the_index_of_an_mpeg_file_is_made_once_for_its_clips(tmp_path, monkeypatch):
