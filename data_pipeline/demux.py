@@ -24,7 +24,7 @@ SLACK_SECONDS = 1e-3
 """Many containers count in milliseconds: a frame this near to a span's bound lies on it."""
 _SEEK_SECONDS = 5.0
 """Spans that start earlier are read from the beginning."""
-_STEPS_BACK = (0.0, 5.0, 15.0, 60.0)
+_STEPS_BACK = (0.0, 1.0, 5.0, 15.0, 60.0)
 """Seconds before the wanted place to seek to, one after the other, until a seek comes out right."""
 _DTS_ONLY = ("avi", "asf")
 """File formats that store when to decode a picture, not when to show it."""
@@ -175,7 +175,8 @@ class _Reading:
         self.num_bad_sound = 0
         self.declared_end = math.inf
         if self.clock is not None:
-            self.declared_end = max(self.clock.end(s) for s in self._streams())
+            ends = [self.clock.end(s) for s in self._streams()]
+            self.declared_end = max((end for end in ends if end > -math.inf), default=math.inf)
         elif container.duration is not None:
             self.declared_end = self.origin + container.duration / av.time_base
         if self.declared_end < math.inf:

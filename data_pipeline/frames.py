@@ -77,8 +77,11 @@ def _sought(path: Path, found: Scan, back: float | None) -> Iterator[tuple[float
         yield from _in_order(path, found)
         return
     with _Pass(path, found.origin) as reading:
-        given = False
+        given, first = False, None
         for seconds, frame in deinterlaced(reading.from_entry(found.start, back)):
+            first = seconds if first is None else first
+            if first > found.start + SLACK_SECONDS:
+                raise _LateError
             if seconds >= found.end - SLACK_SECONDS:
                 break
             if in_span(seconds, found.start, found.end):
@@ -179,7 +182,10 @@ class _Pass:
         pts = entry.pts  # decoding takes it from the packet
         frames = self._whole(itertools.chain([entry], packets))
         for frame in frames:
-            if frame.pict_type == PictureType.I if self.dts_only else frame.pts == pts:
+            intra = frame.pict_type == PictureType.I or self.stream.codec_context.codec.intra_only
+            if intra if self.dts_only else frame.pts == pts:
+                if not intra:  # some files call every picture a key picture
+                    break
                 return itertools.chain([frame], frames)
             if not self.dts_only and frame.pts is not None and frame.pts > pts:
                 break
@@ -243,7 +249,7 @@ def deinterlaced(timed: Iterable[tuple[float, av.VideoFrame]]) -> Iterator:
             weave = previous = None
         if weave is None and frame.interlaced_frame:
             weave = _Weave(frame)
-            if previous is not None:
+            if previous is not None and weave.fits(previous[1]):
                 weave.push(*previous, given=True)
         if weave is None:
             yield seconds, frame

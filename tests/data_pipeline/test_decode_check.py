@@ -101,6 +101,20 @@ def test_an_intra_refresh_has_no_entry_but_its_first_picture(tmp_path):
         assert sure == said and len(sure) > 2
 
 
+def test_a_file_that_calls_every_picture_a_key_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(demux, "_SEEK_SECONDS", 0.3)
+    options = {"bf": "2", "g": "40"}
+    path = make(tmp_path / "a.mp4", seconds=6.0, video="mpeg4", video_options=options)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"stss")
+    data[at : at + 4] = b"free"  # without the table of key pictures all are
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        assert all(p.is_keyframe for p in container.demux(video=0) if p.size)
+    row = check_file(path, "a.mp4", num_starts=20)
+    assert (row.pictures_differ, row.times_differ) == (0, 0), row
+
+
 @pytest.mark.parametrize("name", ["open.ts", "mpeg2.ts", "mpeg2.mpg", "open.mkv", "asp.avi"])
 def test_a_clip_late_in_a_long_file_is_not_decoded_from_the_beginning(tmp_path, monkeypatch, name):
     path = make(tmp_path / name, seconds=24.0, size=(96, 64), **KINDS[name])
