@@ -236,13 +236,14 @@ def _decoded(container, stream, joins: list) -> Iterator[av.VideoFrame]:
     """All whole frames. `joins` gets the end, by the packets, of what comes before each restart of
     the clock and the first time behind it."""
     packets = container.demux(stream)
+    mpeg = container.format.name in ("mpeg", "mpegts")
     end = before = None
     while True:
         try:
             packet = next(packets)
-            if packet.pts is not None and packet.dts is not None:
+            if mpeg and packet.pts is not None and packet.dts is not None:
                 base = packet.time_base
-                if before is not None and float(packet.dts * base) < before - 0.1:
+                if before is not None and _restarts(before, float(packet.dts * base)):
                     joins.append((end, float(packet.pts * base)))
                     end = None
                 before = float(packet.dts * base)
@@ -255,16 +256,21 @@ def _decoded(container, stream, joins: list) -> Iterator[av.VideoFrame]:
         yield from (frame for frame in frames if not frame.is_corrupt)
 
 
+def _restarts(before: float, second: float) -> bool:
+    """As the program ffmpeg sees it in MPEG streams."""
+    return not -0.1 <= second - before <= 10.0
+
+
 def _even_times(pts: list, dts: list, step: float, joins: list) -> list[float]:
     """The times that the frames carry; of decoding where those of showing go back and forth; and
     carried on where a joined file's clock starts anew."""
     steps = np.diff(np.array([math.nan if t is None else t for t in pts]))
-    times, shift, before = [], 0.0, -math.inf
+    times, shift, before = [], 0.0, None
     for second in pts if (steps > 0).mean() >= 0.9 else dts:
         if second is None:
             times.append(times[-1] + step)
             continue
-        if second < before - 0.1:
+        if joins and before is not None and _restarts(before, second):
             end, begin = joins.pop(0)
             shift += end - begin
         before = second
@@ -279,6 +285,8 @@ def _spans(plain: Plain, num_starts: int, rng: random.Random) -> Iterator[tuple[
     while given < num_starts and tries < 100 * num_starts:
         tries += 1
         start = round(rng.uniform(max(0.0, first), max(first, last - length)), 4)
+        if not ((plain.seconds_N >= start) & (plain.seconds_N < start + length)).any():
+            continue
         if np.abs(plain.seconds_N[:, None] - (start, start + length)).min() > _CLEAR:
             given += 1
             yield start, start + length
