@@ -64,10 +64,6 @@ class Scan:
     """Of the first frame of the file."""
     first_frame: av.VideoFrame | None
     """The first that was decoded: the span's, or one before it."""
-    container: str
-    """FFmpeg's name of the file format."""
-    file_frames: int
-    """About how many the whole file has, not the span alone; 0 is unknown."""
     truncated: bool
     """The file promises more than it holds."""
     cut_seconds: float | None
@@ -273,8 +269,6 @@ class _Reading:
             times_known=self.times_known and getattr(self.first_frame, "time", None) is not None,
             video_start=self._video_start() - self.origin,
             first_frame=self.first_frame,
-            container=self.container.format.name,
-            file_frames=self._file_frames(),
             truncated=truncated,
             cut_seconds=None if cut is None else cut - self.origin,
             promised_seconds=self._promised_seconds(),
@@ -413,13 +407,6 @@ class _Reading:
         if self.video.frames and self.video.average_rate:  # all that a cut AVI tells
             declared = max(declared, float(self.video.frames / self.video.average_rate))
         return declared + self._video_start()
-
-    def _file_frames(self) -> int:
-        if self.video is None:
-            return 0
-        seconds = self.declared_end - self.origin
-        rate = self.video.average_rate or self.video.guessed_rate
-        return self.video.frames or (round(seconds * rate) if rate and seconds < math.inf else 0)
 
     def _video_start(self) -> float:
         if self.video is None:
