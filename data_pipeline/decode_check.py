@@ -369,7 +369,8 @@ def to_markdown(rows: list[Row], command: str) -> str:
         __doc__.split("\n\n")[2].replace("\n", " ") + "\n",
         "CPU seconds for a second of video: *default* opens the file anew for each span, goes over "
         "its packets, decodes its sound and its pictures; *plain* decodes the pictures of the "
-        "whole file and takes their digests; *decord* opens the file for each span and decodes its pictures. The last "
+        "whole file and takes their digests; *decord* opens the file for each span and decodes "
+        "its pictures. The last "
         "column counts pictures that decord, used by itself, gives for another time.\n",
         "| file | container, codec | frames | starts | pictures | pictures that differ | times "
         "that differ | default | plain | decord | decord: other pictures |",
