@@ -26,6 +26,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from data_pipeline.quoting import quoted_lines
+
 Config = TypeVar("Config")
 
 
@@ -60,7 +62,8 @@ def load_config(cls: type[Config], path: str | Path | None, overrides: list[str]
     try:
         return TypeAdapter(cls).validate_python(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join([f"{where}:", *map(_describe, error.errors())])) from error
+        lines = [*map(_describe, error.errors()), *_quoting(error, path, overrides)]
+        raise ConfigError("\n".join([f"{where}:", *lines])) from error
 
 
 def dump_config(config: Any) -> str:
@@ -280,6 +283,17 @@ def _describe(error: Any) -> str:
     if kind in ("list_type", "tuple_type") and isinstance(value, str | int | float):
         found += f"; a list needs brackets: {name}=[{value}]"
     return f"  {name}: {message}{found}" if name else f"  {message}{found}"
+
+
+def _quoting(error: ValidationError, path: str | Path | None, overrides: list[str]) -> list[str]:
+    """Advice where a word such as 0 or yes stands without quotes for text."""
+    texts: list[tuple[str, tuple[Any, ...], str]] = []
+    for override in reversed(overrides):
+        name, _, value = override.removeprefix("--").partition("=")
+        texts.append((f"{name}=", tuple(name.split(".")), value))
+    if path is not None:
+        texts.append((str(path), (), Path(path).read_text(encoding="utf-8")))
+    return quoted_lines(error.errors(), texts, _Loader)
 
 
 def _plain(value: Any) -> Any:

@@ -173,6 +173,58 @@ def test_bad_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) ->
         load_config(Run, path, [])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "mended"),
+    [
+        ("classes: {low: [0], high: [1]}", "0, 1", 'classes: {low: ["0"], high: ["1"]}'),
+        ("classes: {0: [a], 01: [b]}", "0, 01", 'classes: {"0": [a], "01": [b]}'),
+        ("classes: {yes: [yes, on], no: ['no']}", "yes, on, no", None),
+        ("words: {low: off, high: 3.50}  # said", "off, 3.50", None),
+        ("ignored: [null, ~, 2020-01-01, xxx]", "null, ~, 2020-01-01", None),
+    ],
+)
+def test_words_that_need_quotes_are_told_with_the_line_as_it_should_be(
+    tmp_path: Path, line: str, words: str, mended: str | None
+) -> None:
+    path = tmp_path / "labels.yaml"
+    path.write_text(f"# labels\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Labels, path, [])
+    advice = str(caught.value).splitlines()[-1]
+    assert advice.startswith(f"  put {words} in quotes")
+    assert f"line 2 of {path}: " in advice
+    told = advice.partition(f"line 2 of {path}: ")[2]
+    assert mended in (None, told)
+    path.write_text(f"{told}\n")
+    assert load_config(Labels, path, []) != Labels()  # what it says is what works
+
+    key, _, value = line.partition(": ")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Labels, None, [f"{key}={value}"])
+    override = str(caught.value).splitlines()[-1].partition("write '")[2].removesuffix("'")
+    assert load_config(Labels, None, [override]) == load_config(Labels, path, [])
+
+
+def test_a_block_of_yaml_has_its_lines_mended_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "labels.yaml"
+    path.write_text("classes:\n  low:\n    - 0\n  high: [x, 1]\nignored: [a]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Labels, path, ["ignored=[no]"])
+    advice = str(caught.value).splitlines()[-3:]
+    assert [line.partition("; ")[2] for line in advice] == [
+        f'line 3 of {path}:     - "0"',
+        f'line 4 of {path}:   high: [x, "1"]',
+        "write 'ignored=[\"no\"]'",
+    ]
+
+
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"optim: caf\xe9\n")
     for path in (tmp_path, tmp_path / "latin.yaml"):
