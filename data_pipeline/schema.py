@@ -251,6 +251,9 @@ class ShardManifest:
     """Ids, in the order of the tar."""
     rejects: list[dict[str, str]]
     """The clips of this task that gave no sample: samples + rejects = clips of the task."""
+    digests: list[str] = field(default_factory=list)
+    """Of each sample's features (data_pipeline.shards.features_digest), by which a clip is known
+    again under another label or id; empty in shards of older code."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"

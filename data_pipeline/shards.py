@@ -79,6 +79,7 @@ def write_shard(
     folder = Path(folder)
     tar_path, json_path = (folder / f"{shard_name(index)}.{end}" for end in ("tar", "json"))
     ids: list[str] = []
+    digests: list[str] = []
     with atomic_file(tar_path) as file:
         hashing = _HashingWriter(file)
         with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT) as tar:
@@ -91,6 +92,7 @@ def write_shard(
                     info.size = len(payload)
                     tar.addfile(info, io.BytesIO(payload))
                 ids.append(sample.id)
+                digests.append(features_digest(sample))
         # A manifest of other bytes must not stand beside the new tar, even for a moment.
         with contextlib.suppress(FileNotFoundError, SchemaError):
             if read_manifest(json_path).sha256 != hashing.digest.hexdigest():
@@ -105,6 +107,7 @@ def write_shard(
         versions=dict(sorted(versions.items())),
         samples=ids,
         rejects=[dataclasses.asdict(reject) for reject in rejects],
+        digests=digests,
     )
     with atomic_file(json_path) as file:
         file.write(manifest.to_json().encode())
@@ -171,6 +174,19 @@ def read_shard(tar_path: str | Path, *, verify: bool = False) -> Iterator[ClipSa
             yield sample
     if count != manifest.num_samples:
         raise ShardError(f"{tar_path}: {count} samples, its manifest says {manifest.num_samples}")
+
+
+def features_digest(sample: ClipSample) -> str:
+    """16 hex digits of the arrays of `sample`, whatever its id, text and label; "" without any."""
+    digest = hashlib.blake2b(digest_size=8)
+    found = {name: getattr(sample, name) for name in ARRAYS}
+    if all(array is None for array in found.values()):
+        return ""
+    for name, array in found.items():
+        if array is not None:
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, dtype=ARRAYS[name]))
+    return digest.hexdigest()
 
 
 _AGAIN = "run the same extraction again, it makes only the shards that are missing"

@@ -7,6 +7,7 @@
             README.md                           its model card, see pretrain.card
             tokenizer.json ...                  AutoTokenizer.from_pretrained(folder)
             passport.json                       the features it was trained on
+            clips.safetensors                   the clips it was trained on, as digests
             pretrain.yaml                       the resolved config
             provenance.json                     step, git commit, digest of the clips, sha256 of
                                                 the shards of each folder, versions
@@ -53,6 +54,7 @@ from pretrain.integrity import (
 )
 from pretrain.model.memobert import MEmoBert, WeightsMismatch
 from pretrain.runtime import LaunchError, Runtime, git_commit
+from pretrain.seen import SeenClips
 
 CONFIG_FILE = "pretrain.yaml"
 PROGRESS_KEYS = {"step", "loader", "dropped", "drawn", "engine", "world_size"}
@@ -79,6 +81,7 @@ def save_checkpoint(
     *,
     provenance: dict[str, Any] | None = None,
     losses: list[tuple[str, float, float]] | None = None,
+    seen: SeenClips | None = None,
 ) -> None:
     """Write what a user needs of a trained model into `folder`; one process calls it.
 
@@ -95,6 +98,8 @@ def save_checkpoint(
     _write_json(folder / "passport.json", passport_to_json(passport))
     (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
     _write_json(folder / "provenance.json", provenance)
+    if seen is not None:
+        seen.save(folder)
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
@@ -176,8 +181,9 @@ def read_latest(root: Path) -> Path | None:
 class CheckpointStore:
     """The checkpoints of one run, with their training state. Every rank calls every method.
 
-    shards_sha256: shard folder -> digests of what it held when the run started; kept beside each
-    checkpoint, so that its clips are known again wherever their shards are moved to.
+    shards_sha256: shard folder -> digests of what it held when the run started; and
+    seen: the clips trained on. Both are kept beside each checkpoint, so that its clips are known
+    again wherever they are moved to, and under other labels.
     """
 
     def __init__(
@@ -186,11 +192,13 @@ class CheckpointStore:
         keep: int,
         runtime: Runtime,
         shards_sha256: dict[str, list[str]] | None = None,
+        seen: SeenClips | None = None,
     ) -> None:
         self.root = Path(root)
         self.keep = keep
         self.runtime = runtime
         self.shards_sha256 = shards_sha256 or {}
+        self.seen = seen
         self._checked: Path | None = None
 
     def save(
@@ -228,6 +236,7 @@ class CheckpointStore:
                     config,
                     provenance=provenance,
                     losses=held_out_losses(self.root.parent / "metrics.csv", step),
+                    seen=self.seen,
                 )
                 about = {"engine": engine.name, "world_size": self.runtime.world_size}
                 _write_json(state / "progress.json", {**progress, **about})

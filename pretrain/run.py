@@ -36,6 +36,7 @@ from pretrain.model.bert_init import BertError
 from pretrain.optim import build_adamw
 from pretrain.output import held_output
 from pretrain.runtime import LaunchError, Runtime, seed_rank
+from pretrain.seen import SeenClips
 from pretrain.train import DivergedError, train
 from pretrain.validation import Validation, describe_held_out
 
@@ -82,6 +83,7 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
         config.run.keep_checkpoints,
         runtime,
         shard_digests(config.data.shards) if runtime.is_main else None,
+        SeenClips.of(loader.shards) if runtime.is_main else None,
     )
     newest = store.newest()
     if newest is not None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from data_pipeline.shards import write_shard
+from data_pipeline.shards import list_shards, read_shard, write_shard
 from data_pipeline.weights import sha256_of
 from pretrain.build import build_model
 from pretrain.checkpoint import CheckpointError, load_checkpoint
@@ -27,6 +27,7 @@ from pretrain.integrity import write_digests
 from pretrain.masking import TASKS
 from pretrain.output import held_output
 from pretrain.runtime import RuntimeSettings, seed_everything, start
+from pretrain.seen import SeenClips
 
 LOSSES = ("step", "split", "loss", *TASKS)
 
@@ -82,6 +83,10 @@ def test_a_run_learns_and_leaves_what_it_promises(arguments, tmp_path, capsys):
         folder: [sha256_of(tar) for tar in sorted(Path(folder).glob("*.tar"))]
         for folder in checkpoint.config.data.shards
     }
+    (folder,) = checkpoint.config.data.shards
+    samples = [sample for tar in list_shards(folder) for sample in read_shard(tar)]
+    seen = SeenClips.load(checkpoint.folder).among(samples)
+    assert (len(samples), len(seen.same), seen.named_alike) == (40, 32, frozenset())
     out = capsys.readouterr().out
     assert "32 clips in 4 shards to train on; 8 clips of 8 video files held out" in out
     assert "step 12 | loss" in out and "clips/s" in out
