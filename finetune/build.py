@@ -87,13 +87,6 @@ class Source:
         parts = [told[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def pretrained_on(self, clips: LabelledSet) -> bool:
-        """Whether pretraining read any shard of `clips`, known by its digest wherever it lies."""
-        if self.checkpoint is None:
-            return False
-        read = self.checkpoint.provenance.get("shards_sha256", {})
-        return not set().union(*read.values()).isdisjoint(clips.shards_sha256)
-
     def model(self, setting: Setting, seed: int) -> tuple[MEmoBert, list[str]]:
         """A fresh model, and lines for the log that say what its weights come from.
 
@@ -170,7 +163,7 @@ def beyond_pretraining(
         return []
     samples = [clip.sample for clip in clips.clips]
     lengths = {
-        "text": [encoder.num_pieces(sample) for sample in samples],
+        "text": [encoder.num_pieces_read(sample) for sample in samples],
         "face": [0 if s.face is None else min(len(s.face), encoder.max_faces) for s in samples],
         "speech": [
             0 if s.speech is None else min(len(s.speech), encoder.max_speech) for s in samples

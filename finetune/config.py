@@ -66,6 +66,12 @@ class DataConfig:
     """What the model may see, in training and in test."""
     max_text_pieces: Limit = 120
     """Word pieces of an utterance; the rest is cut off, the prompt never is."""
+    long_texts: Literal["cut", "drop"] = "cut"
+    """drop: as in MEmoBERT's own runs a clip whose pieces, the prompt's among them, are more than
+    max_text_pieces is left out of training, and one of more than max_judged_pieces out of dev and
+    test, which flatters the result; both are counted in the notes."""
+    max_judged_pieces: int = 60
+    """Where dev and test clips are left out with long_texts=drop (MEmoBERT's prompt runs: 60)."""
     max_face_frames: Limit = field(
         default="checkpoint",
         metadata={"formerly": {"max_faces": f"its null is now `checkpoint`; {NO_LIMIT}"}},
@@ -86,6 +92,8 @@ class DataConfig:
             limit = getattr(self, name)
             if isinstance(limit, int) and limit < 0:
                 raise ValueError(f"{name} {limit}; expected at least 0")
+        if self.max_judged_pieces < 1:
+            raise ValueError(f"max_judged_pieces {self.max_judged_pieces}; expected at least 1")
         check_distinct("data.shards", self.shards)
 
 
@@ -129,7 +137,7 @@ class Plan:
     """Evaluations without a better UA after which training stops; null never stops early."""
     modality_cases: Literal["full", "seven"] = "full"
     """seven: each training step sees one of the seven non-empty subsets of data.modalities, drawn
-    evenly, as in MEmoBERT's best prompt runs; dev and test always see all of them."""
+    evenly, as in MEmoBERT's best prompt runs. What is judged, see evaluate_cases."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.num_steps:
@@ -218,6 +226,18 @@ class FinetuneConfig:
     selection: Literal["dev", "oracle", "last"] = "dev"
     """Which step is reported: the best UA on dev, the best on test itself (oracle: a number to
     compare with papers that did so, never an honest one), or the last."""
+    train_on: Literal["train", "train+dev"] = "train"
+    """train+dev: learn from the dev clips too. With selection=dev the step is chosen first, by a
+    training on train alone judged on dev; then a new model is trained on both for as many steps, at
+    the same rates. With oracle it is MEmoBERT's `trnval`, with last the whole plan."""
+    label_share: float = 1.0
+    """Share of the labels of train and of dev to learn from, for few-label runs: of each class that
+    share, at least one clip, drawn by the run's seed; a smaller share is part of a larger one. Test
+    stays whole."""
+    evaluate_cases: Literal["full", "seven"] = "full"
+    """seven: the one chosen model is judged on each of the seven non-empty subsets of
+    data.modalities too, on dev and on test: a results row each, and the table
+    missing_modalities.md. The step is chosen on all modalities in use, whichever this says."""
     eval_every_steps: int = 100
     """Steps between two looks at dev."""
     overwrite: bool = False
@@ -244,6 +264,8 @@ class FinetuneConfig:
                 f"eval_every_steps {self.eval_every_steps}, num_resamples {self.num_resamples}; "
                 "expected at least 1, at least 0"
             )
+        if not 0 < self.label_share <= 1:
+            raise ValueError(f"label_share {self.label_share}; expected above 0, up to 1 (all)")
         needs = [setting for setting in self.settings if setting.startswith("pretrain")]
         if needs and self.model.checkpoint is None:
             raise ValueError(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from scipy.special import softmax
 
-from data_pipeline.config import ConfigError, dump_config
+from data_pipeline.config import ConfigError
+from data_pipeline.schema import slug
 from data_pipeline.shards import load_passport
 from finetune.build import (
     Source,
@@ -35,26 +35,25 @@ from finetune.datasets import (
 )
 from finetune.encode import ClipEncoder, Reader, modality_cases, read_once
 from finetune.fit import Encodings, Fit, fit
-from finetune.metrics import score
+from finetune.judge import judged_cases, write_run
+from finetune.portions import few_labels, train_and_dev, without_long_texts
+from finetune.pretrained import clips_seen, num_seen, seen_notes
 from finetune.protocols import Protocol, load_protocol, make_protocol, save_protocol
+from finetune.recipe import build_recipe
 from finetune.results import (
-    Recipe,
     ResultsRow,
     read_row,
     read_rows,
-    recipe_digest,
     run_folder,
-    write_csv,
-    write_recipes,
+    write_recipe,
     write_results,
-    write_row,
-    write_text,
 )
 from pretrain.example import collate
-from pretrain.model.bert_init import bert_sha256
 from pretrain.runtime import git_commit
+from pretrain.seen import Found
 
-PRETRAINED_ON = "the checkpoint was pretrained on these very clips, without their labels"
+ORACLE = "selection=oracle: each step is chosen by the test clips themselves, so no number of it "
+ORACLE += "is an honest one; use selection=dev for any but a comparison with papers that did so"
 Run = tuple[Setting, int, int]
 """Setting, fold, seed."""
 
@@ -81,26 +80,34 @@ def cross_validate(
             log.warning(f"{setting}: {line}")
     protocol = _protocol(config, clips)
     folds = _folds(config, protocol)
-    splits = {fold: split_clips(clips.clips, protocol, fold, clips.classes) for fold in folds}
+    splits = {
+        (setting, fold): _whole(config, clips, protocol, fold, encoders[setting])
+        for setting in config.settings
+        for fold in folds
+    }
     for setting in config.settings:
         _, lines = build_classifier(source, setting, config.seeds[0], clips.classes, config)
         for line in lines:
             log.info(f"{setting}: {line}")
-    seen = source.pretrained_on(clips)
-    notes = [*_notes(config, clips, splits), *([PRETRAINED_ON] if seen else [])]
-    notes_of = {
-        setting: [n for n in notes if n != PRETRAINED_ON or uses_checkpoint(setting)]
-        for setting in config.settings
-    }
-    for note in dict.fromkeys(note for of_setting in notes_of.values() for note in of_setting):
+    seen = clips_seen(source.checkpoint, clips)
+    notes, of_checkpoint = _notes(config, clips), seen_notes(seen, source.checkpoint, clips)
+    if not any(map(uses_checkpoint, config.settings)):
+        of_checkpoint = []
+    of_folds = [note for split in splits.values() for note in split.notes]
+    for note in dict.fromkeys([*notes, *of_checkpoint, *of_folds]):
         log.warning(note)
+    if config.selection == "oracle":
+        log.warning(ORACLE)
 
     recipes = {
-        setting: Recipe(
-            recipe=_recipe(config, setting, clips, protocol, source, encoders[setting]),
-            classes=clips.classes,
-            protocol=f"{protocol.name} v{protocol.version}, sha256 {protocol.sha256[:12]}",
-            notes=(*clips.summary(), *notes_of[setting]),
+        setting: build_recipe(
+            config,
+            setting,
+            clips,
+            protocol,
+            source,
+            encoders[setting],
+            (*clips.summary(), *notes, *(of_checkpoint if uses_checkpoint(setting) else ())),
         )
         for setting in config.settings
     }
@@ -117,9 +124,10 @@ def cross_validate(
         f"{len(config.seeds)} seeds; {len(runs) - len(waiting)} have results already"
     )
     if accelerator.is_main_process:
-        write_recipes(config.output, recipes)
-        write_text(Path(config.output) / "config.yaml", dump_config(config))
-        save_protocol(protocol, Path(config.output) / "protocol.json")
+        for recipe in recipes.values():
+            write_recipe(config.output, recipe)
+        name = f"{slug(protocol.name)}-{protocol.sha256[:12]}.json"
+        save_protocol(protocol, Path(config.output) / "protocols" / name)
 
     number = 0
     for setting, of_setting in itertools.groupby(waiting, key=lambda run: run[0]):
@@ -127,11 +135,11 @@ def cross_validate(
         for run in of_setting:
             number += 1
             _, fold, seed = run
-            split = splits[fold]
+            split = _portion(config, splits[setting, fold], seed, fold)
             log.info(f"run {number}/{len(waiting)}: {setting}, fold {fold}, seed {seed}")
             result = _fit(config, source, clips, split, run, read, accelerator, log)
             if accelerator.is_main_process:
-                row = _row(
+                facts = _facts(
                     config,
                     source,
                     clips,
@@ -139,10 +147,13 @@ def cross_validate(
                     split,
                     run,
                     result,
-                    recipe=recipes[setting],
+                    seen=seen if uses_checkpoint(setting) else None,
+                    recipe=recipes[setting].recipe,
                     num_processes=accelerator.num_processes,
                 )
-                _write_run(folders[run], config, clips.classes, split.test, result, row)
+                cases = modality_cases(data.modalities, config.evaluate_cases)
+                judged = judged_cases(result, split, cases)
+                row = write_run(folders[run], config, clips.classes, judged, result.curve, facts)
                 write_results(config.output)
                 log.info(
                     f"test at step {row.step} ({row.selection}): WA {row.wa:.3f} UA {row.ua:.3f} "
@@ -160,9 +171,38 @@ def cross_validate(
     ]
 
 
-def _notes(config: FinetuneConfig, clips: LabelledSet, splits: dict[int, Splits]) -> list[str]:
-    """What a reader of any setting's results must know."""
-    notes = [*clips.notes, *(note for split in splits.values() for note in split.notes)]
+def _whole(
+    config: FinetuneConfig,
+    clips: LabelledSet,
+    protocol: Protocol,
+    fold: int,
+    encoder: ClipEncoder,
+) -> Splits:
+    """The clips of a fold that one setting may use."""
+    data = config.data
+    split = split_clips(clips.clips, protocol, fold, clips.classes)
+    if data.long_texts == "drop" and "text" in data.modalities:
+        split = without_long_texts(
+            split,
+            lambda clip: encoder.num_pieces(clip.sample),
+            fold=fold,
+            max_trained=encoder.max_pieces,
+            max_judged=data.max_judged_pieces,
+        )
+    return split
+
+
+def _portion(config: FinetuneConfig, split: Splits, seed: int, fold: int) -> Splits:
+    """The labels of a fold that one run may use."""
+    split = few_labels(split, config.label_share, seed)
+    if config.train_on == "train+dev" and config.selection != "dev":
+        split = train_and_dev(split, fold)
+    return split
+
+
+def _notes(config: FinetuneConfig, clips: LabelledSet) -> list[str]:
+    """What a reader of any setting's and fold's results must know."""
+    notes = list(clips.notes)
     modalities = config.data.modalities
     blind = sum(
         all(getattr(clip.sample, modality) is None for modality in modalities)
@@ -170,7 +210,17 @@ def _notes(config: FinetuneConfig, clips: LabelledSet, splits: dict[int, Splits]
     )
     if blind:
         notes.append(f"{blind} clips have none of {', '.join(modalities)}: judged unseen")
-    return list(dict.fromkeys(notes))
+    if config.train_on == "train+dev":
+        chosen_on = {
+            "dev": "dev, by a training on train alone; then a new model was trained on train and "
+            "dev for as many steps",
+            "oracle": "the test clips themselves (MEmoBERT's trnval runs)",
+            "last": "nothing: it is the last of the plan",
+        }
+        notes.append(
+            f"trained on train and dev; the step was chosen on {chosen_on[config.selection]}"
+        )
+    return notes
 
 
 def _fit(
@@ -184,28 +234,38 @@ def _fit(
     log: logging.Logger,
 ) -> Fit:
     """Train and judge one run."""
-    setting, _, seed = run
+    setting, fold, seed = run
     plan = config.plans.of(setting)
     encode = functools.partial(_encode, read, config.data.modalities)
-    classifier, _ = build_classifier(source, setting, seed, clips.classes, config)
-    return fit(
-        classifier,
-        train=encode(split.train, plan.modality_cases),
-        dev=encode(split.dev, "full"),
-        test=encode(split.test, "full"),
-        collate=functools.partial(collate, pad_id=source.tokenizer.pad_token_id),
-        num_classes=len(clips.classes),
-        plan=plan,
-        optim=config.optim,
-        selection=config.selection,
-        eval_every_steps=config.eval_every_steps,
-        seed=seed,
-        accelerator=accelerator,
-        log=log,
-    )
+
+    def train(split: Splits, selection: str, last_step: int | None = None) -> Fit:
+        classifier, _ = build_classifier(source, setting, seed, clips.classes, config)
+        return fit(
+            classifier,
+            train=encode(split.train, plan.modality_cases),
+            dev=encode(split.dev, config.evaluate_cases),
+            test=encode(split.test, config.evaluate_cases),
+            collate=functools.partial(collate, pad_id=source.tokenizer.pad_token_id),
+            num_classes=len(clips.classes),
+            plan=plan,
+            optim=config.optim,
+            selection=selection,
+            eval_every_steps=config.eval_every_steps,
+            seed=seed,
+            accelerator=accelerator,
+            log=log,
+            last_step=last_step,
+        )
+
+    chosen = train(split, config.selection)
+    if config.train_on != "train+dev" or config.selection != "dev":
+        return chosen
+    log.info(f"step {chosen.step} was chosen on dev; now a new model on train and dev, up to there")
+    both = train(train_and_dev(split, fold), "last", chosen.step)
+    return dataclasses.replace(both, selection_ua=chosen.selection_ua, curve=chosen.curve)
 
 
-def _row(
+def _facts(
     config: FinetuneConfig,
     source: Source,
     clips: LabelledSet,
@@ -214,56 +274,41 @@ def _row(
     run: Run,
     result: Fit,
     *,
-    recipe: Recipe,
+    seen: Found | None,
+    recipe: str,
     num_processes: int,
-) -> ResultsRow:
-    """Scores of one run, and all that says what was run."""
+) -> dict[str, Any]:
+    """What every row of a run says."""
     setting, fold, seed = run
-    scores = score(
-        np.array([clip.label for clip in split.test]),
-        result.test.prediction_N,
-        len(clips.classes),
-        num_resamples=config.num_resamples,
-        seed=seed,
-    )
-    intervals = {
-        "wa": scores.wa_interval,
-        "ua": scores.ua_interval,
-        "macro_f1": scores.macro_f1_interval,
+    refitted = config.train_on == "train+dev" and config.selection == "dev"
+    trained = train_and_dev(split, fold) if refitted else split
+    return {
+        "corpus": clips.corpus,
+        "protocol": f"{protocol.name} v{protocol.version}",
+        "fold_file_sha256": protocol.sha256,
+        "fold": fold,
+        "setting": setting,
+        "head": "prompt" if uses_prompt(setting) else "linear",
+        "modalities": "+".join(config.data.modalities),
+        "seed": seed,
+        "num_classes": len(clips.classes),
+        "selection": config.selection,
+        "step": result.step,
+        "selection_ua": result.selection_ua,
+        "train_on": config.train_on,
+        "label_share": config.label_share,
+        "num_train": len(trained.train),
+        "num_dev": len(split.dev),
+        "num_test": len(split.test),
+        "shared_speakers": protocol.allow_shared_speakers,
+        "num_test_pretrained": num_seen(seen, split.test),
+        "checkpoint_sha256": source.checkpoint_sha256 if uses_checkpoint(setting) else "",
+        "data_sha256": clips.sha256,
+        "git_commit": git_commit(),
+        "num_processes": num_processes,
+        "recipe": recipe,
+        "notes": tuple(trained.notes),
     }
-    ends = {
-        f"{name}_{end}": None if interval is None else interval[i]
-        for name, interval in intervals.items()
-        for i, end in enumerate(("low", "high"))
-    }
-    notes = [*split.notes, *([PRETRAINED_ON] if PRETRAINED_ON in recipe.notes else [])]
-    return ResultsRow(
-        corpus=clips.corpus,
-        protocol=f"{protocol.name} v{protocol.version}",
-        fold_file_sha256=protocol.sha256,
-        fold=fold,
-        setting=setting,
-        head="prompt" if uses_prompt(setting) else "linear",
-        modalities="+".join(config.data.modalities),
-        seed=seed,
-        wa=scores.wa,
-        ua=scores.ua,
-        macro_f1=scores.macro_f1,
-        **ends,
-        selection=config.selection,
-        step=result.step,
-        selection_ua=result.selection_ua,
-        num_train=len(split.train),
-        num_dev=len(split.dev),
-        num_test=len(split.test),
-        shared_speakers=protocol.allow_shared_speakers,
-        checkpoint_sha256=source.checkpoint_sha256 if uses_checkpoint(setting) else "",
-        data_sha256=clips.sha256,
-        git_commit=git_commit(),
-        num_processes=num_processes,
-        recipe=recipe.recipe,
-        notes="; ".join(notes),
-    )
 
 
 def _protocol(config: FinetuneConfig, clips: LabelledSet) -> Protocol:
@@ -289,45 +334,17 @@ def _folds(config: FinetuneConfig, protocol: Protocol) -> list[int]:
             f"folds {strange}: protocol {protocol.name} has folds 0 to {len(protocol.folds) - 1}"
         )
     without = [fold for fold in folds if not protocol.folds[fold].dev]
+    if config.train_on == "train+dev" and without:
+        raise ConfigError(
+            f"train_on=train+dev, but folds {without} of protocol {protocol.name} have no dev "
+            "split; add one, or use train_on=train"
+        )
     if config.selection == "dev" and without:
         raise ConfigError(
             f"selection=dev, but folds {without} of protocol {protocol.name} have no dev split; "
             "add one, or use selection=last"
         )
     return folds
-
-
-def _recipe(
-    config: FinetuneConfig,
-    setting: Setting,
-    clips: LabelledSet,
-    protocol: Protocol,
-    source: Source,
-    encoder: ClipEncoder,
-) -> str:
-    """Digest of all that decides a result but fold, seed, code and number of processes."""
-    facts: dict[str, Any] = {
-        "setting": setting,
-        "labels": config.data.labels,
-        "ignore_labels": config.data.ignore_labels,
-        "classes": clips.classes,  # in their order, which a digest of the labels does not keep
-        "modalities": config.data.modalities,
-        # As they came out: a limit of null takes the checkpoint's.
-        "limits": [encoder.max_pieces, encoder.max_faces, encoder.max_speech],
-        "data_sha256": clips.sha256,
-        "fold_file_sha256": protocol.sha256,
-        "shape": source.shape,
-        "plan": dataclasses.asdict(config.plans.of(setting)),
-        "optim": dataclasses.asdict(config.optim),
-        "selection": config.selection,
-        "eval_every_steps": config.eval_every_steps,
-        "num_resamples": config.num_resamples,
-        "checkpoint_sha256": source.checkpoint_sha256 if uses_checkpoint(setting) else "",
-        "bert_sha256": bert_sha256(source.bert) if setting == "bert_direct" else "",
-        "tokenizer_sha256": source.tokenizer_sha256,
-        "prompt": dataclasses.asdict(config.prompt) if uses_prompt(setting) else "",
-    }
-    return recipe_digest(facts)
 
 
 def _encode(
@@ -342,29 +359,3 @@ def _encode(
         ],
         label_N=np.array([clip.label for clip in clips], dtype=np.int64),
     )
-
-
-def _write_run(
-    folder: Path,
-    config: FinetuneConfig,
-    classes: tuple[str, ...],
-    clips: list[LabelledClip],
-    result: Fit,
-    row: ResultsRow,
-) -> None:
-    """All files of a run; row.json last."""
-    write_text(folder / "config.yaml", dump_config(config))
-    write_csv(folder / "curve.csv", list(result.curve[-1]), result.curve)
-    names = (*classes, "(another word)")
-    probability_NC = softmax(result.test.scores_NC.astype(np.float64), axis=-1)
-    predictions = [
-        {
-            "clip": clip.sample.id,
-            "truth": classes[clip.label],
-            "prediction": names[said],
-            **{f"p_{name}": f"{p:.4f}" for name, p in zip(classes, p_C, strict=True)},
-        }
-        for clip, said, p_C in zip(clips, result.test.prediction_N, probability_NC, strict=True)
-    ]
-    write_csv(folder / "predictions.csv", list(predictions[0]), predictions)
-    write_row(folder, row)

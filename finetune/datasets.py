@@ -294,9 +294,18 @@ def _absences(
     fold: int,
     classes: Sequence[str] | None,
 ) -> list[str]:
-    """Notes: classes that training never sees, and units of the fold file that have no clips."""
+    """Notes: classes that test lacks or training never sees, units listed that have no clips."""
     notes = []
     taught = {clip.label for clip in splits["train"]}
+    everywhere = {clip.label for part in splits.values() for clip in part}
+    judged = {clip.label for clip in splits["test"]}
+    absent = sorted(everywhere - judged)
+    if absent:
+        names = ", ".join(f"class {i}" if classes is None else classes[i] for i in absent)
+        notes.append(
+            f"fold {fold}: test has no clip of {names}, so UA and macro-F1 are over {len(judged)} "
+            f"classes, and to say one of them always has a UA of {1 / len(judged):.0%}"
+        )
     untaught = Counter(clip.label for clip in splits["test"] if clip.label not in taught)
     for label, count in sorted(untaught.items()):
         name = f"class {label}" if classes is None else classes[label]

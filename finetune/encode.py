@@ -78,10 +78,13 @@ class ClipEncoder:
         return dataclasses.replace(example, task="wwmlm", wwmlm_labels_T=labels_T)
 
     def num_pieces(self, sample: ClipSample) -> int:
+        """Word pieces of the whole text, the prompt's among them, without [CLS] and [SEP]."""
+        words = sample.words if self.prompt is None else self.prompt.words(sample.words)
+        return len(self._word_of_piece(words))
+
+    def num_pieces_read(self, sample: ClipSample) -> int:
         """Word pieces of the utterance that are read, without the prompt."""
-        if not sample.words:
-            return 0
-        return len(self._pieces(self._cut_words(sample.words)))
+        return len(self._word_of_piece(self._cut_words(sample.words))) if sample.words else 0
 
     def _cut(self, sample: ClipSample) -> ClipSample:
         changes: dict[str, object] = {}
@@ -101,13 +104,12 @@ class ClipEncoder:
 
     def _cut_words(self, words: list[str]) -> list[str]:
         """The leading words that fit into the pieces allowed."""
-        of_words = self._pieces(words)
-        if len(of_words) <= self.max_pieces:
+        word_of_piece = self._word_of_piece(words)
+        if len(word_of_piece) <= self.max_pieces:
             return words
-        return words[: of_words[self.max_pieces]]
+        return words[: word_of_piece[self.max_pieces]]
 
-    def _pieces(self, words: list[str]) -> list[int]:
-        """The number of the word that each piece is of."""
+    def _word_of_piece(self, words: list[str]) -> list[int]:
         return self.tokenizer(
             words, is_split_into_words=True, add_special_tokens=False, verbose=False
         ).word_ids()

@@ -62,11 +62,18 @@ class Fit:
     """The step that was chosen."""
     selection_ua: float | None
     """UA there on the split that chose, None for the last step."""
-    test: Predictions
-    """Of the chosen step."""
+    test_K: list[Predictions]
+    """Of the chosen step, in each modality case that `test` holds; the first one is the full."""
+    dev_K: list[Predictions]
+    """Of dev; empty where `dev` is, and where it holds the full case alone."""
     curve: list[dict[str, Any]]
     """One dict per evaluation: step, learning_rate, train_loss, and loss, wa, ua, macro_f1 of the
     split that chooses."""
+
+    @property
+    def test(self) -> Predictions:
+        """Of the test clips with all modalities in use."""
+        return self.test_K[0]
 
 
 def fit(
@@ -84,9 +91,11 @@ def fit(
     seed: int,
     accelerator: Accelerator,
     log: logging.Logger,
+    last_step: int | None = None,
 ) -> Fit:
     """Train `classifier` by `plan`, choose a step by `selection`, judge the test clips there.
 
+    last_step: where the plan is broken off; its learning rates are those of the whole plan.
     Raises FitError for a loss that is no number, or fewer clips in a batch than processes.
     """
     batch_size = min(optim.batch_size, len(train))
@@ -95,6 +104,7 @@ def fit(
             f"a batch of {batch_size} clips for {accelerator.num_processes} processes; start fewer "
             "processes, or raise optim.batch_size"
         )
+    last_step = last_step or plan.num_steps
     judged = {"dev": dev, "oracle": test, "last": None}[selection]
     optimizer = build_adamw(classifier, weight_decay=optim.weight_decay)
     model, optimizer = accelerator.prepare(classifier, optimizer)
@@ -106,7 +116,7 @@ def fit(
     losses = torch.zeros((), device=accelerator.device)
     num_losses = 0
     try:
-        for step in range(1, plan.num_steps + 1):
+        for step in range(1, last_step + 1):
             rate = learning_rate(
                 step, peak=plan.learning_rate, warmup=plan.warmup_steps, total=plan.num_steps
             )
@@ -127,8 +137,7 @@ def fit(
             losses += loss.detach()
             num_losses += 1
 
-            last = step == plan.num_steps
-            if not last and step % eval_every_steps:
+            if step < last_step and step % eval_every_steps:
                 continue
             train_loss = float(accelerator.reduce(losses, "mean")) / num_losses
             if not np.isfinite(train_loss):
@@ -153,10 +162,16 @@ def fit(
                 break
         if best is not None:
             accelerator.unwrap_model(model).load_state_dict(best[2])
+
+        def predict_cases(split: Encodings) -> list[Predictions]:
+            cases = range(len(split.cases_KN))
+            return [predict(model, split, collate, 2 * batch_size, accelerator, k) for k in cases]
+
         return Fit(
-            step=best[1] if best else plan.num_steps,
+            step=best[1] if best else last_step,
             selection_ua=best[0] if best else None,
-            test=predict(model, test, collate, 2 * batch_size, accelerator),
+            test_K=predict_cases(test),
+            dev_K=predict_cases(dev) if len(dev) and len(dev.cases_KN) > 1 else [],
             curve=curve,
         )
     finally:
@@ -170,8 +185,10 @@ def predict(
     collate: Callable[[Sequence[Example]], Batch],
     batch_size: int,
     accelerator: Accelerator,
+    case: int = 0,
 ) -> Predictions:
-    """Judge `clips` with all modalities in use; every process gets the same, whole answer."""
+    """Judge `clips` in one modality case, the full one by default; every process gets the same,
+    whole answer."""
     model.eval()
     plain = accelerator.unwrap_model(model)
     mine = np.arange(len(clips))[accelerator.process_index :: accelerator.num_processes]
@@ -179,7 +196,7 @@ def predict(
     for start in range(0, len(mine), batch_size):
         index_M = mine[start : start + batch_size]
         batch, label_M = _load(
-            clips.cases_KN[0], clips.label_N, index_M, collate, accelerator.device
+            clips.cases_KN[case], clips.label_N, index_M, collate, accelerator.device
         )
         with accelerator.autocast():
             said = plain(batch, label_M)

@@ -2,8 +2,8 @@
 
     report = finetune_report(Path("runs/finetune"))
 
-writes table.md and table.csv, and of each setting confusion-SETTING.png and curve-SETTING.png, into
-the folder.
+writes table.md and table.csv, of each setting confusion-SETTING.png and curve-SETTING.png, and with
+evaluate_cases=seven missing_modalities.md and .csv, into the folder.
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ import pandas as pd
 
 from data_pipeline.schema import slug
 from finetune.config import SETTINGS
+from finetune.missing_modalities import missing_modalities, write_missing_modalities
 from finetune.results import (
     Recipe,
     ResultsRow,
+    read_all_rows,
     read_recipes,
-    read_rows,
     run_folder,
+    settled,
     write_text,
 )
 from pretrain.report import new_picture, over_steps, save_picture
@@ -31,7 +33,10 @@ NAMES = {
     "pretrain_finetune": "Pretrain+Finetune",
     "pretrain_prompt": "Pretrain+Prompt",
 }
-COLUMNS = ("Setting", "WA", "UA", "Macro-F1", "Runs", "Test clips", "Step chosen on")
+COLUMNS = (
+    *("Setting", "WA", "UA", "Macro-F1", "Runs", "Test clips", "Classes in test"),
+    "Step chosen on",
+)
 ORACLE = "test (oracle)"
 CHANCE = (
     "chance is what one class, always said, comes to: in WA the largest share of the test clips "
@@ -82,7 +87,10 @@ class FinetuneReport:
     folder: Path
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    """One per setting, as text; percentages, mean and standard deviation over folds x seeds."""
+    """One per setting and variant, as text; percentages, mean and standard deviation over folds x
+    seeds."""
+    missing: str
+    """The table of modality cases, in Markdown; empty without evaluate_cases=seven."""
     pictures: list[Path]
     """Of each setting its confusion, then its curves."""
     notes: list[str]
@@ -103,46 +111,57 @@ class FinetuneReport:
         """The table and the notes."""
         lines = [self.columns, ("---",) * len(self.columns), *self.table]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return table + "\n\n" + "\n".join(f"- {note}" for note in self.notes) + "\n"
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        return "\n\n".join(filter(None, (table, self.missing, notes))) + "\n"
 
 
 def finetune_report(folder: Path) -> FinetuneReport:
-    """Report the latest recipe of each setting in `folder`; write its tables and pictures.
+    """Report the latest recipe of each setting and variant in `folder`; write its tables and
+    pictures, again where other launches finished runs meanwhile.
 
     Raises ReportError when there is no finished run.
     """
-    recipes = read_recipes(folder)
-    if not recipes:
+    return settled(
+        lambda: ([recipe.recipe for recipe in read_recipes(folder)], read_all_rows(folder)),
+        lambda found: _report(folder, found[1]),
+    )
+
+
+def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
+    found = sorted(read_recipes(folder), key=lambda r: (SETTINGS.index(r.setting), r.variant))
+    if not found:
         raise ReportError(
-            f"no {folder / 'run.json'}; run accelerate launch finetune/run.py output={folder} first"
+            f"no {folder / 'recipes'}; run accelerate launch finetune/run.py output={folder} first"
         )
-    every = read_rows(folder)
+    cases = {_name(recipe): [r for r in every if r.recipe == recipe.recipe] for recipe in found}
     groups = {
-        setting: [r for r in every if r.recipe == recipes[setting].recipe]
-        for setting in SETTINGS
-        if setting in recipes
+        name: [r for r in rows if (r.split, r.case) == ("test", r.modalities)]
+        for name, rows in cases.items()
     }
-    groups = {setting: rows for setting, rows in groups.items() if rows}
+    groups = {name: rows for name, rows in groups.items() if rows}
     if not groups:
         raise ReportError(f"no finished run in {folder}; run accelerate launch finetune/run.py")
-    num_shown = sum(map(len, groups.values()))
-    chances = {setting: _chance(folder, rows) for setting, rows in groups.items()}
+    recipes = {_name(recipe): recipe for recipe in found}
+    missing = missing_modalities(cases)
+    num_shown = sum(len(rows) for rows in cases.values())
+    chances = {name: _chance(folder, rows) for name, rows in groups.items()}
     common = len(set(chances.values())) == 1
     report = FinetuneReport(
         folder=folder,
         columns=COLUMNS,
-        rows=[_table_row(setting, rows) for setting, rows in groups.items()],
+        rows=[_table_row(name, rows) for name, rows in groups.items()],
+        missing=write_missing_modalities(folder, missing),
         pictures=[
             picture
-            for setting, rows in groups.items()
+            for name, rows in groups.items()
             for picture in (
-                _plot_confusion(folder, NAMES[setting], rows, recipes[setting].classes),
-                _plot_curves(folder, NAMES[setting], rows, chances[setting]),
+                _plot_confusion(folder, name, rows, recipes[name].classes),
+                _plot_curves(folder, name, rows, chances[name]),
             )
         ],
         notes=[
             *_notes(recipes, groups, len(every) - num_shown),
-            *([CHANCE] if common else [f"{NAMES[s]}: {c.sentence}" for s, c in chances.items()]),
+            *([CHANCE] if common else [f"{name}: {c.sentence}" for name, c in chances.items()]),
         ],
         judged=_judged(folder, list(groups.values())[-1]),
         chance=next(iter(chances.values())).table_row() if common else (),
@@ -150,18 +169,22 @@ def finetune_report(folder: Path) -> FinetuneReport:
     write_text(folder / "table.md", report.markdown)
     table = pd.DataFrame(
         [
-            _numbers(setting, rows)
-            | {"chance_wa": chances[setting].wa, "chance_ua": chances[setting].ua}
-            for setting, rows in groups.items()
+            _numbers(rows) | {"chance_wa": chances[name].wa, "chance_ua": chances[name].ua}
+            for name, rows in groups.items()
         ]
     )
     write_text(folder / "table.csv", table.to_csv(index=False))
     return report
 
 
-def _numbers(setting: str, rows: list[ResultsRow]) -> dict[str, object]:
+def _name(recipe: Recipe) -> str:
+    """What a reader calls it: "Pretrain+Prompt (20 % of the labels)"."""
+    return NAMES[recipe.setting] + (f" ({recipe.variant})" if recipe.variant else "")
+
+
+def _numbers(rows: list[ResultsRow]) -> dict[str, object]:
     table = pd.DataFrame(map(dataclasses.asdict, rows))
-    numbers: dict[str, object] = {"setting": setting, "head": rows[0].head}
+    numbers: dict[str, object] = {"setting": rows[0].setting, "head": rows[0].head}
     for name in ("wa", "ua", "macro_f1"):
         numbers |= {f"{name}_mean": table[name].mean(), f"{name}_sd": table[name].std(ddof=1)}
     return numbers | {
@@ -169,13 +192,18 @@ def _numbers(setting: str, rows: list[ResultsRow]) -> dict[str, object]:
         "num_folds": table.fold.nunique(),
         "num_seeds": table.seed.nunique(),
         "num_test_clips": int(table.drop_duplicates("fold").num_test.sum()),
+        "num_classes": rows[0].num_classes,
+        "least_classes_in_test": int(table.classes_in_test.min()),
+        "most_classes_in_test": int(table.classes_in_test.max()),
         "selection": rows[0].selection,
+        "train_on": rows[0].train_on,
+        "label_share": rows[0].label_share,
         "shared_speakers": bool(table.shared_speakers.any()),
     }
 
 
-def _table_row(setting: str, rows: list[ResultsRow]) -> tuple[str, ...]:
-    n = _numbers(setting, rows)
+def _table_row(name: str, rows: list[ResultsRow]) -> tuple[str, ...]:
+    n = _numbers(rows)
 
     def percent(name: str) -> str:
         mean, sd = n[f"{name}_mean"], n[f"{name}_sd"]
@@ -185,13 +213,15 @@ def _table_row(setting: str, rows: list[ResultsRow]) -> tuple[str, ...]:
         number = n[f"num_{noun}s"]
         return f"{number} {noun}" + "s" * (number != 1)
 
+    least, most = n["least_classes_in_test"], n["most_classes_in_test"]
     return (
-        NAMES[setting],
+        name,
         percent("wa"),
         percent("ua"),
         percent("macro_f1"),
         f"{n['num_runs']} ({counted('fold')} x {counted('seed')})",
         str(n["num_test_clips"]),
+        (f"{least}" if least == most else f"{least} to {most}") + f" of {n['num_classes']}",
         {"dev": "dev", "oracle": ORACLE, "last": "none (last step)"}[str(n["selection"])],
     )
 
@@ -199,7 +229,15 @@ def _table_row(setting: str, rows: list[ResultsRow]) -> tuple[str, ...]:
 def _notes(
     recipes: dict[str, Recipe], groups: dict[str, list[ResultsRow]], num_old: int
 ) -> list[str]:
-    notes = _merged({s: [f"protocol {recipes[s].protocol}", *recipes[s].notes] for s in groups})
+    notes = _merged(
+        {
+            s: [
+                *(f"protocol {recipes[s].protocol}", *recipes[s].notes),
+                *dict.fromkeys(note for row in rows for note in row.notes),
+            ]
+            for s, rows in groups.items()
+        }
+    )
     shown = [row for rows in groups.values() for row in rows]
     if any(row.shared_speakers for row in shown):
         notes.append("training and test may share speakers: mechanics, not accuracy")
@@ -217,7 +255,7 @@ def _notes(
     }
     for what, fact_of in facts.items():
         if len(set(fact_of.values())) > 1:
-            each = "; ".join(f"{NAMES[s]}: {fact}" for s, fact in fact_of.items())
+            each = "; ".join(f"{s}: {fact}" for s, fact in fact_of.items())
             notes.append(f"the settings were {what} ({each}) and cannot be compared")
     if num_old:
         notes.append(f"{num_old} rows of earlier recipes are in results.csv, not in this table")
@@ -229,7 +267,7 @@ def _merged(notes_of: dict[str, list[str]]) -> list[str]:
     owners: dict[str, list[str]] = {}
     for setting, notes in notes_of.items():
         for note in notes:
-            owners.setdefault(note, []).append(NAMES[setting])
+            owners.setdefault(note, []).append(setting)
     return [
         note if len(names) == len(notes_of) else f"{', '.join(names)}: {note}"
         for note, names in owners.items()

@@ -84,18 +84,13 @@ def _bad_input() -> tuple[type[Exception], ...]:
 
 def run(config: FinetuneConfig) -> None:
     """Bring the processes together, cross-validate, and report."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-
     from finetune.cross_validate import cross_validate
+    from finetune.launcher import build_accelerator
     from finetune.report import finetune_report
     from pretrain.runtime import RuntimeSettings, start
 
     check_stage(config.output, "finetuning", "output")
-    accelerator = Accelerator(
-        mixed_precision="bf16" if config.optim.precision == "bf16" else "no",
-        # A head leaves some of the model's own heads without gradients.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    accelerator = build_accelerator(config.optim.precision)
     device = "cpu" if accelerator.device.type == "cpu" else "auto"
     runtime = start(
         RuntimeSettings(device=device, precision=config.optim.precision, seed=config.seeds[0]),

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BertForPreTraining, BertTokenizerFast
 
 from data_pipeline.config import load_config
 from data_pipeline.weights import sha256_of
+from finetune.collect import main as collect
 from finetune.config import SETTINGS, FinetuneConfig
 from finetune.encode import ClipEncoder
 from finetune.protocols import load_protocol, save_protocol
@@ -22,7 +23,8 @@ from finetune.results import ResultsRow, read_recipes, read_rows
 from finetune.run import main
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.config import DataSettings, PretrainConfig
-from pretrain.loader import shard_digests
+from pretrain.loader import index_shards, shard_digests
+from pretrain.seen import SeenClips
 
 from .conftest import PASSPORT, VOCABULARY, make_clips
 
@@ -138,11 +140,12 @@ def test_the_report_has_a_row_a_setting_two_pictures_and_its_files(tmp_path, arg
     report = finetune_report(tmp_path / "out")
     assert [row[0] for row in report.rows] == ["Direct", "Pretrain+Finetune", "Pretrain+Prompt"]
     assert all(len(row) == len(report.columns) for row in report.rows)
-    assert report.rows[0][4:] == ("3 (3 folds x 1 seed)", "24", "test (oracle)")
+    assert report.rows[0][4:] == ("3 (3 folds x 1 seed)", "24", "4 of 4", "test (oracle)")
     assert any("no honest number" in note for note in report.notes)
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in report.pictures)
-    for name in ("table.md", "table.csv", "config.yaml", "protocol.json"):
+    for name in ("table.md", "table.csv", "results.csv"):
         assert (tmp_path / "out" / name).stat().st_size
+    assert not list(tmp_path.glob("out/missing_modalities*"))
     assert report.markdown.splitlines()[0].startswith("| Setting | WA | UA |")
 
 
@@ -344,7 +347,7 @@ def test_the_output_of_another_stage_is_left_as_it_is(tmp_path, arguments, capsy
 def test_what_decides_a_result_makes_a_rerun(tmp_path, arguments, checkpoint, bert, tokenizer):
     def recipes(*changes: str) -> str:
         assert main([*arguments, "folds=[0]", "plans.bert_direct.num_steps=1", *changes]) == 0
-        (found,) = read_recipes(tmp_path / "out").values()
+        (found,) = read_recipes(tmp_path / "out")
         shutil.rmtree(tmp_path / "out")
         return found.recipe
 
@@ -391,14 +394,16 @@ def test_each_clip_is_encoded_once_for_all_folds_and_seeds(arguments, monkeypatc
 def test_the_output_always_has_the_results_and_the_protocol_in_use(tmp_path, arguments):
     arguments = [*arguments, "settings=[direct]", "folds=[0]"]
     assert main(arguments) == 0
-    dealt = load_protocol(tmp_path / "out" / "protocol.json")
+    (path,) = tmp_path.glob("out/protocols/toy-speaker3-*.json")
+    dealt = load_protocol(path)
     other = dataclasses.replace(dealt, version=2)
     save_protocol(other, tmp_path / "mine.json")
     (tmp_path / "out" / "results.csv").unlink()
     assert main(arguments) == 0  # nothing is left to run
     assert (tmp_path / "out" / "results.csv").stat().st_size
     assert main([*arguments, f"data.protocol={tmp_path / 'mine.json'}"]) == 0
-    assert load_protocol(tmp_path / "out" / "protocol.json") == other
+    (added,) = set(tmp_path.glob("out/protocols/*.json")) - {path}
+    assert load_protocol(added) == other and load_protocol(path) == dealt
 
 
 def test_settings_run_on_different_things_are_told_apart(tmp_path, arguments):
@@ -422,42 +427,91 @@ def test_settings_run_on_different_things_are_told_apart(tmp_path, arguments):
     assert "Pretrain+Finetune: 24 of 24 clips in use: low 18, happy 6" in notes
 
 
-def test_a_cut_run_json_says_what_to_remove(tmp_path, arguments, capsys):
+def test_a_cut_recipe_says_what_to_remove(tmp_path, arguments, capsys):
     arguments = [*arguments, "settings=[direct]", "folds=[0]"]
     assert main(arguments) == 0
-    path = tmp_path / "out" / "run.json"
+    (path,) = tmp_path.glob("out/recipes/direct-*.json")
     for text in (path.read_text()[:40], '{"recipes": {"direct": "0123"}}', "\xff"):
         path.write_text(text)
-        assert main(arguments) == 2
+        assert collect([str(tmp_path / "out")]) == 2
         assert f"{path} is cut, or of another version" in capsys.readouterr().err
+    assert main(arguments) == 0  # which writes it anew
 
 
-NOTE = "the checkpoint was pretrained on these very clips, without their labels"
+def pretrained_on(folder: Path, checkpoint: Path, shards: Path) -> Path:
+    """A copy of `checkpoint` that says it was trained on all clips of `shards`."""
+    shutil.copytree(checkpoint, folder)
+    SeenClips.of(index_shards([str(shards)])).save(folder)
+    return folder
 
 
-def test_shards_that_pretraining_saw_are_known_wherever_they_lie(
+def test_clips_that_pretraining_saw_are_known_under_new_labels_and_ids(
     tmp_path, arguments, checkpoint, write_shards
 ):
-    """By the digests beside the checkpoint; its own settings are noted, no others."""
-    moved = shutil.move(tmp_path / "shards", tmp_path / "elsewhere")
-    seen = shutil.copytree(checkpoint, tmp_path / "seen")
-    provenance = json.loads((seen / "provenance.json").read_text())
-    provenance["shards_sha256"] = shard_digests([str(moved)])
-    (seen / "provenance.json").write_text(json.dumps(provenance))
-    change = ["folds=[0]", f"model.checkpoint={seen}", f"data.shards=[{moved}]"]
-    assert main([*arguments, *change, "settings=[direct]"]) == 0
-    assert NOTE not in "".join(finetune_report(tmp_path / "out").notes)
-    assert main([*arguments, *change, "settings=[direct, pretrain_finetune]"]) == 0
-    assert f"Pretrain+Finetune: {NOTE}" in finetune_report(tmp_path / "out").notes
-    assert {row.setting: NOTE in row.notes for row in rows(tmp_path)} == {
-        "direct": False,
-        "pretrain_finetune": True,
-    }
-    other = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0, seed=1))
-    change = ["settings=[pretrain_finetune]", f"data.shards=[{other}]", "overwrite=true"]
-    assert main([*arguments, "folds=[0]", f"model.checkpoint={seen}", *change]) == 0
+    """By their own digests: with labels the tars are others. Half of the clips are new."""
+    clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
+    bare = [dataclasses.replace(c, meta=c.meta | {"label": None}) for c in clips[:12]]
+    seen = pretrained_on(tmp_path / "seen", checkpoint, write_shards(bare, "bare"))
+    change = [f"model.checkpoint={seen}", "settings=[direct, pretrain_finetune]"]
+    assert main([*arguments, *change]) == 0
     notes = finetune_report(tmp_path / "out").notes
-    assert not any(note == NOTE for note in notes)
+    said = "the checkpoint was pretrained on 12 of these 24 clips, without their labels"
+    assert f"Pretrain+Finetune: {said}" in notes and said not in notes
+    speakers = {row.fold: row.num_test_pretrained for row in rows(tmp_path)[3:]}
+    assert sorted(speakers.values()) == [0, 4, 8]
+    assert {row.num_test_pretrained for row in rows(tmp_path) if row.setting == "direct"} == {None}
+
+    renamed = [dataclasses.replace(c, id=f"other-{c.id}") for c in clips]
+    made_otherwise = dataclasses.replace(clips[0], speech=clips[0].speech * 2)
+    shards = write_shards([*renamed[1:], made_otherwise], "renamed")
+    change = [f"model.checkpoint={seen}", f"data.shards=[{shards}]", "folds=[0]"]
+    assert main([*arguments, *change, "settings=[pretrain_prompt]"]) == 0
+    notes = finetune_report(tmp_path / "out").notes
+    assert any("pretrained on 11 of these 24 clips" in note for note in notes)
+    assert any("1 clips have the id of a clip that the checkpoint was" in note for note in notes)
+
+
+def test_a_checkpoint_without_its_clips_says_that_it_cannot_tell(tmp_path, arguments, checkpoint):
+    change = ["folds=[0]", "settings=[pretrain_finetune]"]
+    assert main([*arguments, *change]) == 0
+    notes = finetune_report(tmp_path / "out").notes
+    assert any("keeps no list of its clips (clips.safetensors" in note for note in notes)
+    assert [row.num_test_pretrained for row in rows(tmp_path)] == [None]
+
+    seen = shutil.copytree(checkpoint, tmp_path / "seen")  # it knows its shards alone
+    provenance = json.loads((seen / "provenance.json").read_text())
+    provenance["shards_sha256"] = shard_digests([str(tmp_path / "shards")])
+    (seen / "provenance.json").write_text(json.dumps(provenance))
+    assert main([*arguments, *change, f"model.checkpoint={seen}", "overwrite=true"]) == 0
+    notes = finetune_report(tmp_path / "out").notes
+    assert any("was pretrained on shards of these clips" in note for note in notes)
+
+
+def test_a_cut_list_of_clips_is_named(tmp_path, arguments, checkpoint, capsys):
+    seen = pretrained_on(tmp_path / "seen", checkpoint, tmp_path / "shards")
+    path = seen / "clips.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    assert main([*arguments, f"model.checkpoint={seen}"]) == 2
+    assert f"cannot read {path}" in capsys.readouterr().err
+
+
+def test_a_class_that_test_lacks_is_told_in_row_and_table(tmp_path, arguments, write_shards):
+    """Of four classes a fold has three: a constant guess has a UA of 33 %, not of 25."""
+    clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
+    kept = [c for c in clips if (c.meta["speaker"], c.meta["label"]) != ("0", "sad")]
+    change = [f"data.shards=[{write_shards(kept, 'lacking')}]", "settings=[direct]"]
+    assert main([*arguments, *change]) == 0
+    lacking = [row for row in rows(tmp_path) if row.classes_in_test == 3]
+    assert len(lacking) == 1 and all(row.num_classes == 4 for row in rows(tmp_path))
+    said = (
+        f"fold {lacking[0].fold}: test has no clip of sad, so UA and macro-F1 are over 3 classes, "
+        "and to say one of them always has a UA of 33%"
+    )
+    assert said in lacking[0].notes
+    report = finetune_report(tmp_path / "out")
+    assert said in report.notes
+    (line,) = report.rows
+    assert line[report.columns.index("Classes in test")] == "3 to 4 of 4"
 
 
 def test_a_clip_without_the_modality_in_use_is_judged_and_noted(tmp_path, arguments, write_shards):

@@ -1,0 +1,38 @@
+"""python -m finetune.collect runs/finetune
+
+results.csv, tables and pictures of a results folder, built anew from the rows of its finished runs:
+after an array of tasks, after a copy, after a kill. It trains nothing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from finetune.report import ReportError, finetune_report
+from finetune.results import ResultsError, write_results
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 2 for a folder without finished runs, or with one that cannot be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune.collect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="`output` of the finetuning config")
+    folder = parser.parse_args(argv).folder
+    try:
+        report = finetune_report(folder)
+        rows = write_results(folder)
+    except (ReportError, ResultsError) as error:
+        print(f"finetune.collect: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"finetune.collect: cannot write {folder}: {error}", file=sys.stderr)
+        return 2
+    print(f"{report.markdown}\n{len(rows)} rows in {folder / 'results.csv'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""From what a run said of the clips to its rows and files."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from data_pipeline.config import dump_config
+from finetune.config import FinetuneConfig
+from finetune.datasets import LabelledClip, Modality, Splits
+from finetune.fit import Fit, Predictions
+from finetune.metrics import score
+from finetune.results import ResultsRow, write_case_rows, write_csv, write_row, write_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One modality case of one split, judged."""
+
+    split: str
+    case: tuple[Modality, ...]
+    clips: list[LabelledClip]
+    said: Predictions
+
+    @property
+    def name(self) -> str:
+        """As in a row: "text+speech"."""
+        return "+".join(self.case)
+
+
+def judged_cases(
+    result: Fit, split: Splits, cases: Sequence[tuple[Modality, ...]]
+) -> tuple[Case, list[Case]]:
+    """(test with all modalities in use, every other case of dev and test). `cases`: the full one
+    first, as `fit` was given them."""
+    found = [
+        Case(split=name, case=case, clips=clips, said=said)
+        for name, clips, said_K in (
+            ("test", split.test, result.test_K),
+            ("dev", split.dev, result.dev_K),
+        )
+        for case, said in zip(cases, said_K, strict=bool(said_K))
+    ]
+    return found[0], found[1:]
+
+
+def row_of(case: Case, config: FinetuneConfig, facts: dict[str, Any]) -> ResultsRow:
+    """The scores of one case. `facts`: the columns that all rows of a run share."""
+    truth_N = np.array([clip.label for clip in case.clips])
+    scores = score(
+        truth_N,
+        case.said.prediction_N,
+        facts["num_classes"],
+        num_resamples=config.num_resamples,
+        seed=facts["seed"],
+    )
+    intervals = {
+        "wa": scores.wa_interval,
+        "ua": scores.ua_interval,
+        "macro_f1": scores.macro_f1_interval,
+    }
+    ends = {
+        f"{name}_{end}": None if interval is None else interval[i]
+        for name, interval in intervals.items()
+        for i, end in enumerate(("low", "high"))
+    }
+    unseen = sum(all(getattr(c.sample, m) is None for m in case.case) for c in case.clips)
+    notes = list(facts["notes"])
+    if unseen and case.case != config.data.modalities:
+        notes.append(
+            f"fold {facts['fold']}: {unseen} of {len(case.clips)} {case.split} clips have none of "
+            f"{', '.join(case.case)}: judged unseen"
+        )
+    own = {
+        "split": case.split,
+        "case": case.name,
+        "classes_in_test": len(np.unique(truth_N)),
+        "wa": scores.wa,
+        "ua": scores.ua,
+        "macro_f1": scores.macro_f1,
+        "notes": tuple(notes),
+    }
+    return ResultsRow(**{**facts, **ends, **own})
+
+
+def write_run(
+    folder: Path,
+    config: FinetuneConfig,
+    classes: tuple[str, ...],
+    judged: tuple[Case, list[Case]],
+    curve: list[dict[str, Any]],
+    facts: dict[str, Any],
+) -> ResultsRow:
+    """All files of a run, row.json last; its row."""
+    main, others = judged
+    write_text(folder / "config.yaml", dump_config(config))
+    write_csv(folder / "curve.csv", list(curve[-1]), curve)
+    predictions = predictions_of(main, classes)
+    write_csv(folder / "predictions.csv", list(predictions[0]), predictions)
+    if others:
+        of_cases = [
+            {"split": case.split, "case": case.name, **line}
+            for case in (main, *others)
+            for line in predictions_of(case, classes)
+        ]
+        write_csv(folder / "case_predictions.csv", list(of_cases[0]), of_cases)
+        write_case_rows(folder, [row_of(case, config, facts) for case in others])
+    row = row_of(main, config, facts)
+    write_row(folder, row)
+    return row
+
+
+def predictions_of(case: Case, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A line for each clip: truth, prediction, and the probability of each class."""
+    names = (*classes, "(another word)")
+    probability_NC = softmax(case.said.scores_NC.astype(np.float64), axis=-1)
+    return [
+        {
+            "clip": clip.sample.id,
+            "truth": classes[clip.label],
+            "prediction": names[said],
+            **{f"p_{name}": f"{p:.4f}" for name, p in zip(classes, p_C, strict=True)},
+        }
+        for clip, said, p_C in zip(case.clips, case.said.prediction_N, probability_NC, strict=True)
+    ]

@@ -1,0 +1,83 @@
+"""The table of modality cases: one model, judged on every subset of the modalities in use.
+
+    | Setting | Sees | WA | UA | Macro-F1 | Dev UA | Runs |
+
+A line for each case, the full one last, and before it the mean over those that lack something:
+with three modalities the six cases of the missing-modality literature.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from finetune.results import ResultsRow, write_csv, write_text
+
+COLUMNS = ("Setting", "Sees", "WA", "UA", "Macro-F1", "Dev UA", "Runs")
+SCORES = ("wa", "ua", "macro_f1")
+MEAN = "mean of those that lack something"
+Line = dict[str, str | float | int | None]
+
+
+def missing_modalities(rows_of: dict[str, list[ResultsRow]]) -> list[Line]:
+    """Lines of numbers, shares from 0 to 1, for each of `rows_of` (a name to its rows of all cases
+    and splits) that was judged on more than one case."""
+    lines: list[Line] = []
+    for name, rows in rows_of.items():
+        cases = sorted({row.case for row in rows}, key=lambda case: (case.count("+"), case))
+        if len(cases) < 2:
+            continue
+        full = rows[0].modalities
+        lacking = [_line(name, case, rows) for case in cases if case != full]
+        lines += lacking
+        if len(lacking) > 1:
+            lines.append(_mean(name, lacking))
+        lines.append(_line(name, full, rows))
+    return lines
+
+
+def write_missing_modalities(folder: Path, lines: list[Line]) -> str:
+    """Write missing_modalities.csv and .md; the table as Markdown. Nothing where there is none."""
+    if not lines:
+        return ""
+    write_csv(folder / "missing_modalities.csv", list(lines[0]), lines)
+    text = [COLUMNS, ("---",) * len(COLUMNS), *map(_text, lines)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in text)
+    write_text(folder / "missing_modalities.md", table + "\n")
+    return table
+
+
+def _line(name: str, case: str, rows: list[ResultsRow]) -> Line:
+    test = [row for row in rows if (row.split, row.case) == ("test", case)]
+    dev = [row.ua for row in rows if (row.split, row.case) == ("dev", case)]
+    line: Line = {"setting": name, "case": case}
+    for score in SCORES:
+        values = [getattr(row, score) for row in test]
+        line[f"{score}_mean"] = float(np.mean(values))
+        line[f"{score}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return line | {"dev_ua_mean": float(np.mean(dev)) if dev else None, "num_runs": len(test)}
+
+
+def _mean(name: str, lines: list[Line]) -> Line:
+    """Of the cases' own means; a deviation over cases would be none of runs."""
+    means = {}
+    for key in ("wa_mean", "ua_mean", "macro_f1_mean", "dev_ua_mean"):
+        values = [line[key] for line in lines if line[key] is not None]
+        means[key] = float(np.mean(values)) if values else None
+    blank = dict.fromkeys(lines[0])
+    return blank | {"setting": name, "case": MEAN, "num_runs": lines[0]["num_runs"]} | means
+
+
+def _text(line: Line) -> tuple[str, ...]:
+    return (
+        str(line["setting"]),
+        str(line["case"]),
+        *(_percent(line[f"{score}_mean"], line[f"{score}_sd"]) for score in SCORES),
+        _percent(line["dev_ua_mean"], None),
+        str(line["num_runs"]),
+    )
+
+
+def _percent(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.1%}" if sd is None else f"{100 * mean:.1f} ± {100 * sd:.1f} %"
