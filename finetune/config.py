@@ -68,10 +68,10 @@ class DataConfig:
     """Word pieces of an utterance; the rest is cut off, the prompt never is."""
     long_texts: Literal["cut", "drop"] = "cut"
     """drop: as in MEmoBERT's own runs a clip whose pieces, the prompt's among them, are more than
-    max_text_pieces is left out of training, and one of more than max_judged_pieces out of dev and
-    test, which flatters the result; both are counted in the notes."""
+    max_text_pieces is left out of training, and with a prompt one of more than max_judged_pieces
+    out of dev and test, which flatters the result; both are counted in the notes."""
     max_judged_pieces: int = 60
-    """Where dev and test clips are left out with long_texts=drop (MEmoBERT's prompt runs: 60)."""
+    """Where long_texts=drop leaves out dev and test clips of pretrain_prompt."""
     max_face_frames: Limit = field(
         default="checkpoint",
         metadata={"formerly": {"max_faces": f"its null is now `checkpoint`; {NO_LIMIT}"}},

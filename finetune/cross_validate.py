@@ -187,7 +187,8 @@ def _whole(
             lambda clip: encoder.num_pieces(clip.sample),
             fold=fold,
             max_trained=encoder.max_pieces,
-            max_judged=data.max_judged_pieces,
+            # The official linear runs read dev and test whole.
+            max_judged=None if encoder.prompt is None else data.max_judged_pieces,
         )
     return split
 

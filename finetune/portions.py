@@ -18,15 +18,15 @@ def without_long_texts(
     *,
     fold: int,
     max_trained: int,
-    max_judged: int,
+    max_judged: int | None,
 ) -> Splits:
     """Leave out clips of more pieces: above `max_trained` in train, above `max_judged` in dev and
-    test. Raises DatasetError where a split loses all its clips."""
+    test (None: none). Raises DatasetError where a split loses all its clips."""
     limits = {"train": max_trained, "dev": max_judged, "test": max_judged}
     kept, lines = {}, []
     for split, limit in limits.items():
         clips: list[LabelledClip] = getattr(splits, split)
-        kept[split] = [clip for clip in clips if num_pieces(clip) <= limit]
+        kept[split] = [clip for clip in clips if limit is None or num_pieces(clip) <= limit]
         if clips and not kept[split]:
             raise DatasetError(
                 f"fold {fold}: every text of {split} has more than {limit} pieces, and "
@@ -45,7 +45,7 @@ def without_long_texts(
         notes = [
             *splits.notes,
             f"fold {fold}: left out for long texts (data.long_texts=drop): {', '.join(lines)} "
-            "clips; what is judged is not the whole",
+            "clips" + ("" if max_judged is None else "; what is judged is not the whole"),
         ]
         return dataclasses.replace(splits, **kept, notes=notes)
     return splits

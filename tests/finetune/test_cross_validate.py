@@ -19,7 +19,7 @@ from finetune.config import SETTINGS, FinetuneConfig
 from finetune.encode import ClipEncoder
 from finetune.protocols import load_protocol, save_protocol
 from finetune.report import ReportError, finetune_report
-from finetune.results import ResultsRow, read_recipes, read_rows
+from finetune.results import ResultsRow, read_all_rows, read_recipes, read_rows
 from finetune.run import main
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.config import DataSettings, PretrainConfig
@@ -187,6 +187,9 @@ def test_modalities_and_whole_vocabulary_decoding_are_switches(tmp_path, argumen
         ("data.protocol=.", "cannot read the fold file .: Is a directory; expected the JSON file"),
         ("seeds=[-1]", "seeds [-1]; expected 0 or more"),
         ("output=", "output= has no value (an unset shell variable?)"),
+        ("label_share=0", "label_share 0.0; expected above 0, up to 1 (all)"),
+        ("label_share=10", "label_share 10.0; expected above 0"),
+        ("data.max_judged_pieces=0", "max_judged_pieces 0; expected at least 1"),
         ("data.max_face_frames=-1", "max_face_frames -1; expected at least 0"),
         ("data.max_faces=36", "'data.max_faces' is now called 'data.max_face_frames'"),
         (
@@ -512,6 +515,130 @@ def test_a_class_that_test_lacks_is_told_in_row_and_table(tmp_path, arguments, w
     assert said in report.notes
     (line,) = report.rows
     assert line[report.columns.index("Classes in test")] == "3 to 4 of 4"
+
+
+def test_one_model_is_judged_on_all_seven_modality_cases(tmp_path, arguments):
+    change = ["evaluate_cases=seven", "plans.pretrain_prompt.modality_cases=seven"]
+    assert main([*arguments, "settings=[pretrain_prompt]", *change]) == 0
+    with open(tmp_path / "out" / "results.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 3 * 2 * 7
+    cases = {line["case"] for line in lines}
+    assert len(cases) == 7 and {"text", "face+speech", "text+face+speech"} < cases
+    for fold in range(3):
+        of_fold = [line for line in lines if line["fold"] == str(fold)]
+        assert {(line["split"], line["case"]) for line in of_fold} == {
+            (split, case) for split in ("dev", "test") for case in cases
+        }
+        (full,) = (r for r in of_fold if (r["split"], r["case"]) == ("dev", "text+face+speech"))
+        # The step is chosen on dev with everything to see.
+        assert float(full["ua"]) == float(full["selection_ua"])
+        assert full["modalities"] == full["case"]
+    # Speech and face carry the signal, words do not.
+    ua = {
+        case: sum(float(r["ua"]) for r in lines if (r["split"], r["case"]) == ("test", case)) / 3
+        for case in cases
+    }
+    assert ua["face+speech"] > ua["text"] + 0.2
+    report = finetune_report(tmp_path / "out")
+    table = (tmp_path / "out" / "missing_modalities.md").read_text().splitlines()
+    assert table[0] == "| Setting | Sees | WA | UA | Macro-F1 | Dev UA | Runs |"
+    assert [line.split(" | ")[1] for line in table[2:]] == [
+        *("face", "speech", "text", "face+speech", "text+face", "text+speech"),
+        *("mean of those that lack something", "text+face+speech"),
+    ]
+    assert report.missing in report.markdown and len(report.rows) == 1
+    assert report.rows[0][4] == "3 (3 folds x 1 seed)"  # the full case alone
+    (folder,) = tmp_path.glob("out/runs/pretrain_prompt/fold0-*")
+    with open(folder / "case_predictions.csv") as file:
+        said = list(csv.DictReader(file))
+    assert len(said) == 2 * 7 * 8
+    with open(folder / "predictions.csv") as file:
+        full = [{"split": "test", "case": "text+face+speech", **r} for r in csv.DictReader(file)]
+    assert all(line in said for line in full)
+
+
+def test_a_case_that_a_clip_has_nothing_of_is_judged_unseen_and_noted(
+    tmp_path, arguments, write_shards
+):
+    clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
+    clips[3] = dataclasses.replace(clips[3], face=None, face_probs=None, face_seconds=None)
+    change = [f"data.shards=[{write_shards(clips, 'faceless')}]", "evaluate_cases=seven"]
+    assert main([*arguments, *change, "settings=[pretrain_finetune]"]) == 0
+    every = read_all_rows(tmp_path / "out")
+    told = [row for row in every if any("judged unseen" in note for note in row.notes)]
+    assert {(row.case, row.split) for row in told} == {("face", "dev"), ("face", "test")}
+    assert all("1 of 8" in row.notes[-1] and row.num_test == 8 for row in told)
+
+
+def test_a_share_of_the_labels_is_in_recipe_row_and_table(tmp_path, arguments):
+    arguments = [*arguments, "settings=[pretrain_finetune]", "folds=[0]", "seeds=[1, 2]"]
+    for share in ("0.25", "0.5", "1.0"):
+        assert main([*arguments, f"label_share={share}"]) == 0
+    found = rows(tmp_path)
+    assert {(r.label_share, r.num_train, r.num_dev, r.num_test) for r in found} == {
+        (0.25, 4, 4, 8),
+        (0.5, 4, 4, 8),
+        (1.0, 8, 8, 8),
+    }
+    assert len({row.recipe for row in found}) == 3 and len(found) == 6
+    assert [row[0] for row in finetune_report(tmp_path / "out").rows] == [
+        "Pretrain+Finetune",
+        "Pretrain+Finetune (25 % of the labels)",
+        "Pretrain+Finetune (50 % of the labels)",
+    ]
+
+
+def test_train_and_dev_are_learned_for_as_many_steps_as_dev_chose(tmp_path, arguments):
+    """A new model: the one that chose has not seen dev."""
+    arguments = [*arguments, "settings=[pretrain_finetune]", "folds=[0]"]
+    assert main(arguments) == 0
+    assert main([*arguments, "train_on=train+dev"]) == 0
+    plain, both = sorted(rows(tmp_path), key=lambda row: row.num_train)
+    assert (plain.train_on, plain.num_train, plain.num_dev) == ("train", 8, 8)
+    assert (both.train_on, both.num_train, both.num_dev) == ("train+dev", 16, 8)
+    assert (both.step, both.selection_ua) == (plain.step, plain.selection_ua)
+    notes = "\n".join(finetune_report(tmp_path / "out").notes)
+    assert "the step was chosen on dev, by a training on train alone; then a new model" in notes
+    # It is the plan of train+dev broken off there.
+    change = ["train_on=train+dev", "selection=last", f"output={tmp_path / 'last'}"]
+    assert main([*arguments, *change]) == 0
+    (last,) = read_rows(tmp_path / "last")
+    assert (last.step, last.num_train, last.num_dev, last.selection_ua) == (16, 16, 0, None)
+
+
+def test_the_oracle_on_train_and_dev_says_so_loudly(tmp_path, arguments, capsys):
+    change = ["settings=[direct]", "folds=[0]", "train_on=train+dev", "selection=oracle"]
+    assert main([*arguments, *change]) == 0
+    assert "selection=oracle: each step is chosen by the test clips themselves" in (
+        capsys.readouterr().out
+    )
+    (row,) = rows(tmp_path)
+    assert (row.num_train, row.num_dev, row.ua) == (16, 0, row.selection_ua)
+    notes = finetune_report(tmp_path / "out").notes
+    assert "the step was chosen on the test clips: no honest number" in notes
+    assert any("chosen on the test clips themselves (MEmoBERT's trnval runs)" in n for n in notes)
+    assert main([*arguments, *change[:3], "data.deal.dev=false", "selection=last"]) == 2
+    assert "have no dev split; add one, or use train_on=train" in capsys.readouterr().err
+
+
+def test_long_texts_are_dropped_where_the_official_code_drops_them(tmp_path, arguments):
+    """Five words and the prompt are nine or ten pieces, two words and the prompt seven."""
+    change = ["data.long_texts=drop", "data.max_judged_pieces=9", "folds=[0]"]
+    assert main([*arguments, *change]) == 0
+    sizes = {row.setting: (row.num_train, row.num_dev, row.num_test) for row in rows(tmp_path)}
+    assert sizes == {
+        "direct": (8, 8, 8),
+        "pretrain_finetune": (8, 8, 8),
+        "pretrain_prompt": (8, 4, 4),
+    }
+    (folder,) = tmp_path.glob("out/runs/pretrain_prompt/*")
+    assert len((folder / "predictions.csv").read_text().splitlines()) == 5
+    said = (
+        "Pretrain+Prompt: fold 0: left out for long texts (data.long_texts=drop): 4 of 8 dev, 4 of "
+        "8 test clips; what is judged is not the whole"
+    )
+    assert said in finetune_report(tmp_path / "out").notes
 
 
 def test_a_clip_without_the_modality_in_use_is_judged_and_noted(tmp_path, arguments, write_shards):

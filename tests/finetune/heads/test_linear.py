@@ -4,8 +4,10 @@ import numpy as np
 import torch
 from scipy.special import erf
 
+from finetune.classifiers import HeadClassifier
 from finetune.heads import LinearHead
 from pretrain.model.memobert import Encoded
+from pretrain.optim import parameter_groups
 
 
 def test_the_head_is_linear_gelu_norm_linear_on_the_pooled_state():
@@ -23,3 +25,17 @@ def test_the_head_is_linear_gelu_norm_linear_on_the_pooled_state():
     expected = x @ w["classifier.weight"].T + w["classifier.bias"]
     found = head(encoded, None).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_norm_is_decayed_as_the_official_one_is():
+    """There the head is a Sequential called `output`, whose norm is `output.2`: the rule of names
+    spares its biases alone."""
+    official = torch.nn.Sequential(
+        torch.nn.Linear(6, 12), torch.nn.GELU(), torch.nn.LayerNorm(12), torch.nn.Linear(12, 4)
+    )
+    groups = [
+        parameter_groups(torch.nn.ModuleDict({"output": official}), 0.01),
+        parameter_groups(HeadClassifier(torch.nn.Identity(), LinearHead(6, 4)), 0.01),
+    ]
+    shapes = [[[tuple(p.shape) for p in group["params"]] for group in both] for both in groups]
+    assert shapes[0] == shapes[1] == [[(12, 6), (12,), (4, 12)], [(12,), (12,), (4,)]]
