@@ -76,10 +76,7 @@ def train_and_dev(splits: Splits, fold: int) -> Splits:
     shared.discard(None)
     notes = list(splits.notes)
     if shared:
-        notes.append(
-            f"fold {fold}: train+dev has {len(shared)} recordings of the test clips in it, of "
-            "other speakers"
-        )
+        notes.append(f"fold {fold}: train+dev has {len(shared)} recordings of the test clips in it")
     return dataclasses.replace(splits, train=[*splits.train, *splits.dev], dev=[], notes=notes)
 
 

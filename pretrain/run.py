@@ -83,7 +83,7 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
         config.run.keep_checkpoints,
         runtime,
         shard_digests(config.data.shards) if runtime.is_main else None,
-        SeenClips.of(loader.shards) if runtime.is_main else None,
+        SeenClips.of(loader.shards, runtime.log.info) if runtime.is_main else None,
     )
     newest = store.newest()
     if newest is not None:

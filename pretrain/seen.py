@@ -8,7 +8,7 @@ for, one mistaken for another has a chance of 3e-9.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,16 @@ class SeenClips:
     """Fewer than ids where clips have words alone: those are known by their ids."""
 
     @classmethod
-    def of(cls, shards: list[ShardClips]) -> "SeenClips":
-        """Those of a loader, from the manifests; shards of older code are read for it."""
+    def of(
+        cls, shards: list[ShardClips], log: Callable[[str], None] = lambda _: None
+    ) -> "SeenClips":
+        """Those of a loader, from the manifests; shards of older code are read for it, which is
+        logged."""
         ids, features = [], []
         for shard in shards:
             digests = read_manifest(shard.tar.with_suffix(".json")).digests
             if not digests:
+                log(f"{shard.tar} is of older code and read to know its clips again")
                 digests = [features_digest(sample) for sample in read_shard(shard.tar)]
             ids += map(_hash_of, shard.ids)
             features += [int(digests[row], 16) for row in shard.rows if digests[row]]
