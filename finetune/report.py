@@ -89,7 +89,7 @@ class FinetuneReport:
     rows: list[tuple[str, ...]]
     """One per setting and variant, as text; percentages, mean and standard deviation over folds x
     seeds."""
-    missing: str
+    missing: str = ""
     """The table of modality cases, in Markdown; empty without evaluate_cases=seven."""
     pictures: list[Path]
     """Of each setting its confusion, then its curves."""
