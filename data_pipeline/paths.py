@@ -76,7 +76,7 @@ STAGE_FILES = {
     "a checkpoint": ("model.safetensors",),
     "the output of extraction": ("passport.json",),
     "the output of pretraining": ("metrics.csv", "checkpoints"),
-    "the output of finetuning": ("run.json", "results.csv"),
+    "the output of finetuning": ("recipes", "results.csv"),
 }
 """By what an output folder is known: one of these is in it, and the first that fits counts."""
 

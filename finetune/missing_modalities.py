@@ -35,15 +35,18 @@ def missing_modalities(rows_of: dict[str, list[ResultsRow]]) -> list[Line]:
     return lines
 
 
-def write_missing_modalities(folder: Path, lines: list[Line]) -> str:
-    """Write missing_modalities.csv and .md; the table as Markdown. Nothing where there is none."""
-    if not lines:
-        return ""
-    write_csv(folder / "missing_modalities.csv", list(lines[0]), lines)
-    text = [COLUMNS, ("---",) * len(COLUMNS), *map(_text, lines)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in text)
-    write_text(folder / "missing_modalities.md", table + "\n")
-    return table
+def write_missing_modalities(folder: Path, lines: list[Line]) -> list[tuple[str, ...]]:
+    """Write missing_modalities.csv and .md; the rows below COLUMNS, as text. Nothing for none."""
+    if lines:
+        write_csv(folder / "missing_modalities.csv", list(lines[0]), lines)
+        write_text(folder / "missing_modalities.md", as_markdown(list(map(_text, lines))) + "\n")
+    return list(map(_text, lines))
+
+
+def as_markdown(rows: list[tuple[str, ...]]) -> str:
+    """The table; empty without rows."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows] if rows else []
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _line(name: str, case: str, rows: list[ResultsRow]) -> Line:

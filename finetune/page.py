@@ -25,6 +25,7 @@ from data_pipeline.atomic import atomic_file
 from data_pipeline.report import DataReport, data_report
 from data_pipeline.schema import SchemaError
 from data_pipeline.worker_pool import ExtractionError
+from finetune.missing_modalities import COLUMNS as MISSING_COLUMNS
 from finetune.report import FinetuneReport, JudgedClip, finetune_report
 from finetune.report import ReportError as FinetuneReportError
 from finetune.results import ResultsError
@@ -161,6 +162,7 @@ def write_page(
         sections=sections,
         facts=[*(fact for section in sections for fact in section.facts()), *more.get("facts", [])],
         commands=more.get("commands", []),
+        missing_columns=MISSING_COLUMNS,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:

@@ -7,7 +7,7 @@ evaluate_cases=seven missing_modalities.md and .csv, into the folder.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,11 @@ import pandas as pd
 
 from data_pipeline.schema import slug
 from finetune.config import SETTINGS
-from finetune.missing_modalities import missing_modalities, write_missing_modalities
+from finetune.missing_modalities import (
+    as_markdown,
+    missing_modalities,
+    write_missing_modalities,
+)
 from finetune.results import (
     Recipe,
     ResultsRow,
@@ -89,8 +93,9 @@ class FinetuneReport:
     rows: list[tuple[str, ...]]
     """One per setting and variant, as text; percentages, mean and standard deviation over folds x
     seeds."""
-    missing: str = ""
-    """The table of modality cases, in Markdown; empty without evaluate_cases=seven."""
+    missing: list[tuple[str, ...]] = field(default_factory=list)
+    """Rows of the table of modality cases, see finetune.missing_modalities; none without
+    evaluate_cases=seven."""
     pictures: list[Path]
     """Of each setting its confusion, then its curves."""
     notes: list[str]
@@ -112,7 +117,7 @@ class FinetuneReport:
         lines = [self.columns, ("---",) * len(self.columns), *self.table]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         notes = "\n".join(f"- {note}" for note in self.notes)
-        return "\n\n".join(filter(None, (table, self.missing, notes))) + "\n"
+        return "\n\n".join(filter(None, (table, as_markdown(self.missing), notes))) + "\n"
 
 
 def finetune_report(folder: Path) -> FinetuneReport:

@@ -17,6 +17,7 @@ from data_pipeline.weights import sha256_of
 from finetune.collect import main as collect
 from finetune.config import SETTINGS, FinetuneConfig
 from finetune.encode import ClipEncoder
+from finetune.missing_modalities import as_markdown
 from finetune.protocols import load_protocol, save_protocol
 from finetune.report import ReportError, finetune_report
 from finetune.results import ResultsRow, read_all_rows, read_recipes, read_rows
@@ -547,7 +548,7 @@ def test_one_model_is_judged_on_all_seven_modality_cases(tmp_path, arguments):
         *("face", "speech", "text", "face+speech", "text+face", "text+speech"),
         *("mean of those that lack something", "text+face+speech"),
     ]
-    assert report.missing in report.markdown and len(report.rows) == 1
+    assert as_markdown(report.missing) in report.markdown and len(report.rows) == 1
     assert report.rows[0][4] == "3 (3 folds x 1 seed)"  # the full case alone
     (folder,) = tmp_path.glob("out/runs/pretrain_prompt/fold0-*")
     with open(folder / "case_predictions.csv") as file:
