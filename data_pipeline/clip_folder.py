@@ -189,10 +189,14 @@ def _rows_of_file(
                 _, encoding = decode_text(file.read_bytes())
                 lines, rejects = clips_from_subtitles(name, file)
                 rows = [(f"{name}@{line['start']}", line) for line in lines]
-        except (SubtitleError, OSError) as error:
-            reason = "no_lines" if isinstance(error, SubtitleError) else "unreadable_text"
+        except SubtitleError as error:
             rows = []
-            rejects = [Reject(clip=name, stage="table", reason=reason, detail=str(error))]
+            rejects = [Reject(clip=name, stage="table", reason="no_lines", detail=str(error))]
+        except OSError as error:
+            rows = []
+            rejects = [
+                Reject(clip=name, stage="table", reason="unreadable_text", detail=str(error))
+            ]
         if rows:
             taken = file
             if encoding == "windows-1252":

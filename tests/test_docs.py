@@ -43,7 +43,7 @@ def sections(root: Path) -> dict[str, set[str]]:
 
 def reasons_in_code(folder: Path) -> set[str]:
     found: set[str] = set()
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))

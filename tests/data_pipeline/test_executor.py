@@ -157,7 +157,7 @@ def test_other_code_makes_the_shards_anew_and_other_libraries_are_told(
     toy.run_toy(tmp_path / "out", clips, functools.partial(make, version="2"))
     assert "2 of the shards" in caplog.text and "toy 1 there, 2 here" in caplog.text
     assert len(log.read_text().split()) == 5
-    monkeypatch.setattr(tasks, "EXTRACTION_VERSION", 2)
+    monkeypatch.setattr(tasks, "EXTRACTION_VERSION", tasks.EXTRACTION_VERSION + 1)
     toy.run_toy(tmp_path / "out", clips, make)
     assert len(log.read_text().split()) == 10
 

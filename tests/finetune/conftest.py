@@ -32,7 +32,7 @@ PASSPORT = {
 VOCABULARY = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "!", "i", "am", "it", "was"),
     *("do", "##n", "not", "forget", "a", "jacket", "the", "sur", "##face", "is", "slick"),
-    *(*EMOTIONS, "hungry", "an", "##ger", "other", "disgust", "fear"),
+    *(*EMOTIONS, "hungry", "an", "##ger", "other", "disgust", "fear", "surprise"),
 )
 
 

@@ -39,7 +39,7 @@ def test_a_runs_folder_stands_for_its_newest_checkpoint(run: Path, tmp_path: Pat
     for missing in (tmp_path / "gone", "runs/no/such/run", "./gone"):
         with pytest.raises(FileNotFoundError, match="no folder .* of a pretraining run"):
             MEmoBert.from_pretrained(missing)
-    with pytest.raises(FileNotFoundError, match="no config.json"):
+    with pytest.raises(CheckpointError, match="no config.json"):
         MEmoBert.from_pretrained(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/latest").write_text("step-000009\n")

@@ -409,7 +409,7 @@ def test_no_tensor_may_be_missing_or_left_over(tmp_path):
     with pytest.raises(CheckpointError, match="no model.safetensors in"):
         MEmoBert.from_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="no config.json at"):
+    with pytest.raises(CheckpointError, match="no config.json in"):
         MEmoBert.from_pretrained(tmp_path)
 
 

@@ -209,7 +209,8 @@ def test_a_step_that_asks_for_no_word_adds_nothing(arguments, tmp_path):
     """As the official code may, with force_word off: not 0 / 0."""
     asked = ("masking.force_word=false", "masking.word_ratio=1e-9")
     for mixing in ("step", "clip"):
-        only = ("objectives.weights={wwmlm: 1}", f"objectives.mixing={mixing}")
+        off = "objectives.weights={span_mvfr: 0, span_mvfc_kl: 0, span_mafr: 0}"
+        only = (off, f"objectives.mixing={mixing}")
         length = ("optim.steps=2", "optim.warmup_steps=1", "data.validation_share=0")
         assert main(arguments(tmp_path / mixing, *length, *only, *asked)) == 0
         assert [(row["loss"], row["wwmlm"]) for row in rows(tmp_path / mixing)] == [("0.0", "")] * 2
