@@ -29,6 +29,7 @@ from data_pipeline.settings import STRATEGIES
 from data_pipeline.voice import voice_activity
 
 METHODS = (*STRATEGIES, "loudest_mover")
+OUTSIDE = -1  # a face in none of the panels: never right, not even where nobody is
 Z = 1.96  # two-sided 95 %
 
 
@@ -66,7 +67,10 @@ class Turn:
 
 
 def read_labels(folder: Path) -> list[dict]:
-    """The videos of labels.json, each with the path to its file under "path"."""
+    """The videos of labels.json, each with the path to its file under "path".
+
+    Raises BenchError: no labels, a file that is not there, an entry without its picture's width.
+    """
     path = folder / "labels.json"
     if not path.is_file():
         raise BenchError(f"no {path}; expected the folder asd_composites, with labels.json")
@@ -78,17 +82,26 @@ def read_labels(folder: Path) -> list[dict]:
         if not places:
             raise BenchError(f"{path} names {video['file']}, which is not under {folder}")
         video["path"] = places[0]
+        if not isinstance(video.get("width"), int) or video["width"] < 1:
+            raise BenchError(
+                f"{path}: {video['file']} has width {video.get('width')!r}; expected the pixels "
+                "that x0 and x1 of its panels count in"
+            )
     return videos
 
 
-def panel_of(face: TrackedFace, panels: list[dict]) -> int | None:
-    """The panel that holds the middle of the face."""
+def panel_of(face: TrackedFace, frame_width: int, video: dict) -> int:
+    """The panel that holds the middle of the face, or OUTSIDE.
+
+    Boxes are in pixels of the frames as decoded, which are scaled down where the file is tall, and
+    panels in pixels of the file: both are brought to shares of the picture's width.
+    """
     box_4 = face.track.boxes_F4.mean(axis=0)
-    middle = float(box_4[0] + box_4[2]) / 2
-    for panel in panels:
-        if panel["x0"] <= middle < panel["x1"]:
+    middle = float(box_4[0] + box_4[2]) / 2 / frame_width
+    for panel in video["panels"]:
+        if panel["x0"] <= middle * video["width"] < panel["x1"]:
             return panel["panel"]
-    return None
+    return OUTSIDE
 
 
 def run_turn(video: dict, segment: dict, finder: FaceFinder) -> Turn:
@@ -101,7 +114,7 @@ def run_turn(video: dict, segment: dict, finder: FaceFinder) -> Turn:
     media = open_clip(clip)
     faces = finder.find(media)
     voice = voice_activity(media.sound_T)
-    panels = [panel_of(face, video["panels"]) for face in faces]
+    panels = [panel_of(face, media.width, video) for face in faces]
     choices = {
         s: choose_speaker(faces, voice, media.sound_T, SpeakerSettings(strategy=s))
         for s in STRATEGIES
@@ -174,7 +187,7 @@ def write_table(turns: list[Turn], path: Path) -> None:
 
 
 def _panel(panel: int | None) -> str:
-    return "nobody" if panel is None else str(panel)
+    return {None: "nobody", OUTSIDE: "outside"}.get(panel, str(panel))
 
 
 def main(argv: list[str] | None = None) -> int:
