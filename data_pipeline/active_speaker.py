@@ -9,13 +9,14 @@ which cancels turning heads, lighting and compression:
   change  frames at which it has moved since the frame before
   match   10 ms hops of voice at such a frame
 
-A face whose open or change is zero, or whose mouth moves in less than a quarter of the voice it is
+A face whose open or change is zero, or whose mouth moves in less than a tenth of the voice it is
 seen in, does not speak. (The reference asks for a match above zero; a compressed picture of a
-still mouth passes that: silent people reach a share of 0 to 0.23 where speakers start at 0.34.)
-Of the faces left the one most in step with the voice is chosen, if it is in step at all:
+still mouth passes that.) Of the faces left the one most in step with the voice is chosen, if it is
+in step at all:
 
   synchrony  how well the mouth's picture goes with the sound's spectrum (data_pipeline.synchrony),
              the best over lips up to 0.24 s before the sound or 0.16 s after it
+  network    optional: the mean log odds of a published network (data_pipeline.speaker_network)
 
 Seven people of the GRID corpus whom the maps never saw, each sound against each face: the right
 face fits better than another in 95 % of the 42 pairs. The correlation of movement with loudness,
@@ -32,6 +33,7 @@ import numpy as np
 from data_pipeline.faces import TrackedFace
 from data_pipeline.mouth import movement, openness
 from data_pipeline.settings import SpeakerSettings
+from data_pipeline.speaker_network import load_evidence
 from data_pipeline.synchrony import load_lip_sync
 from data_pipeline.voice import VoiceActivity
 
@@ -55,6 +57,9 @@ class FaceCounts:
     """Mean change of the mouth while the face is seen, less that of the upper face."""
     synchrony: float | None
     """-1 to 1; None when the face is seen too shortly to tell."""
+    network: float | None = None
+    """Mean log odds that it speaks, by the network of the settings; None without one, or when the
+    face is seen too shortly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,8 @@ class SpeakerChoice:
     index: int | None
     """Into the faces; None is nobody."""
     score: float
-    """Of the chosen face: its synchrony, or its rank score (counts); 0 for nobody."""
+    """Of the chosen face: its synchrony, with a network its joint score, or its rank score
+    (counts); 0 for nobody."""
     reason: str
     """A slug: only_mover, most_in_step, most_counts for a speaker; no_face, no_sound, no_voice,
     no_mouth_movement, off_screen_voice for nobody."""
@@ -80,12 +86,22 @@ def choose_speaker(
 ) -> SpeakerChoice:
     """Which of `faces` speaks in this utterance. Sound is mono float32 [T] at 16 kHz, or None."""
     s = settings or SpeakerSettings()
-    counts = [count_face(face, voice, sound_T, s) for face in faces]
+    return decide([count_face(face, voice, sound_T, s) for face in faces], voice, sound_T, s)
+
+
+def decide(
+    counts: list[FaceCounts],
+    voice: VoiceActivity,
+    sound_T: np.ndarray | None,
+    settings: SpeakerSettings,
+) -> SpeakerChoice:
+    """Which of the faces speaks, by what was measured of each."""
+    s = settings
 
     def nobody(reason: str) -> SpeakerChoice:
         return SpeakerChoice(index=None, score=0.0, reason=reason, counts=counts)
 
-    if not faces:
+    if not counts:
         return nobody("no_face")
     if sound_T is None:
         return nobody("no_sound")
@@ -103,15 +119,31 @@ def choose_speaker(
         best = max(range(len(movers)), key=lambda k: scores[k])
         reason = "most_counts" if len(movers) > 1 else "only_mover"
         return SpeakerChoice(index=movers[best], score=scores[best], reason=reason, counts=counts)
-    # Too short to be measured is no evidence against: such a face ranks below any in step.
-    synchrony = {
-        i: s.min_synchrony if counts[i].synchrony is None else counts[i].synchrony for i in movers
-    }
-    best = max(movers, key=lambda i: (synchrony[i], counts[i].match))
-    if synchrony[best] < s.min_synchrony:
+    heard = [i for i in movers if in_step(counts[i], s)]
+    if not heard:
         return nobody("off_screen_voice")
+    best = max(heard, key=lambda i: (evidence(counts[i], s), counts[i].match))
     reason = "most_in_step" if len(movers) > 1 else "only_mover"
-    return SpeakerChoice(index=best, score=synchrony[best], reason=reason, counts=counts)
+    return SpeakerChoice(index=best, score=evidence(counts[best], s), reason=reason, counts=counts)
+
+
+def in_step(counts: FaceCounts, settings: SpeakerSettings) -> bool:
+    """Whether the voice can be this face's; too short to be measured is no evidence against."""
+    if counts.synchrony is None:
+        return True
+    if counts.network is None:
+        return counts.synchrony >= settings.min_synchrony
+    joint = load_evidence(settings.network).joint
+    return counts.synchrony >= joint.min_synchrony and counts.network >= joint.min_log_odds
+
+
+def evidence(counts: FaceCounts, settings: SpeakerSettings) -> float:
+    """What speaks for a face; one too short to be measured ranks below any in step."""
+    if counts.synchrony is None:
+        return settings.min_synchrony
+    if counts.network is None:
+        return counts.synchrony
+    return counts.synchrony + load_evidence(settings.network).joint.weight * counts.network
 
 
 def count_face(
@@ -120,7 +152,7 @@ def count_face(
     sound_T: np.ndarray | None,
     settings: SpeakerSettings,
 ) -> FaceCounts:
-    """The counts, the movement and the synchrony of one face."""
+    """The counts, the movement, the synchrony and the network's word of one face."""
     seconds_F = face.track.seconds_F.astype(np.float64)
     open_F = openness(face.mouth_FHW) - openness(face.upper_FHW) > settings.open_level
     movement_F = movement(face.mouth_FHW) - movement(face.upper_FHW)
@@ -142,7 +174,20 @@ def count_face(
             if sound_T is None
             else load_lip_sync().score(face.mouth_FHW, movement_F, seconds_F, sound_T)
         ),
+        network=network_log_odds(face, voice, sound_T, settings.network),
     )
+
+
+def network_log_odds(
+    face: TrackedFace, voice: VoiceActivity, sound_T: np.ndarray | None, network: str | None
+) -> float | None:
+    """What the network in this file says of one face; None without sound, or without a network."""
+    if network is None or sound_T is None:
+        return None
+    if face.picture_FHW is None:
+        raise ValueError("a speaker network wants FaceFinder(pictures=True)")
+    seconds_F = face.track.seconds_F.astype(np.float64)
+    return load_evidence(network).score(face.picture_FHW, seconds_F, sound_T, voice)
 
 
 def rank_scores(counts: list[FaceCounts]) -> list[float]:

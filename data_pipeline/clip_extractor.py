@@ -25,6 +25,7 @@ from data_pipeline.faces import FaceFinder, FaceSettings, TrackedFace
 from data_pipeline.media import ClipMedia, MediaError, open_clip
 from data_pipeline.preview import PreviewTap, make_preview
 from data_pipeline.schema import Clip, ClipSample, Passport, Reject
+from data_pipeline.speaker_network import load_evidence
 from data_pipeline.speech import ShortSoundError, load_speech_encoder
 from data_pipeline.transcripts import load_transcriber, split_words
 from data_pipeline.voice import VoiceActivity, voice_activity
@@ -67,7 +68,10 @@ class ClipExtractor:
         if config.speaker != "none":
             self.expression = load_expression_encoder(config.expression, device=device)
             faces = FaceSettings(**asdict(config.faces), crop_size=self.expression.crop_size)
-            self.finder = FaceFinder(faces, device=device)
+            network = config.active_speaker.network if config.speaker == "active" else None
+            if network is not None:
+                load_evidence(network)
+            self.finder = FaceFinder(faces, device=device, pictures=network is not None)
             self.passport["face"] = self.expression.spec
         self.transcribe = None
         if config.transcriber is not None:
@@ -325,6 +329,14 @@ class _Course:
         if choice.reason == "off_screen_voice":
             movers = [c for c in choice.counts if c.open and c.match_share >= s.min_match_share]
             best = max(c.synchrony for c in movers if c.synchrony is not None)
+            if s.network is not None:
+                joint = load_evidence(s.network).joint
+                odds = max((c.network for c in movers if c.network is not None), default=None)
+                return (
+                    f"{found}, {voice}; no face has both a synchrony of {joint.min_synchrony:g} "
+                    f"(the best: {best:.3f}) and, of active_speaker.network, log odds of "
+                    f"{joint.min_log_odds:g} (the best: {odds})"
+                )
             return (
                 f"{found}, {voice}; the mouth most in step with it has a synchrony of {best:.3f}, "
                 f"expected active_speaker.min_synchrony={s.min_synchrony:g}"

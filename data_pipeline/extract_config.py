@@ -144,6 +144,11 @@ class DataConfig:
         settings = {name: tree[name] for name in tree if name not in _HOW_NOT_WHAT}
         if self.speaker == "active":
             settings["lip_sync_sha256"] = sha256_of(LIP_SYNC / "model.safetensors")
+            network = self.active_speaker.network
+            if network is not None:
+                if not os.path.isfile(network):
+                    raise ConfigError(f"active_speaker.network={network}: there is no such file")
+                settings["active_speaker"]["network"] = sha256_of(network)
         return settings
 
 

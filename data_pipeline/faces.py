@@ -22,6 +22,7 @@ from data_pipeline.mouth import face_patches
 from data_pipeline.scenes import CutFinder
 from data_pipeline.schema import FaceTrack
 from data_pipeline.settings import FaceSettings
+from data_pipeline.speaker_network import network_picture
 from data_pipeline.tracking import Detections, OpenTrack, Tracker, fill
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class TrackedFace:
     """[F, 36, 48] uint8 grey, the mouth at each frame of the track (data_pipeline.mouth)."""
     upper_FHW: np.ndarray
     """[F, 36, 48] uint8 grey, eyes and brow."""
+    picture_FHW: np.ndarray | None = None
+    """[F, 112, 112] uint8 grey, the whole face, for a speaker network; None if not asked for."""
 
 
 @dataclass
@@ -71,17 +74,22 @@ class _Rows:
     crop_seconds: list[float] = field(default_factory=list)
     mouth: list[np.ndarray] = field(default_factory=list)
     upper: list[np.ndarray] = field(default_factory=list)
+    pictures: list[np.ndarray] = field(default_factory=list)
 
 
 class FaceFinder:
     """Finds, follows and crops the faces of clips; made once, used for many.
 
     `detection_seconds` and `num_detection_frames` say what MTCNN cost so far; `presence` is the
-    largest share of the last clip's frames that a face, kept or dropped, was seen in.
+    largest share of the last clip's frames that a face, kept or dropped, was seen in. With
+    `pictures` every frame's face is kept as a speaker network reads it: 0.3 MB a second of face.
     """
 
-    def __init__(self, settings: FaceSettings | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, settings: FaceSettings | None = None, device: str = "cpu", *, pictures: bool = False
+    ) -> None:
         self.settings = settings or FaceSettings()
+        self.pictures = pictures
         self.detection_seconds = 0.0
         self.num_detection_frames = 0
         self.presence = 0.0
@@ -192,6 +200,7 @@ class _Search:
                     crop_seconds_K=np.asarray(rows.crop_seconds, np.float32),
                     mouth_FHW=np.stack(rows.mouth),
                     upper_FHW=np.stack(rows.upper),
+                    picture_FHW=np.stack(rows.pictures) if self.finder.pictures else None,
                 )
             )
         log.debug("%d tracks, %d long enough, %d shots", len(self.rows), len(faces), self.shot + 1)
@@ -259,11 +268,15 @@ class _Search:
                 continue
             rows = self.rows.setdefault(number, _Rows())
             rows.tracks.append(piece)
-            for f, points_52 in zip(piece.frame_F, piece.points_F52, strict=True):
+            for f, box_4, points_52 in zip(
+                piece.frame_F, piece.boxes_F4, piece.points_F52, strict=True
+            ):
                 frame = by_index[int(f)]
                 mouth_HW, upper_HW = face_patches(frame.pixels_HW3, points_52)
                 rows.mouth.append(mouth_HW)
                 rows.upper.append(upper_HW)
+                if self.finder.pictures:
+                    rows.pictures.append(network_picture(frame.pixels_HW3, box_4))
                 if frame.cropped:
                     self._crop(rows, frame, points_52)
         self.settled = ready[-1].index

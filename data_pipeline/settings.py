@@ -73,17 +73,22 @@ class SpeakerSettings:
     change_level: float = 0.03
     """A mouth moves above this change from frame to frame, of its contrast, less that of the upper
     face."""
-    min_match_share: float = 0.25
-    """Least share of the voice, while the face is seen, during which its mouth moves."""
-    min_synchrony: float = 0.1
-    """Least synchrony; below, the voice is somebody else's. 0.1 keeps all of 39 three-second pieces
-    of people who talk in the wild and rejects a third of those with another piece's sound; 0.2
-    keeps 92 % and rejects 75 %."""
+    min_match_share: float = 0.1
+    """Least share of the voice, while the face is seen, during which its mouth moves. 0.25 loses
+    3 of 18 turns of people who talk in the wild."""
+    min_synchrony: float = 0.06
+    """Least synchrony; below, the voice is somebody else's. Higher values reject more muted faces,
+    and more people who speak: docs/results/active_speaker.md has both."""
     min_voice_seconds: float = 0.1
     """Clips with less voice have no speaker."""
+    network: str | None = None
+    """A file with the weights of Light-ASD or LR-ASD, which do not ship: its word is added to the
+    synchrony, and bars of its own take the place of min_synchrony. Null uses none."""
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"no strategy {self.strategy!r}; there are {', '.join(STRATEGIES)}")
+        if self.network is not None and self.strategy != "synchrony":
+            raise ValueError(f"strategy={self.strategy} hears no network; expected network=null")
         check_range(self, "open_level", "change_level", "min_match_share", "min_synchrony")
         check_range(self, "min_voice_seconds")

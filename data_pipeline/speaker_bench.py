@@ -1,12 +1,16 @@
-"""Scores the choice of the speaking face on asd_composites, whose truth is exact.
+"""Scores the choice of the speaking face on turns whose truth is exact.
 
     python -m data_pipeline.speaker_bench PATH_TO_asd_composites --table active_speaker.csv
+    python -m data_pipeline.speaker_bench runs/speaker_turns --table turns.csv \\
+        --network weights/light_asd/pretrain_AVA_CVPR.model
 
+The folder holds videos and labels.json: asd_composites, or what data_pipeline.speaker_turns makes.
 Each turn of a video is an utterance of its own: it is cut out by the times of labels.json, goes
 through decoder, face finder, voice activity and choose_speaker, and is right when the chosen face
 lies in the panel of the person who speaks, or when nobody is chosen where the voice comes from
-off-screen. Beside the two strategies stand a guess among the visible faces (nobody included) and
-the face whose mouth moves most.
+off-screen. Beside the two strategies stand a guess among the visible faces (nobody included), the
+face whose mouth moves most, and, for each --network, that network alone at its own zero and the
+two evidences together.
 """
 
 import csv
@@ -14,19 +18,28 @@ import json
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from data_pipeline.active_speaker import SpeakerChoice, SpeakerSettings, choose_speaker
+from data_pipeline.active_speaker import (
+    FaceCounts,
+    SpeakerChoice,
+    count_face,
+    decide,
+    network_log_odds,
+)
 from data_pipeline.command_line import command_parser
 from data_pipeline.faces import FaceFinder, TrackedFace
 from data_pipeline.media import open_clip
 from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.schema import Clip
-from data_pipeline.settings import STRATEGIES
-from data_pipeline.voice import voice_activity
+from data_pipeline.settings import STRATEGIES, SpeakerSettings
+from data_pipeline.speaker_network import load_evidence
+from data_pipeline.voice import VoiceActivity, voice_activity
+from data_pipeline.weights import WeightsError
 
 METHODS = (*STRATEGIES, "loudest_mover")
 OUTSIDE = -1  # a face in none of the panels: never right, not even where nobody is
@@ -56,6 +69,15 @@ class Turn:
     """Method to panel."""
     choice: SpeakerChoice
     """Of the first strategy."""
+    panels: list[int]
+    """Of each face."""
+    people: list[str]
+    """Of each panel, left to right."""
+    voice: str = ""
+    """Who is heard, where the labels say."""
+    group: str = ""
+    networks: dict[str, list[float | None]]
+    """Network to the log odds of each face."""
 
     def right(self, method: str) -> bool:
         return self.answers[method] == self.truth
@@ -104,7 +126,10 @@ def panel_of(face: TrackedFace, frame_width: int, video: dict) -> int:
     return OUTSIDE
 
 
-def run_turn(video: dict, segment: dict, finder: FaceFinder) -> Turn:
+def run_turn(
+    video: dict, segment: dict, finder: FaceFinder, networks: dict[str, str] | None = None
+) -> Turn:
+    """Decode, find, measure and judge one turn; `networks` is name to weights."""
     clip = Clip(
         id="turn",
         video=str(video["path"]),
@@ -115,14 +140,33 @@ def run_turn(video: dict, segment: dict, finder: FaceFinder) -> Turn:
     faces = finder.find(media)
     voice = voice_activity(media.sound_T)
     panels = [panel_of(face, media.width, video) for face in faces]
-    choices = {
-        s: choose_speaker(faces, voice, media.sound_T, SpeakerSettings(strategy=s))
-        for s in STRATEGIES
-    }
-    answers = {s: None if c.index is None else panels[c.index] for s, c in choices.items()}
-    counts = choices[STRATEGIES[0]].counts
-    loudest = max(range(len(faces)), key=lambda i: counts[i].movement, default=None)
-    answers["loudest_mover"] = None if loudest is None else panels[loudest]
+    return judge(video, segment, faces, panels, voice, media.sound_T, networks or {})
+
+
+def judge(
+    video: dict,
+    segment: dict,
+    faces: list[TrackedFace],
+    panels: list[int],
+    voice: VoiceActivity,
+    sound_T: np.ndarray | None,
+    networks: dict[str, str],
+) -> Turn:
+    """What each method answers; each face is measured once."""
+    counts = [count_face(face, voice, sound_T, SpeakerSettings()) for face in faces]
+    choices = {s: decide(counts, voice, sound_T, SpeakerSettings(strategy=s)) for s in STRATEGIES}
+    chosen = {s: c.index for s, c in choices.items()}
+    chosen["loudest_mover"] = max(range(len(faces)), key=lambda i: counts[i].movement, default=None)
+    odds: dict[str, list[float | None]] = {}
+    for name, path in networks.items():
+        settings = SpeakerSettings(network=path)
+        heard = [
+            replace(c, network=network_log_odds(face, voice, sound_T, path))
+            for c, face in zip(counts, faces, strict=True)
+        ]
+        odds[name] = [c.network for c in heard]
+        chosen[name] = network_alone(heard)
+        chosen[f"synchrony+{name}"] = decide(heard, voice, sound_T, settings).index
     return Turn(
         video=video["file"],
         kind=video["kind"],
@@ -131,9 +175,24 @@ def run_turn(video: dict, segment: dict, finder: FaceFinder) -> Turn:
         truth=segment["active_panel"],
         num_panels=len(video["panels"]),
         num_faces=len(faces),
-        answers=answers,
+        answers={m: None if i is None else panels[i] for m, i in chosen.items()},
         choice=choices[STRATEGIES[0]],
+        panels=panels,
+        people=[p["person"] for p in video["panels"]],
+        voice=segment.get("voice_person", ""),
+        group=segment.get("group", ""),
+        networks=odds,
     )
+
+
+def network_alone(counts: list[FaceCounts]) -> int | None:
+    """The face with the highest log odds, if they are for it, as the networks' authors decide."""
+    best = max(
+        (i for i, c in enumerate(counts) if c.network is not None),
+        key=lambda i: counts[i].network,
+        default=None,
+    )
+    return best if best is not None and counts[best].network > 0 else None
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
@@ -149,14 +208,15 @@ def wilson(right: int, total: int) -> tuple[float, float]:
 def summary(turns: list[Turn]) -> str:
     """The table by kind, in Markdown."""
     kinds = list(dict.fromkeys(t.kind for t in turns))
+    methods = list(turns[0].answers)
     lines = [
-        "| kind | turns | " + " | ".join(METHODS) + " | chance |",
-        "| --- | --- |" + " --- |" * (len(METHODS) + 1),
+        "| kind | turns | " + " | ".join(methods) + " | chance |",
+        "| --- | --- |" + " --- |" * (len(methods) + 1),
     ]
     for kind in [*kinds, "all"]:
         some = [t for t in turns if kind in (t.kind, "all")]
         cells = []
-        for method in METHODS:
+        for method in methods:
             right = sum(t.right(method) for t in some)
             low, high = wilson(right, len(some))
             cells.append(f"{right} of {len(some)} ({low:.0%} to {high:.0%})")
@@ -166,24 +226,37 @@ def summary(turns: list[Turn]) -> str:
 
 
 def write_table(turns: list[Turn], path: Path) -> None:
-    """One row per turn."""
+    """One row per turn; what is measured of several faces stands in one cell, blanks between."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    methods, networks = list(turns[0].answers), list(turns[0].networks)
+    by_face = ["panel", "open", "change", "match_share", "movement", "synchrony", *networks]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["video", "kind", "start", "end", "truth", *METHODS, "reason", "score", "num_faces"]
-            + ["open_by_face", "change_by_face", "match_share_by_face", "synchrony_by_face"]
+            ["video", "kind", "group", "people", "voice", "start", "end", "truth", *methods]
+            + ["reason", "score", "num_faces", *(f"{name}_by_face" for name in by_face)]
         )
         for t in turns:
             c = t.choice.counts
             writer.writerow(
-                [t.video, t.kind, t.start, t.end, _panel(t.truth)]
-                + [_panel(t.answers[m]) for m in METHODS]
+                [t.video, t.kind, t.group, " ".join(t.people), t.voice, t.start, t.end]
+                + [_panel(t.truth), *(_panel(t.answers[m]) for m in methods)]
                 + [t.choice.reason, f"{t.choice.score:.3f}", t.num_faces]
+                + [" ".join(map(str, t.panels))]
                 + [" ".join(str(x.open) for x in c), " ".join(str(x.change) for x in c)]
-                + [" ".join(f"{x.match_share:.2f}" for x in c)]
-                + [" ".join("-" if x.synchrony is None else f"{x.synchrony:.2f}" for x in c)]
+                + [_numbers([x.match_share for x in c]), _numbers([x.movement for x in c], 4)]
+                + [_numbers([x.synchrony for x in c])]
+                + [_numbers(t.networks[n]) for n in networks]
             )
+
+
+def _numbers(values: list[float | None], digits: int = 3) -> str:
+    return " ".join("-" if x is None else f"{x:.{digits}f}" for x in values)
+
+
+def network_name(path: str) -> str:
+    """The folder and the file, as both networks' files have the same names."""
+    return f"{Path(path).parent.name}/{Path(path).stem}"
 
 
 def _panel(panel: int | None) -> str:
@@ -196,16 +269,27 @@ def main(argv: list[str] | None = None) -> int:
         __doc__.splitlines()[0],
         "python -m data_pipeline.speaker_bench my/asd_composites --table turns.csv",
     )
-    parser.add_argument("folder", type=path_argument, help="asd_composites, with labels.json")
+    parser.add_argument(
+        "folder", type=path_argument, help="asd_composites or others, with labels.json"
+    )
     parser.add_argument("--table", type=new_file_argument, help="CSV to write, a row a turn")
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        help="weights of Light-ASD or LR-ASD to judge as well; may be given several times",
+    )
     args = parser.parse_args(argv)
     try:
         videos = read_labels(args.folder)
-    except BenchError as error:
+        networks = {network_name(path): path for path in args.network}
+        for path in networks.values():
+            load_evidence(path)
+    except (BenchError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    finder = FaceFinder()
-    turns = [run_turn(v, s, finder) for v in videos for s in v["segments"]]
+    finder = FaceFinder(pictures=bool(networks))
+    turns = [run_turn(v, s, finder, networks) for v in videos for s in v["segments"]]
     print(summary(turns))
     for t in turns:
         if not t.right(METHODS[0]):

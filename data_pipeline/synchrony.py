@@ -21,6 +21,8 @@ from data_pipeline.weights import WeightsError, resolve_weights
 RATE = 25.0  # per second: everything is compared on this grid, whatever the video's rate
 MIN_SECONDS = 0.6  # a shorter stretch correlates with anything
 LEAD_SECONDS, LAG_SECONDS = 0.24, 0.16  # most that lips may be ahead of the sound, or behind it
+USUAL_LEAD_SECONDS = 0.04  # lips come a little before their sound
+LAG_COST = 0.5  # of the score, a second away from the usual lead: most files are in step
 SPECTRUM_SAMPLES, FFT, NUM_BANDS = 960, 1024, 20  # 60 ms
 LOWEST_HZ, HIGHEST_HZ = 80.0, 7000.0
 SMOOTHING_FRAMES = 0.7
@@ -49,6 +51,8 @@ class LipSync:
     ) -> float | None:
         """Weighted mean correlation of the pairs, -1 to 1, highest over the lags lips can have.
 
+        A lag costs LAG_COST: a mouth that fits a sound by chance does so at any lag, and the best
+        of eleven chances is high; one that belongs to it does so near the usual lead.
         None when the face or the sound beside it is too short to tell. A lag shifts the sound's
         window, not the video's, so that every lag is judged on the same frames.
         """
@@ -65,6 +69,7 @@ class LipSync:
                 continue
             heard_NC = sound_features(sound_T, grid_N[known_N] + lag) @ self.sound_AC
             score = float(_correlation(mapped_NC[known_N], heard_NC) @ self.weight_C)
+            score -= LAG_COST * abs(lag - USUAL_LEAD_SECONDS)
             best = score if best is None else max(best, score)
         return best
 

@@ -32,6 +32,9 @@ def turn(kind: str, truth: int | None, *answers: int | None) -> Turn:
         num_faces=2,
         answers=dict(zip(METHODS, answers, strict=True)),
         choice=SimpleNamespace(reason="only_mover", score=0.5, counts=[]),
+        panels=[0, 1],
+        people=["ann", "bob"],
+        networks={},
     )
 
 
