@@ -20,7 +20,6 @@ import argparse
 import csv
 import itertools
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,17 +149,37 @@ def judge_left_out(rows: list[Row], names: tuple[str, ...], fit_group: str) -> l
     return right
 
 
-def table(rows: list[Row], rights: dict[str, list[bool]], key: Callable[[Row], list[str]]) -> str:
-    """Markdown: a line for each value of `key`, right of all with the 95 % interval (Wilson)."""
-    lines = ["| | turns | " + " | ".join(rights) + " |", "| --- |" + " --- |" * (1 + len(rights))]
-    for value in dict.fromkeys(v for r in rows for v in key(r)):
-        at = [k for k, r in enumerate(rows) if value in key(r)]
+def by_kind(rows: list[Row], rights: dict[str, list[bool]]) -> str:
+    """Markdown, a line a rule: right of all in each kind, and of all with the 95 % interval."""
+    at = {
+        kind: [k for k, r in enumerate(rows) if r.kind == kind]
+        for kind in dict.fromkeys(r.kind for r in rows)
+    }
+    at["all"] = list(range(len(rows)))
+    lines = [
+        "| right of | " + " | ".join(f"{len(k)} {kind}" for kind, k in at.items()) + " |",
+        "| --- |" + " --- |" * len(at),
+    ]
+    for name, right in rights.items():
         cells = []
-        for right in rights.values():
-            count = sum(right[k] for k in at)
-            low, high = wilson(count, len(at))
+        for places in at.values():
+            count = sum(right[k] for k in places)
+            low, high = wilson(count, len(places))
             cells.append(f"{count} ({low:.0%} to {high:.0%})")
-        lines.append(f"| {value} | {len(at)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def by_person(rows: list[Row], rights: dict[str, list[bool]]) -> str:
+    """Markdown, a line a person: right of the turns in which that person is seen."""
+    lines = [
+        "| person seen | turns | " + " | ".join(rights) + " |",
+        "| --- |" + " --- |" * (1 + len(rights)),
+    ]
+    for person in sorted({name for r in rows for name in r.seen}):
+        at = [k for k, r in enumerate(rows) if person in r.seen]
+        cells = [str(sum(right[k] for k in at)) for right in rights.values()]
+        lines.append(f"| {person} | {len(at)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -182,12 +201,12 @@ def main(argv: list[str] | None = None) -> int:
     for names in rules:
         rights["+".join(names) + ", fitted"] = judge_left_out(rows, names, args.fit)
         print(f"speaks if {fit([r for r in rows if r.group == args.fit], names)}")
-    print("\n" + table(rows, rights, lambda r: [r.kind, "all"]))
+    print("\n" + by_kind(rows, rights))
     for group in dict.fromkeys(r.group for r in rows):
         at = [k for k, r in enumerate(rows) if r.group == group]
         some = {m: [right[k] for k in at] for m, right in rights.items()}
-        print(f"\n{group}:\n\n" + table([rows[k] for k in at], some, lambda r: [r.kind, "all"]))
-    print("\nBy person seen:\n\n" + table(rows, rights, lambda r: list(r.seen)))
+        print(f"\n{group}:\n\n" + by_kind([rows[k] for k in at], some))
+    print("\n" + by_person(rows, rights))
     return 0
 
 

@@ -1,14 +1,22 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from data_pipeline import active_speaker
-from data_pipeline.active_speaker import FaceCounts, SpeakerSettings, choose_speaker, rank_scores
+from data_pipeline.active_speaker import (
+    FaceCounts,
+    SpeakerSettings,
+    choose_speaker,
+    decide,
+    rank_scores,
+)
 from data_pipeline.faces import FaceFinder, TrackedFace
 from data_pipeline.media import open_clip
 from data_pipeline.models.lip_sync import fit
 from data_pipeline.schema import SAMPLE_RATE, Clip, FaceTrack
+from data_pipeline.speaker_network import Joint
 from data_pipeline.voice import VoiceActivity, voice_activity
 
 RATE = 25
@@ -141,6 +149,65 @@ def test_counts_strategy_ranks_as_the_reference_does(flaps):
     assert (choice.index, choice.reason) == (1, "most_counts")
     with pytest.raises(ValueError, match="synchrony, counts"):
         SpeakerSettings(strategy="loudest")
+
+
+def heard(synchrony: float | None, network: float | None) -> FaceCounts:
+    return FaceCounts(
+        open=9,
+        change=9,
+        match=9,
+        match_share=0.5,
+        movement=0.1,
+        synchrony=synchrony,
+        network=network,
+    )
+
+
+@pytest.mark.parametrize(
+    ("faces", "index"),
+    [
+        ([heard(0.5, 1.9)], None),  # a muted face that fits by chance: the network says no
+        ([heard(-0.1, 9.0)], None),  # a lively face against the sound
+        ([heard(0.2, 3.0), heard(0.1, 5.0)], 1),  # 0.5 against 0.6
+        ([heard(0.5, 1.9), heard(0.1, 2.0)], 1),
+        ([heard(0.05, None), heard(None, None)], 1),  # too short for the network, and for both
+        ([heard(0.3, None), heard(None, None)], 0),
+    ],
+)
+def test_synchrony_and_a_network_are_heard_together(monkeypatch, faces, index):
+    evidence = SimpleNamespace(joint=Joint(weight=0.1, min_log_odds=2.0))
+    monkeypatch.setattr(active_speaker, "load_evidence", lambda path: evidence)
+    settings = SpeakerSettings(network="some.model")
+    choice = decide(faces, VOICE, sound_of(LOUD), settings)
+    assert choice.index == index
+    assert index is not None or choice.reason == "off_screen_voice"
+
+
+def test_a_network_wants_pictures_of_the_whole_face_and_the_strategy_that_hears_it(flaps):
+    with pytest.raises(ValueError, match="pictures=True"):
+        choose_speaker(
+            [face_of(LOUD)], VOICE, sound_of(LOUD), SpeakerSettings(network="some.model")
+        )
+    with pytest.raises(ValueError, match="expected network=null"):
+        SpeakerSettings(network="some.model", strategy="counts")
+
+
+@pytest.mark.slow
+def test_a_muted_face_that_fits_by_chance_is_rejected_with_a_network(shared_data):
+    """A RAVDESS actor's lips under the voice of a GRID speaker: taken by synchrony alone."""
+    finder = FaceFinder(pictures=True)
+    actor = shared_data / "ravdess_video/01-01-01-01-01-01-01.mp4"
+    face_clip = open_clip(Clip(id="x", video=str(actor), start=0.16))
+    voice_path = shared_data / "grid_multi/clips/lbax4n.mpg"
+    voice_clip = open_clip(Clip(id="x", video=str(voice_path), start=0.32))
+    faces, sound = finder.find(face_clip), voice_clip.sound_T
+    voice = voice_activity(sound)
+    assert choose_speaker(faces, voice, sound).index == 0
+    network = str(shared_data / "weights/light_asd/pretrain_AVA_CVPR.model")
+    settings = SpeakerSettings(network=network)
+    assert choose_speaker(faces, voice, sound, settings).index is None
+    own = face_clip.sound_T
+    assert choose_speaker(faces, voice_activity(own), own, settings).index == 0
 
 
 def test_is_deterministic(flaps):
