@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipeline.config import ConfigError
+from data_pipeline.extract_config import DataConfig
 from data_pipeline.faces import FaceFinder
 from data_pipeline.media import open_clip
 from data_pipeline.models.asd_networks import LRASD, LightASD, load_speaker_network
 from data_pipeline.schema import Clip
+from data_pipeline.settings import SpeakerSettings
 from data_pipeline.speaker_network import SpeakerEvidence, cepstra, nearest, network_picture
 from data_pipeline.voice import VoiceActivity, voice_activity
 from data_pipeline.weights import WeightsError
@@ -61,6 +64,21 @@ def test_other_weights_are_told(tmp_path):
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.model")
     with pytest.raises(WeightsError, match="neither Light-ASD's nor LR-ASD's"):
         load_speaker_network(tmp_path / "other.model")
+
+
+def test_the_network_that_is_heard_stands_in_the_settings_by_its_weights(tmp_path):
+    """Another file's name with the same weights makes the same shards; other weights do not."""
+
+    def settings(network: str | None) -> dict:
+        speaker = SpeakerSettings(network=network)
+        return DataConfig(clips="c.csv", output="out", active_speaker=speaker).settings()
+
+    for name, weights in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).write_text(weights)
+    a, b, c = (settings(str(tmp_path / name)) for name in "abc")
+    assert a == b != c and a != settings(None)
+    with pytest.raises(ConfigError, match="gone: there is no such file"):
+        settings(str(tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("name", ALL_FILES)
