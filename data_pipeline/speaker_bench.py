@@ -97,6 +97,8 @@ def read_labels(folder: Path) -> list[dict]:
     if not path.is_file():
         raise BenchError(f"no {path}; expected the folder asd_composites, with labels.json")
     videos = json.loads(path.read_text(encoding="utf-8"))
+    if not any(video.get("segments") for video in videos):
+        raise BenchError(f"{path} has no turn; expected a list of videos with segments")
     for video in videos:
         places = [
             p for p in (folder / "clips" / video["file"], folder / video["file"]) if p.is_file()

@@ -80,7 +80,7 @@ class Span:
         return self.talk.sound_T[first : first + round(seconds * SAMPLE_RATE)]
 
 
-def read_talks(table: Path, root: Path) -> list[dict[str, str]]:
+def read_talks(table: Path, root: Path) -> list[dict]:
     """The rows, with the path under "path". Raises TurnsError."""
     if not table.is_file():
         raise TurnsError(f"no table {table}; expected a CSV with {', '.join(COLUMNS)}")
@@ -93,6 +93,12 @@ def read_talks(table: Path, root: Path) -> list[dict[str, str]]:
         row["path"] = root / row["video"]
         if not row["path"].is_file():
             raise TurnsError(f"no {row['path']}, which {table} names; --root is where it looks")
+        for name in ("start", "end"):
+            try:
+                row[name] = float(row[name]) if row[name] else None
+            except ValueError:
+                found = f"{row['video']} has {name} {row[name]!r}"
+                raise TurnsError(f"{table}: {found}; expected seconds, or nothing") from None
     return rows
 
 
@@ -101,8 +107,8 @@ def load_talk(row: dict, finder: FaceFinder) -> Talk:
     clip = Clip(
         id="talk",
         video=str(row["path"]),
-        start=float(row["start"] or 0),
-        end=float(row["end"]) if row["end"] else None,
+        start=row["start"] or 0.0,
+        end=row["end"],
     )
     try:
         media = open_clip(clip, frames_per_second=FPS)

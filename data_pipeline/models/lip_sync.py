@@ -20,6 +20,7 @@ from data_pipeline.media import MediaError, open_clip
 from data_pipeline.mouth import movement
 from data_pipeline.schema import Clip
 from data_pipeline.synchrony import (
+    USUAL_LEAD_SECONDS,
     LipSync,
     mouth_features,
     mouth_pictures,
@@ -29,7 +30,6 @@ from data_pipeline.synchrony import (
 
 NUM_BASIS, NUM_PAIRS = 16, 6
 RIDGE = 0.3  # of the mean variance
-LIP_LEAD_SECONDS = 0.04  # lips come this much before their sound
 HELD_OUT = 6
 
 Talk = tuple[TrackedFace, np.ndarray]
@@ -51,13 +51,13 @@ def fit(talks: list[Talk]) -> LipSync:
     basis_PB = basis_BP[:, ::-1][:, :NUM_BASIS]
     mouths, sounds = [], []
     for (face, sound_T), grid_N in zip(talks, grids, strict=True):
-        inside_N = grid_N + LIP_LEAD_SECONDS <= len(sound_T) / 16_000
+        inside_N = grid_N + USUAL_LEAD_SECONDS <= len(sound_T) / 16_000
         mouths.append(
             mouth_features(
                 face.mouth_FHW, face_movement(face), face.track.seconds_F, grid_N, basis_PB
             )[inside_N]
         )
-        sounds.append(sound_features(sound_T, grid_N[inside_N] + LIP_LEAD_SECONDS))
+        sounds.append(sound_features(sound_T, grid_N[inside_N] + USUAL_LEAD_SECONDS))
     mouth_NV, sound_NA = np.concatenate(mouths), np.concatenate(sounds)
     white_V, white_A = _whiten(mouth_NV), _whiten(sound_NA)
     left, strength, right = np.linalg.svd(

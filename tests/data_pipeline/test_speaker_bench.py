@@ -131,7 +131,10 @@ def test_a_tall_file_is_judged_as_its_smaller_twin(shared_data, tmp_path):
 def test_a_wrong_folder_is_told(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "labels.json" in capsys.readouterr().err
-    (tmp_path / "labels.json").write_text(json.dumps([{"file": "gone.mp4"}]))
+    (tmp_path / "labels.json").write_text("[]")
+    with pytest.raises(ValueError, match="has no turn"):
+        read_labels(tmp_path)
+    (tmp_path / "labels.json").write_text(json.dumps([{"file": "gone.mp4", "segments": [{}]}]))
     with pytest.raises(ValueError, match=r"gone\.mp4"):
         read_labels(tmp_path)
     (tmp_path / "gone.mp4").touch()

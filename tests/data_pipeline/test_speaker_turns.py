@@ -118,3 +118,7 @@ def test_a_bad_table_is_told(tmp_path, capsys):
     table.write_text("video,start,end,speaker,group\na.mp4,,,ann,x\n")
     assert main([str(table), *out]) == 2
     assert "a.mp4" in capsys.readouterr().err
+    (tmp_path / "a.mp4").touch()
+    table.write_text("video,start,end,speaker,group\na.mp4,soon,,ann,x\n")
+    assert main([str(table), "--root", str(tmp_path), *out]) == 2
+    assert "start 'soon'; expected seconds" in capsys.readouterr().err
