@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipeline.paths import PathText
+
 STRATEGIES = ("synchrony", "counts")
 
 
@@ -81,7 +83,7 @@ class SpeakerSettings:
     and more people who speak: docs/results/active_speaker.md has both."""
     min_voice_seconds: float = 0.1
     """Clips with less voice have no speaker."""
-    network: str | None = None
+    network: PathText | None = None
     """A file with the weights of Light-ASD or LR-ASD, which do not ship: its word is added to the
     synchrony, and bars of its own take the place of min_synchrony. Null uses none."""
 
