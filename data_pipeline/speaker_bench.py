@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
     print(summary(turns))
     for t in turns:
         if not t.right(METHODS[0]):
-            synchrony = [c.synchrony and round(c.synchrony, 2) for c in t.choice.counts]
+            synchrony = _numbers([c.synchrony for c in t.choice.counts], 2)
             print(
                 f"wrong: {t.video} {t.start:g}-{t.end:g} s ({t.kind}): "
                 f"chose {_panel(t.answers[METHODS[0]])}, is {_panel(t.truth)}; "

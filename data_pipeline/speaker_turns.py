@@ -14,7 +14,8 @@ Four kinds, three turns of each for everybody in the table:
 A turn of 1.8 to 3 s is drawn from where its person talks: in at least half of it the voice
 detector hears the voice that belongs to the lips, heard or muted. Every turn is a file of its own
 (H.264, AAC), and labels.json says who is where, in the format of asd_composites. Two runs with one
-seed choose the same turns; the same bytes also need the same build of ffmpeg.
+seed write the same labels.json and the same sound; pictures may differ by a grey level, which the
+conversion to YUV rounds one way or the other.
 
 The table has the columns video (relative to --root; sound alone will do for a voice), start, end
 (seconds; empty is the whole file), speaker, and group: people of two groups never meet in a turn,
@@ -255,7 +256,7 @@ def panel_frames(span: Span, seconds: float, face_pixels: int) -> np.ndarray:
 
 
 def write_video(path: Path, frames_NHW3: np.ndarray, sound_T: np.ndarray) -> None:
-    """H.264 and AAC, on one thread, so that one build of ffmpeg gives the same bytes again."""
+    """H.264 and AAC, on one thread."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=FPS)
         video.height, video.width = frames_NHW3.shape[1:3]
