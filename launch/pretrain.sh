@@ -37,7 +37,7 @@ from pretrain.launcher import follow_launcher
 
 if __name__ == "__main__":
     follow_launcher()  # before the seconds that importing torch takes
-    from pretrain.cli import main
+    from pretrain.cli import leave, main
 
-    sys.exit(main())
+    leave(main())
 # end of Python

@@ -7,6 +7,7 @@ python -m pretrain.cli --config configs/pretrain/tiny.yaml engine.kind=torch
 import os
 import sys
 import time
+from typing import NoReturn
 
 from data_pipeline.command_line import config_from_command_line
 from data_pipeline.config import ConfigError
@@ -77,5 +78,18 @@ def _tell(message: str, late: bool = False) -> None:
     sys.stderr.flush()
 
 
+def leave(code: int) -> NoReturn:
+    """End this process with `code`.
+
+    A rank that fails ends at once: its process group's native threads still wait for the other
+    ranks, and torn down in the middle of that they abort, which is another exit code.
+    """
+    if code and "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -225,7 +225,9 @@ def test_the_end_of_a_bare_launcher_ends_every_rank(start, tmp_path, master_port
         time.sleep(0.1)
     assert not _alive(ranks)
     told = (tmp_path / "run.err").read_text()
-    assert told.count("the launcher has gone, so its ranks end") == 1
+    # The inner launcher may still pass a TERM on before the ranks see that the outer one is gone.
+    words = ("the launcher has gone, so its ranks end", "interrupted")
+    assert sum(told.count(f"{word}; the same command goes on") for word in words) == 1
 
 
 @pytest.mark.parametrize(("engine", "stopped"), [("deepspeed", 1), ("torch", 0)])
