@@ -13,7 +13,6 @@ Costs are seconds of CPU time for a second of video, opening and sound included 
 does that.
 """
 
-import argparse
 import csv
 import hashlib
 import math
@@ -29,7 +28,9 @@ import numpy as np
 from av.sidedata.sidedata import Type
 
 from data_pipeline.atomic import atomic_file
+from data_pipeline.command_line import command_parser
 from data_pipeline.media import MediaError, open_clip
+from data_pipeline.paths import path_argument
 from data_pipeline.schema import Clip
 
 NUM_STARTS = 20
@@ -396,15 +397,18 @@ def to_markdown(rows: list[Row], command: str) -> str:
 
 
 def main(argv: list[str] | None = None, show: Callable[[str], None] = print) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipeline.decode_check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "python -m data_pipeline.decode_check",
+        "Does the decoder give the right pictures of my files, and what does it cost? Of every\n"
+        "file, spans of a second are held against a plain reading from its first picture on.",
+        "python -m data_pipeline.decode_check my/videos --output runs/decoding",
     )
-    parser.add_argument("paths", nargs="+", type=Path, help="folders with videos, or videos")
-    parser.add_argument("--output", type=Path, help="write OUTPUT.csv and OUTPUT.md")
-    parser.add_argument("--starts", type=int, default=NUM_STARTS, help="spans a file (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the starts (%(default)s)")
+    parser.add_argument(
+        "paths", nargs="+", type=path_argument, help="folders with videos, or videos"
+    )
+    parser.add_argument("--output", type=path_argument, help="write OUTPUT.csv and OUTPUT.md")
+    parser.add_argument("--starts", type=int, default=NUM_STARTS, help="spans a file")
+    parser.add_argument("--seed", type=int, default=0, help="of the starts")
     args = parser.parse_args(argv)
     for path in args.paths:
         if not path.exists():

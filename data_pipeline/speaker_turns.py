@@ -22,7 +22,6 @@ The table has the columns video (relative to --root; sound alone will do for a v
 so that those kept out of a fit stay out.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -34,8 +33,10 @@ import av
 import numpy as np
 from PIL import Image
 
+from data_pipeline.command_line import command_parser
 from data_pipeline.faces import FaceFinder
 from data_pipeline.media import MediaError, open_clip
+from data_pipeline.paths import path_argument
 from data_pipeline.schema import SAMPLE_RATE, Clip
 from data_pipeline.voice import VoiceActivity, voice_activity
 
@@ -321,11 +322,19 @@ def make_turn(turn: dict, number: int, folder: Path) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", type=Path, help=f"CSV with {', '.join(COLUMNS)}")
-    parser.add_argument("--root", type=Path, default=Path(), help="folder the videos lie under")
-    parser.add_argument("--output", type=Path, required=True, help="folder for turns and labels")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = command_parser(
+        "python -m data_pipeline.speaker_turns",
+        __doc__.splitlines()[0],
+        "python -m data_pipeline.speaker_turns talks.csv --output runs/turns",
+    )
+    parser.add_argument("table", type=path_argument, help=f"CSV with {', '.join(COLUMNS)}")
+    parser.add_argument(
+        "--root", type=path_argument, default=Path(), help="folder the videos lie under"
+    )
+    parser.add_argument(
+        "--output", type=path_argument, required=True, help="folder for turns and labels"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what meets whom, and where")
     args = parser.parse_args(argv)
     try:
         finder = FaceFinder()

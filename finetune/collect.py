@@ -4,22 +4,23 @@ results.csv, tables and pictures of a results folder, built anew from the rows o
 after an array of tasks, after a copy, after a kill. It trains nothing.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
+from data_pipeline.command_line import command_parser
+from data_pipeline.paths import path_argument
 from finetune.report import ReportError, finetune_report
 from finetune.results import ResultsError, write_results
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 2 for a folder without finished runs, or with one that cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m finetune.collect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "python -m finetune.collect",
+        "results.csv, tables and pictures of a results folder, built anew from the rows of its\n"
+        "finished runs. It trains nothing.",
+        "python -m finetune.collect runs/finetune",
     )
-    parser.add_argument("folder", type=Path, help="`output` of the finetuning config")
+    parser.add_argument("folder", type=path_argument, help="`output` of the finetuning config")
     folder = parser.parse_args(argv).folder
     try:
         report = finetune_report(folder)

@@ -8,7 +8,6 @@ The pictures are inside the page, so that it can be sent as it is. They and the 
 what the run left in its folder, so a run that still goes on can be looked at too.
 """
 
-import argparse
 import datetime
 import json
 import logging
@@ -22,6 +21,8 @@ from typing import Any
 import jinja2
 
 from data_pipeline.atomic import atomic_file
+from data_pipeline.command_line import command_parser
+from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.report import DataReport, data_report
 from data_pipeline.schema import SchemaError
 from data_pipeline.worker_pool import ExtractionError
@@ -183,13 +184,18 @@ def inline(picture: Path) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 1 for folders that cannot be reported on."""
-    parser = argparse.ArgumentParser(
-        prog="python -m finetune.page",
-        description="One HTML page of an extraction, a pretraining, a finetuning, or several.",
+    parser = command_parser(
+        "python -m finetune.page",
+        "One HTML page of an extraction, a pretraining, a finetuning, or several.",
+        "python -m finetune.page runs/mine",
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output of a run")
     parser.add_argument(
-        "--output", type=Path, help="default: report.html in the folder, or above the folders"
+        "folders", nargs="+", type=path_argument, metavar="FOLDER", help="output of a run"
+    )
+    parser.add_argument(
+        "--output",
+        type=new_file_argument,
+        help="page to write; without it report.html in the folder, or above the folders",
     )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

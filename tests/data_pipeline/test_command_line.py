@@ -49,6 +49,10 @@ EXAMPLES = {
 """Commands whose help is that of another one, which its example calls."""
 SLOW = {
     "python -m data_pipeline.speaker_bench": "--table",
+    "python -m data_pipeline.speaker_turns": "--root",
+    "python -m data_pipeline.decode_check": "--starts",
+    "python -m finetune.collect": "folder",
+    "python -m finetune.page": "--output",
     "python -m data_pipeline.models.fer": "--minutes",
     "python -m data_pipeline.models.lip_sync": "--num-clips",
     "python -m data_pipeline.models.speech_probes": "--only",
