@@ -519,7 +519,8 @@ def test_a_class_that_test_lacks_is_told_in_row_and_table(tmp_path, arguments, w
 
 
 def test_one_model_is_judged_on_all_seven_modality_cases(tmp_path, arguments):
-    change = ["evaluate_cases=seven", "plans.pretrain_prompt.modality_cases=seven"]
+    prompt = "plans.pretrain_prompt"
+    change = ["evaluate_cases=seven", f"{prompt}.modality_cases=seven", f"{prompt}.num_steps=64"]
     assert main([*arguments, "settings=[pretrain_prompt]", *change]) == 0
     with open(tmp_path / "out" / "results.csv") as file:
         lines = list(csv.DictReader(file))
