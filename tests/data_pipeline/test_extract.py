@@ -108,7 +108,9 @@ def test_the_same_config_finds_its_folder_again(tmp_path):
         check_claim(out, [], other.settings(), dump_config(other))
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "checkpoints", "recipes", "results.csv", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "checkpoints", "recipes", "results.csv", "model.safetensors"]
+)
 def test_the_output_of_another_stage_is_no_place_for_shards(tmp_path, name):
     asked = load_config(DataConfig, None, ["clips=x", f"output={tmp_path}"])
     (tmp_path / name).touch()
