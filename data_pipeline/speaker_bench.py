@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 
 from data_pipeline.active_speaker import (
     FaceCounts,
@@ -43,7 +44,6 @@ from data_pipeline.weights import WeightsError
 
 METHODS = (*STRATEGIES, "loudest_mover")
 OUTSIDE = -1  # a face in none of the panels: never right, not even where nobody is
-Z = 1.96  # two-sided 95 %
 
 
 class BenchError(ValueError):
@@ -201,10 +201,8 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson, 1927)."""
     if total == 0:
         return 0.0, 1.0
-    p = right / total
-    middle = (p + Z**2 / (2 * total)) / (1 + Z**2 / total)
-    half = Z / (1 + Z**2 / total) * (p * (1 - p) / total + Z**2 / (4 * total**2)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = binomtest(right, total).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def summary(turns: list[Turn]) -> str:
