@@ -14,6 +14,7 @@ B batch, T frames (25 a second), S = 4 T frames of sound (100 a second), K = 13 
 H = W = 112 pixels.
 """
 
+import abc
 from pathlib import Path
 
 import torch
@@ -165,7 +166,7 @@ class _SideBySide(_BothWays):
         return self.attention(self.gru_forward(x_BTC)[0], self.backward_in_time(x_BTC))
 
 
-class SpeakerNetwork(nn.Module):
+class SpeakerNetwork(nn.Module, abc.ABC):
     """What both networks share: two encoders and log odds a frame."""
 
     def __init__(self, block: type[_Block]) -> None:
@@ -185,9 +186,9 @@ class SpeakerNetwork(nn.Module):
         """[B, T, 128] of cepstra, 4 a frame."""
         return self.model.audioEncoder(cepstra_BSK[:, None].transpose(2, 3))
 
+    @abc.abstractmethod
     def fuse(self, face_BTC: Tensor, sound_BTC: Tensor) -> Tensor:
         """[B, T, 128]."""
-        raise NotImplementedError
 
     def forward(self, face_BTC: Tensor, sound_BTC: Tensor) -> Tensor:
         """[B, T] log odds that the face speaks at each frame."""
