@@ -34,6 +34,7 @@ from data_pipeline.active_speaker import (
 )
 from data_pipeline.command_line import command_parser
 from data_pipeline.faces import FaceFinder, TrackedFace
+from data_pipeline.markdown import markdown_table
 from data_pipeline.media import open_clip
 from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.schema import Clip
@@ -209,10 +210,7 @@ def summary(turns: list[Turn]) -> str:
     """The table by kind, in Markdown."""
     kinds = list(dict.fromkeys(t.kind for t in turns))
     methods = list(turns[0].answers)
-    lines = [
-        "| kind | turns | " + " | ".join(methods) + " | chance |",
-        "| --- | --- |" + " --- |" * (len(methods) + 1),
-    ]
+    lines = []
     for kind in [*kinds, "all"]:
         some = [t for t in turns if kind in (t.kind, "all")]
         cells = []
@@ -220,9 +218,8 @@ def summary(turns: list[Turn]) -> str:
             right = sum(t.right(method) for t in some)
             low, high = wilson(right, len(some))
             cells.append(f"{right} of {len(some)} ({low:.0%} to {high:.0%})")
-        chance = sum(t.chance for t in some)
-        lines.append(f"| {kind} | {len(some)} | " + " | ".join(cells) + f" | {chance:.1f} |")
-    return "\n".join(lines)
+        lines.append((kind, len(some), *cells, f"{sum(t.chance for t in some):.1f}"))
+    return markdown_table(("kind", "turns", *methods, "chance"), lines)
 
 
 def write_table(turns: list[Turn], path: Path) -> None:

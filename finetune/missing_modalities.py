@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.markdown import markdown_table
 from finetune.results import ResultsRow, write_csv, write_text
 
 COLUMNS = ("Setting", "Sees", "WA", "UA", "Macro-F1", "Dev UA", "Runs")
@@ -45,8 +46,7 @@ def write_missing_modalities(folder: Path, lines: list[Line]) -> list[tuple[str,
 
 def as_markdown(rows: list[tuple[str, ...]]) -> str:
     """The table; empty without rows."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows] if rows else []
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(COLUMNS, rows) if rows else ""
 
 
 def _line(name: str, case: str, rows: list[ResultsRow]) -> Line:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_pipeline.markdown import markdown_table
 from data_pipeline.schema import slug
 from finetune.config import SETTINGS
 from finetune.missing_modalities import (
@@ -114,8 +115,7 @@ class FinetuneReport:
     @property
     def markdown(self) -> str:
         """The table and the notes."""
-        lines = [self.columns, ("---",) * len(self.columns), *self.table]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        table = markdown_table(self.columns, self.table)
         notes = "\n".join(f"- {note}" for note in self.notes)
         return "\n\n".join(filter(None, (table, as_markdown(self.missing), notes))) + "\n"
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.markdown import markdown_table
 from data_pipeline.schema import Passport
 from pretrain.config import PretrainConfig
 from pretrain.masking import TASKS
@@ -63,7 +64,7 @@ def model_card(
         "pretrained without labels (Zhao et al., ICASSP 2022), for emotion recognition by prompt "
         "or head.",
         USE,
-        "## Sizes\n\n" + _table(("argument", "value"), sizes.items()),
+        "## Sizes\n\n" + markdown_table(("argument", "value"), sizes.items()),
     ]
     if passport is not None:
         parts.append(_features(passport))
@@ -72,7 +73,7 @@ def model_card(
     if losses:
         rows = [(name, f"{start:.4f}", f"{end:.4f}") for name, start, end in losses]
         header = ("objective", "before training", "here")
-        parts.append("## Losses on held-out clips\n\n" + _table(header, rows))
+        parts.append("## Losses on held-out clips\n\n" + markdown_table(header, rows))
     parts.append(_licences(passport, config))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -103,7 +104,7 @@ def _features(passport: Passport) -> str:
     ]
     return (
         "## Features it reads\n\nFeatures that were made in another way are refused; passport.json "
-        "has all of this.\n\n" + _table(header, rows)
+        "has all of this.\n\n" + markdown_table(header, rows)
     )
 
 
@@ -123,7 +124,9 @@ def _training(config: PretrainConfig, provenance: Mapping[str, Any]) -> str:
         ("seed", config.run.seed),
         ("code", f"commit {provenance.get('git_commit', 'unknown')}"),
     ]
-    return "## Training\n\npretrain.yaml has every setting.\n\n" + _table(("what", "value"), rows)
+    return "## Training\n\npretrain.yaml has every setting.\n\n" + markdown_table(
+        ("what", "value"), rows
+    )
 
 
 def _licences(passport: Passport | None, config: PretrainConfig | None) -> str:
@@ -138,8 +141,3 @@ def _licences(passport: Passport | None, config: PretrainConfig | None) -> str:
             *lines,
         ]
     )
-
-
-def _table(header: tuple[str, ...], rows: Any) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

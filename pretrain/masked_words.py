@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError
+from data_pipeline.markdown import markdown_table
 from data_pipeline.schema import ClipSample
 from data_pipeline.shards import load_passport, read_shard
 from pretrain.build import build_limits, held_out_shards
@@ -164,9 +165,8 @@ def as_markdown(config: PairingConfig, rows: list[PairingRow]) -> str:
         "",
         *describe_features(config),
         "",
-        "| the model is given | " + " | ".join(names) + " |",
-        "| --- |" + " --- |" * len(names),
     ]
+    table = []
     titles = {
         "true": "words, own speech and face",
         "speech only": "words, own speech",
@@ -180,10 +180,10 @@ def as_markdown(config: PairingConfig, rows: list[PairingRow]) -> str:
             a = [r.accuracy for r in rows if (r.condition, r.position) == (condition, name)]
             spread = np.std(a, ddof=1) if len(a) > 1 else 0.0
             cells.append(f"{100 * np.mean(a):.1f} ± {100 * spread:.1f}")
-        lines.append(f"| {titles[condition]} | " + " | ".join(cells) + " |")
+        table.append((titles[condition], *cells))
     cells = [f"{100 * first[name].most_common:.1f}" for name in names]
-    lines.append("| (always the most common word) | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    table.append(("(always the most common word)", *cells))
+    return "\n".join([*lines, markdown_table(("the model is given", *names), table)]) + "\n"
 
 
 def describe_features(config: PairingConfig) -> list[str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.markdown import markdown_table
 from data_pipeline.settings import SpeakerSettings
 from data_pipeline.speaker_bench import wilson
 
@@ -156,31 +157,24 @@ def by_kind(rows: list[Row], rights: dict[str, list[bool]]) -> str:
         for kind in dict.fromkeys(r.kind for r in rows)
     }
     at["all"] = list(range(len(rows)))
-    lines = [
-        "| right of | " + " | ".join(f"{len(k)} {kind}" for kind, k in at.items()) + " |",
-        "| --- |" + " --- |" * len(at),
-    ]
+    lines = []
     for name, right in rights.items():
         cells = []
         for places in at.values():
             count = sum(right[k] for k in places)
             low, high = wilson(count, len(places))
             cells.append(f"{count} ({low:.0%} to {high:.0%})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append((name, *cells))
+    return markdown_table(("right of", *(f"{len(k)} {kind}" for kind, k in at.items())), lines)
 
 
 def by_person(rows: list[Row], rights: dict[str, list[bool]]) -> str:
     """Markdown, a line a person: right of the turns in which that person is seen."""
-    lines = [
-        "| person seen | turns | " + " | ".join(rights) + " |",
-        "| --- |" + " --- |" * (1 + len(rights)),
-    ]
+    lines = []
     for person in sorted({name for r in rows for name in r.seen}):
         at = [k for k, r in enumerate(rows) if person in r.seen]
-        cells = [str(sum(right[k] for k in at)) for right in rights.values()]
-        lines.append(f"| {person} | {len(at)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append((person, len(at), *(sum(right[k] for k in at) for right in rights.values())))
+    return markdown_table(("person seen", "turns", *rights), lines)
 
 
 def main(argv: list[str] | None = None) -> int:
