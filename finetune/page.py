@@ -35,11 +35,11 @@ from pretrain.report import ReportError as PretrainReportError
 from pretrain.runtime import git_commit
 
 KINDS = {
-    "extraction": ("summary.json", "python -m data_pipeline.extract"),
-    "pretraining": ("metrics.csv", "launch/pretrain.sh"),
-    "finetuning": ("results.csv", "finetune/run.py"),
+    "extraction": ("summary.json", "python -m data_pipeline.extract", data_report),
+    "pretraining": ("metrics.csv", "launch/pretrain.sh", pretrain_report),
+    "finetuning": ("results.csv", "finetune/run.py", finetune_report),
 }
-"""Kind of run, in the order of the stages: the file that tells it, and what makes it."""
+"""Kind of run, in the order of the stages: the file that tells it, what makes it, its report."""
 MAX_JUDGED = 24
 """Test clips whose emotion the page shows."""
 REPORT_ERRORS = (
@@ -116,11 +116,7 @@ class Section:
 
 def read_section(kind: str, folder: Path) -> Section:
     """The report of a run. Raises one of REPORT_ERRORS."""
-    read = {
-        "extraction": data_report,
-        "pretraining": pretrain_report,
-        "finetuning": finetune_report,
-    }[kind]
+    _, _, read = KINDS[kind]
     return Section(kind=kind, report=read(folder))
 
 
@@ -137,7 +133,7 @@ def find_runs(folder: Path) -> list[tuple[str, Path]]:
     inside = [(_kind_of(path), path) for path in sorted(folder.iterdir()) if path.is_dir()]
     runs = [(kind, path) for kind, path in inside if kind is not None]
     if not runs:
-        files = ", ".join(f"{name} of {command}" for name, command in KINDS.values())
+        files = ", ".join(f"{name} of {command}" for name, command, _ in KINDS.values())
         raise PageError(
             f"{folder} holds no run, nor do the folders in it; expected one of these files: {files}"
         )
@@ -145,7 +141,7 @@ def find_runs(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _kind_of(folder: Path) -> str | None:
-    return next((kind for kind, (name, _) in KINDS.items() if (folder / name).is_file()), None)
+    return next((kind for kind, (name, *_) in KINDS.items() if (folder / name).is_file()), None)
 
 
 def write_page(
