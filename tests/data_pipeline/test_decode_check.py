@@ -115,10 +115,9 @@ def test_a_file_that_calls_every_picture_a_key_picture(tmp_path, monkeypatch):
     assert (row.pictures_differ, row.times_differ) == (0, 0), row
 
 
-@pytest.mark.parametrize("name", ["open.ts", "mpeg2.ts", "mpeg2.mpg", "open.mkv", "asp.avi"])
-def test_a_clip_late_in_a_long_file_is_not_decoded_from_the_beginning(tmp_path, monkeypatch, name):
-    path = make(tmp_path / name, seconds=24.0, size=(96, 64), **KINDS[name])
-    found = scan(path, 20.0, 21.0, 100.0)
+@pytest.fixture
+def decoded(monkeypatch):
+    """The timestamps of all frames that are decoded, also those that nobody is given."""
     decoded = []
     whole = frames._Pass._whole
 
@@ -128,25 +127,23 @@ def test_a_clip_late_in_a_long_file_is_not_decoded_from_the_beginning(tmp_path, 
             yield frame
 
     monkeypatch.setattr(frames._Pass, "_whole", counted)
+    return decoded
+
+
+@pytest.mark.parametrize("name", ["open.ts", "mpeg2.ts", "mpeg2.mpg", "open.mkv", "asp.avi"])
+def test_a_clip_late_in_a_long_file_is_not_decoded_from_the_beginning(tmp_path, decoded, name):
+    path = make(tmp_path / name, seconds=24.0, size=(96, 64), **KINDS[name])
+    found = scan(path, 20.0, 21.0, 100.0)
     assert len(list(decode_video(path, found))) == 25
     assert len(decoded) < 150  # of 500
 
 
 @pytest.mark.parametrize("name", ["refresh.mp4", "refresh.ts"])
 def test_a_file_that_cannot_be_sought_is_decoded_once_for_clips_in_order(
-    tmp_path, monkeypatch, name
+    tmp_path, monkeypatch, decoded, name
 ):
     monkeypatch.setattr(demux, "_SEEK_SECONDS", 0.3)
     path = make(tmp_path / name, seconds=8.0, **KINDS[name])
-    decoded = []
-    whole = frames._Pass._whole
-
-    def counted(self, packets):
-        for frame in whole(self, packets):
-            decoded.append(frame.pts)
-            yield frame
-
-    monkeypatch.setattr(frames._Pass, "_whole", counted)
     starts = (2.0, 3.0, 4.5, 6.0, 2.0)  # the last one goes back
     for start in starts:
         _, pictures, seconds = read(path, start=start, end=start + 1.0)
