@@ -4,8 +4,8 @@
 
 Of every file, spans of a second from seeded starts are decoded as extraction does, with every frame
 kept, and held against a plain reading of the file from its first picture to its last with PyAV: the
-pictures must be equal to the bit and the times to a millisecond. The plain reading is written down
-here anew and shares no code with the decoder. decord stands beside them as one would use it by
+pictures must be equal to the bit and the times to a millisecond. The plain reading
+(plain_reader.py) shares no code with the decoder. decord stands beside them as one would use it by
 itself: go to the first picture of the span, take the next ones.
 
 Prints a table, writes OUTPUT.csv and OUTPUT.md when asked, and ends with 1 if anything differs.
@@ -14,23 +14,24 @@ does that.
 """
 
 import csv
-import hashlib
 import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
 
 from data_pipeline.atomic import atomic_file
 from data_pipeline.command_line import command_parser
+from data_pipeline.markdown import markdown_table
 from data_pipeline.media import MediaError, open_clip
 from data_pipeline.paths import path_argument
+from data_pipeline.plain_reader import Plain, digest, read_plainly, thumbnail
 from data_pipeline.schema import Clip
 
 NUM_STARTS = 20
@@ -38,8 +39,10 @@ SPAN_SECONDS = 1.0
 _SAME_TIME = 1e-3
 _CLEAR = 2e-3
 """Spans begin and end at least so far from any frame's time: rounding must not decide."""
-_THUMB = (48, 36)
-"""Width and height of the pictures by which decord's are recognised."""
+COLUMNS = (
+    *("file", "container, codec", "frames", "starts", "pictures", "pictures that differ"),
+    *("times that differ", "default", "plain", "decord", "decord: other pictures"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +69,6 @@ class Row:
     note: str = ""
 
 
-@dataclass(kw_only=True)
-class Plain:
-    """A plain reading of a whole file."""
-
-    container: str
-    codec: str
-    origin: float
-    """Timestamp of time 0."""
-    seconds_N: np.ndarray
-    digests: list[bytes]
-    """Of each frame's RGB bytes, upright."""
-    thumbs_N: np.ndarray
-    """uint8 [N, 36, 48]."""
-    cost: float
-
-
 def check_file(path: Path, name: str, num_starts: int = NUM_STARTS, seed: int = 0) -> Row:
     """Hold the decoder against the plain reading of `path`; `name` is for the table."""
     try:
@@ -103,7 +90,7 @@ def check_file(path: Path, name: str, num_starts: int = NUM_STARTS, seed: int = 
         for k, (second, frame) in zip(wanted, found, strict=False):
             compared += 1
             times += abs(plain.seconds_N[k] - second) > _SAME_TIME
-            pictures += plain.digests[k] != _digest(frame)
+            pictures += plain.digests[k] != digest(frame)
     decord_used, decord_differ = _try_decord(path, plain, spans)
     total = sum(end - start for start, end in spans)
     length = _length(plain)
@@ -134,149 +121,6 @@ def _default_frames(path: Path, start: float, end: float) -> Iterator[tuple[floa
             yield from zip((start + window.seconds_N).tolist(), window.frames_NHW3, strict=True)
     except MediaError:
         return
-
-
-def read_plainly(path: Path, width: int, height: int) -> Plain:
-    """Decode `path` from its first frame to its last and show it `width` x `height`."""
-    begun = time.process_time()
-    pts, dts, digests, thumbs, matrix = [], [], [], [], None
-    with av.open(str(path), metadata_errors="replace") as container:
-        stream = container.streams.best("video")
-        stream.codec_context.thread_count = 1
-        origin = (container.start_time or 0) / av.time_base
-        step = float(1 / (stream.average_rate or 25))
-        picture = _Picture(width, height)
-        joins: list[tuple[float, float]] = []
-        for frame in _decoded(container, stream, joins):
-            pts.append(frame.time)
-            dts.append(None if frame.dts is None else float(frame.dts * frame.time_base))
-            matrix = matrix or frame.side_data.get(Type.DISPLAYMATRIX)
-            for rgb in picture.add(frame, matrix):
-                digests.append(_digest(rgb))
-                thumbs.append(_thumb(rgb))
-        for rgb in picture.add(None, matrix):
-            digests.append(_digest(rgb))
-            thumbs.append(_thumb(rgb))
-        kinds = container.format.name, stream.codec_context.name
-    used = time.process_time() - begun
-    return Plain(
-        container=kinds[0],
-        codec=kinds[1],
-        origin=origin,
-        seconds_N=np.array(_even_times(pts, dts, step, joins)) - origin,
-        digests=digests,
-        thumbs_N=np.stack(thumbs),
-        cost=used,
-    )
-
-
-class _Picture:
-    """Frames to upright RGB by one filter graph for all, as a player would have it."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
-        self.graph = None
-
-    def add(self, frame: av.VideoFrame | None, matrix) -> Iterator[np.ndarray]:
-        turn = np.eye(2, dtype=int) if matrix is None else _turn(matrix)
-        kind = None if frame is None else (frame.width, frame.height, frame.format.name)
-        if self.graph is not None and kind != self.kind:
-            self.graph.push(None)
-            yield from self._pull(turn)
-            self.graph = None
-        if frame is None:
-            return
-        if self.graph is None:
-            self.kind = kind
-            self.graph = av.filter.Graph()
-            source = self.graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=frame.time_base,
-            )
-            # Of frames that do not say they are interlaced yadif's family gives back the very same.
-            whole = self.graph.add("bwdif", "0:-1:1")
-            self.graph.link_nodes(source, whole, self.graph.add("buffersink")).configure()
-            self.count = 0
-        frame.pts = self.count
-        self.count += 1
-        self.graph.push(frame)
-        yield from self._pull(turn)
-
-    def _pull(self, turn: np.ndarray) -> Iterator[np.ndarray]:
-        while True:
-            try:
-                out = self.graph.pull()
-            except (av.BlockingIOError, av.EOFError):
-                return
-            size = (self.width, self.height) if turn[0, 0] else (self.height, self.width)
-            rgb = out.reformat(*size, format="rgb24", interpolation="BILINEAR").to_ndarray()
-            yield _turned(rgb, turn)
-
-
-def _turn(matrix) -> np.ndarray:
-    """[2, 2] of -1, 0, 1: (x, y) @ it is where the stored point (x, y) is shown."""
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32) / 65536
-    return np.rint([[a, b], [c, d]]).astype(int)
-
-
-def _turned(rgb: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """Every pixel put where the matrix sends it."""
-    if (turn == np.eye(2)).all():
-        return rgb
-    y, x = np.indices(rgb.shape[:2])
-    to_x, to_y = (x * turn[0, k] + y * turn[1, k] for k in (0, 1))
-    to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
-    shown = np.empty((to_y.max() + 1, to_x.max() + 1, 3), np.uint8)
-    shown[to_y, to_x] = rgb
-    return shown
-
-
-def _decoded(container, stream, joins: list) -> Iterator[av.VideoFrame]:
-    """All whole frames. `joins` gets the end, by the packets, of what comes before each restart of
-    the clock and the first time behind it."""
-    packets = container.demux(stream)
-    mpeg = container.format.name in ("mpeg", "mpegts")
-    end = before = None
-    while True:
-        try:
-            packet = next(packets)
-            if mpeg and packet.pts is not None and packet.dts is not None:
-                base = packet.time_base
-                if before is not None and _restarts(before, float(packet.dts * base)):
-                    joins.append((end, float(packet.pts * base)))
-                    end = None
-                before = float(packet.dts * base)
-                end = max(end or 0.0, float((packet.pts + (packet.duration or 0)) * base))
-            frames = packet.decode()
-        except StopIteration:
-            return
-        except av.FFmpegError:
-            continue
-        yield from (frame for frame in frames if not frame.is_corrupt)
-
-
-def _restarts(before: float, second: float) -> bool:
-    """As the program ffmpeg sees it in MPEG streams."""
-    return not -0.1 <= second - before <= 10.0
-
-
-def _even_times(pts: list, dts: list, step: float, joins: list) -> list[float]:
-    """The times that the frames carry; of decoding where those of showing go back and forth; and
-    carried on where a joined file's clock starts anew."""
-    steps = np.diff(np.array([math.nan if t is None else t for t in pts]))
-    times, shift, before = [], 0.0, None
-    for second in pts if (steps > 0).mean() >= 0.9 else dts:
-        if second is None:
-            times.append(times[-1] + step)
-            continue
-        if joins and before is not None and _restarts(before, second):
-            end, begin = joins.pop(0)
-            shift += end - begin
-        before = second
-        times.append(second + shift)
-    return times
 
 
 def _spans(plain: Plain, num_starts: int, rng: random.Random) -> Iterator[tuple[float, float]]:
@@ -328,19 +172,10 @@ def _is_another(plain: Plain, second: float, frame: np.ndarray) -> bool:
     """Some other frame of the file is plainly more like it than that of its time."""
     if frame.ndim != 3 or frame.shape[-1] != 3:  # decord gives such of RGB with odd sizes
         return True
-    thumb = _thumb(frame)
+    thumb = thumbnail(frame)
     off_N = np.abs(plain.thumbs_N.astype(np.int16) - thumb).mean(axis=(1, 2))
     there = off_N[int(np.argmin(np.abs(plain.seconds_N - second)))]
     return bool(there > 2 * off_N.min() + 0.25)
-
-
-def _digest(rgb: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(rgb), digest_size=16).digest()
-
-
-def _thumb(rgb: np.ndarray) -> np.ndarray:
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-    return frame.reformat(*_THUMB, format="gray", interpolation="AREA").to_ndarray()
 
 
 def find_videos(paths: list[Path]) -> list[tuple[Path, str]]:
@@ -361,9 +196,6 @@ def find_videos(paths: list[Path]) -> list[tuple[Path, str]]:
 
 
 def to_markdown(rows: list[Row], command: str) -> str:
-    def number(x: float) -> str:
-        return "-" if math.isnan(x) else f"{x:.4f}"
-
     lines = [
         "# Every frame the right one: the decoder against a plain reading\n",
         f"    {command}\n",
@@ -373,20 +205,8 @@ def to_markdown(rows: list[Row], command: str) -> str:
         "whole file and takes their digests; *decord* opens the file for each span and decodes "
         "its pictures. The last "
         "column counts pictures that decord, used by itself, gives for another time.\n",
-        "| file | container, codec | frames | starts | pictures | pictures that differ | times "
-        "that differ | default | plain | decord | decord: other pictures |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        markdown_table(COLUMNS, map(_cells, rows)),
     ]
-    for row in rows:
-        if not row.starts:
-            lines.append(f"| {row.file} | {row.note} |" + " |" * 9)
-            continue
-        costs = " | ".join(map(number, (row.cost_default, row.cost_plain, row.cost_decord)))
-        lines.append(
-            f"| {row.file} | {row.container.split(',')[0]}, {row.codec} | {row.frames} | "
-            f"{row.starts} | {row.compared} | {row.pictures_differ} | {row.times_differ} | {costs} "
-            f"| {'-' if row.decord_differ is None else row.decord_differ} |"
-        )
     done = [row for row in rows if row.starts]
     lines.append(
         f"\n{sum(r.compared for r in done):,} pictures of {len(done)} files: "
@@ -396,7 +216,20 @@ def to_markdown(rows: list[Row], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: list[str] | None = None, show: Callable[[str], None] = print) -> int:
+def _cells(row: Row) -> tuple[Any, ...]:
+    if not row.starts:
+        return (row.file, row.note, *[""] * (len(COLUMNS) - 2))
+    costs = (row.cost_default, row.cost_plain, row.cost_decord)
+    return (
+        row.file,
+        f"{row.container.split(',')[0]}, {row.codec}",
+        *(row.frames, row.starts, row.compared, row.pictures_differ, row.times_differ),
+        *("-" if math.isnan(x) else f"{x:.4f}" for x in costs),
+        "-" if row.decord_differ is None else row.decord_differ,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
     parser = command_parser(
         "python -m data_pipeline.decode_check",
         "Does the decoder give the right pictures of my files, and what does it cost? Of every\n"
@@ -417,7 +250,7 @@ def main(argv: list[str] | None = None, show: Callable[[str], None] = print) -> 
     for file, name in find_videos(args.paths):
         rows.append(check_file(file, name, args.starts, args.seed))
         row = rows[-1]
-        show(
+        print(
             f"{row.file}: {row.pictures_differ} of {row.compared} pictures and {row.times_differ} "
             f"times differ; {row.cost_default:.4f} s a second of video"
             if row.starts
@@ -427,7 +260,7 @@ def main(argv: list[str] | None = None, show: Callable[[str], None] = print) -> 
         parser.error("no video in " + ", ".join(map(str, args.paths)))
     command = " ".join(["python -m data_pipeline.decode_check", *map(str, args.paths)])
     report = to_markdown(rows, command)
-    show(report.strip().rpartition("\n")[2])
+    print(report.strip().rpartition("\n")[2])
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(args.output.with_suffix(".md")) as file:
