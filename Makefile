@@ -3,6 +3,7 @@ VENV   ?= .venv
 CLIPS  ?=
 OUT    ?= runs/demo
 BIN    := $(VENV)/bin
+CORES  := -n $(shell n=$$(nproc); echo $$((n < 4 ? n : 4))) --dist loadfile
 ENV    := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo test test-fast lint clean
@@ -11,10 +12,10 @@ demo: $(VENV)/.ready  ## the main job, from raw clips to an emotion: make demo [
 	@$(ENV) python -m finetune.demo "output=$(OUT)" $(if $(CLIPS),"clips=$(CLIPS)")
 
 test: $(VENV)/.ready  ## every test
-	@$(ENV) python -m pytest -q
+	@$(ENV) python -m pytest -q $(CORES)
 
 test-fast: $(VENV)/.ready  ## the tests that take seconds
-	@$(ENV) python -m pytest -q -m "not slow and not distributed"
+	@$(ENV) python -m pytest -q $(CORES) -m "not slow and not distributed"
 
 lint: $(VENV)/.ready
 	@$(ENV) ruff check . && $(ENV) ruff format --check .

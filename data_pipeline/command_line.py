@@ -1,4 +1,4 @@
-"""The command line of everything that reads a config: `--config FILE`, settings, and `--help`.
+"""What the commands have in common: how they end, and `--config FILE`, settings and `--help`.
 
 The help lists every setting with its type, its default and the docstring under its field, read
 from the source of the dataclass, so that there is one place that says what a setting means.
@@ -10,24 +10,65 @@ import dataclasses
 import functools
 import inspect
 import os
+import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from data_pipeline.config import ConfigError, as_tree, load_config, section_of
+from data_pipeline.errors import UserError
 from data_pipeline.paths import PathText, UserPath
 
 Config = TypeVar("Config")
 WORDS = {
     **{str: "TEXT", Path: "PATH", PathText: "PATH", UserPath: "PATH"},
     **{int: "INT", float: "NUMBER", bool: "true|false", types.NoneType: "null"},
+    Any: "VALUE",
 }
 NO_DEFAULT = object()
+USER_EXIT, INTERRUPTED_EXIT = 2, 130
+"""Exit codes: something is there for the user to mend (argparse's own too); Ctrl-C (128 + INT)."""
+
+
+def _to_stderr(message: str, error: BaseException) -> None:
+    print(message, file=sys.stderr)
+
+
+def run_command(
+    main: Callable[[list[str] | None], int],
+    argv: list[str] | None,
+    *,
+    name: str,
+    go_on: str = "",
+    tell: Callable[[str, BaseException], None] = _to_stderr,
+) -> int:
+    """The exit code of `main(argv)`; what a user can mend costs one message and 2, Ctrl-C 130.
+
+    Messages begin with `name`; `go_on` is what Ctrl-C says of how to go on. `tell` is given the
+    message and the error that it is of. Any other error is the program's fault and is raised.
+    """
+    try:
+        return main(argv)
+    except UserError as error:
+        tell(f"{name}: {error}", error)
+        return USER_EXIT
+    except OSError as error:
+        tell(f"{name}: {os_error_text(error)}", error)
+        return USER_EXIT
+    except KeyboardInterrupt as error:
+        tell(f"{name}: interrupted" + (f"; {go_on}" if go_on else ""), error)
+        return INTERRUPTED_EXIT
+
+
+def os_error_text(error: OSError, where: object = None) -> str:
+    """What the system refused, and of which file; `where` is for those that name none."""
+    name = error.filename or where
+    return f"cannot read or write{f' {name}' if name else ''}: {error.strerror or error}"
 
 
 def config_from_command_line(
@@ -177,6 +218,8 @@ def settings_of(
                 default=None if value is NO_DEFAULT else _yaml_text(value),
             )
         )
+        if "sections" in f.metadata:
+            sections += [(f.metadata["sections"](n), f"{full}.{n}", NO_DEFAULT) for n in value]
     if settings:
         about = cls.__doc__ or ""
         # A dataclass without a docstring is given its signature as one.
@@ -216,6 +259,8 @@ def _default(f: dataclasses.Field) -> Any:
 def _type_text(hint: Any) -> str:
     """`int | None` as INT|null, a Literal as its words, `tuple[int, ...]` as [INT, ...]."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated and hint not in WORDS:  # a number with its range
+        return _type_text(parts[0])
     if origin in (typing.Union, types.UnionType):
         return "|".join(_type_text(part) for part in parts)
     if origin is Literal:
@@ -227,6 +272,8 @@ def _type_text(hint: Any) -> str:
         return f"[{', '.join(map(_type_text, parts))}]"
     if origin in (list, tuple):
         return f"[{_type_text(parts[0])}, ...]"
+    if dataclasses.is_dataclass(hint):
+        return "{...}"
     return WORDS[hint]
 
 

@@ -4,8 +4,10 @@
 
 The defaults lie below, the YAML on top of them, the overrides on top of both:
 
-- a section (a dataclass, such as `optim`), and a map whose names are fixed (such as
-  `objectives.weights`), keep what is not named;
+- a section (a dataclass, such as `optim`), and a map whose names are fixed or that is marked with
+  `field(metadata={"merges": True})` (such as `data.limits`), keep what is not named;
+  A field marked with `sections`, a function from such a name to a dataclass (as the extractors of
+  `streams`), holds those dataclasses' settings; `check_settings` checks them;
 - any other value, lists and maps of the user's own names (such as `data.labels`) among them, is
   replaced whole, but `map.name=value` changes one entry and keeps the others.
 
@@ -21,17 +23,24 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from data_pipeline.errors import UserError
 from data_pipeline.quoting import quoted_lines
 
 Config = TypeVar("Config")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+ShareOrAll = Annotated[float, Field(ge=0, le=1)]
+"""Types of settings, beside pydantic's PositiveInt and NonNegativeInt."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config file or an override that cannot be used as it stands."""
 
 
@@ -64,6 +73,23 @@ def load_config(cls: type[Config], path: str | Path | None, overrides: list[str]
     except ValidationError as error:
         lines = [*map(_describe, error.errors()), *_quoting(error, path, overrides)]
         raise ConfigError("\n".join([f"{where}:", *lines])) from error
+
+
+def check_settings(cls: type[Config], said: dict[str, Any], *path: str) -> Config:
+    """A `cls` from the settings said in a map that lies at `path`, such as ("streams", "fbank").
+
+    Raises ConfigError.
+    """
+    tree = _defaults(cls)
+    _lay(cls, tree, said, path[0], path)
+    mistakes = [*_mistakes(cls, tree, path)]
+    if mistakes:
+        raise ConfigError("\n  ".join(mistakes))
+    try:
+        return TypeAdapter(cls).validate_python(tree)
+    except ValidationError as error:
+        lines = [_describe({**e, "loc": (*path, *e["loc"])}).strip() for e in error.errors()]
+        raise ConfigError("\n  ".join(lines)) from error
 
 
 def dump_config(config: Any) -> str:
@@ -168,8 +194,14 @@ def _example(cls: type) -> str:
 def _is_text(cls: type, keys: list[str]) -> bool:
     """Whether the setting takes text or a path, where `take #2` and `2024` are no YAML."""
     kinds: tuple[Any, ...] = (cls,)
+    sections = None
     for key in keys:
+        if sections is not None:
+            kinds, sections = (sections(key),), None
+            continue
         owner = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        fields = {f.name: f for f in dataclasses.fields(owner)} if owner is not None else {}
+        sections = fields[key].metadata.get("sections") if key in fields else None
         hint = typing.get_type_hints(owner).get(key) if owner is not None else None
         is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
         kinds = typing.get_args(hint) if is_union else (hint,)
@@ -192,6 +224,7 @@ def _lay(
 ) -> None:
     """Lay `new` on the `tree` of a `cls`; see the top of this file for what stays of it."""
     hints = typing.get_type_hints(cls)
+    merging = {f.name for f in dataclasses.fields(cls) if f.metadata.get("merges")}
     for key, value in new.items():
         _check_name(cls, list(hints), key, where, path)
         below, hint = tree.get(key), hints[key]
@@ -209,10 +242,23 @@ def _lay(
         elif isinstance(value, _Entry) and dict not in map(typing.get_origin, _kinds(hint)):
             name = ".".join((*path, key))
             raise ConfigError(f"{where}: {name} is one value and has no settings below it")
-        elif isinstance(value, _Entry) and isinstance(below, dict):
-            tree[key] = {**below, **value}
+        elif isinstance(below, dict) and (
+            isinstance(value, _Entry) or (key in merging and isinstance(value, dict))
+        ):
+            tree[key] = _merged(below, value, whole=key not in merging)
         else:
             tree[key] = value
+
+
+def _merged(below: dict[str, Any], new: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+    """`new` on `below`; an entry that an override does not name further down is replaced `whole`,
+    or merged likewise."""
+    found = dict(below)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        into = both and (isinstance(value, _Entry) or not whole)
+        found[key] = _merged(below[key], value, whole=whole) if into else value
+    return found
 
 
 def _fixed_names(hint: Any) -> list[str]:
@@ -232,6 +278,9 @@ def _check_name(cls: type, names: list[str], key: Any, where: str, path: tuple[s
         if note is not None:
             renamed = ".".join((*path, f.name))
             raise ConfigError(f"{where}: {full!r} is now called {renamed!r}; {note}")
+    if not names:
+        above = ".".join(path)
+        raise ConfigError(f"{where}: there is no setting {full!r}; {above} has nothing to set")
     near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
     hint = ".".join((*path, near[0]))
     raise ConfigError(f"{where}: there is no setting {full!r}; the nearest is {hint!r}")

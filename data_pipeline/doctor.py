@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_pipeline.claim import check_claim
-from data_pipeline.clips import ClipTableError, load_clips
-from data_pipeline.command_line import config_from_command_line
-from data_pipeline.config import ConfigError, dump_config
-from data_pipeline.extract_config import DataConfig, num_workers
+from data_pipeline.command_line import USER_EXIT, config_from_command_line, run_command
+from data_pipeline.config import dump_config
+from data_pipeline.extraction.config import DataConfig, num_workers
+from data_pipeline.extraction.survey import survey
+from data_pipeline.features.extractors import needs_of, owners
+from data_pipeline.runs.claim import check_claim
+from data_pipeline.runs.worker_pool import ExtractionError
 from data_pipeline.schema import Clip, Reject
-from data_pipeline.survey import survey
-from data_pipeline.worker_pool import ExtractionError
+from data_pipeline.table.clips import load_clips
 
 BYTES_PER_SECOND = 40_000
-"""Of a clip in a shard: 10 faces of 350 float16 and 16.7 speech states of 768."""
+"""Of a clip in a shard: 10 faces of 350 float16 and 16.7 speech states of 768; a stream of crops
+comes on top."""
 ASSUMED_SECONDS = 10.0
 """Of a clip whose end is not in the table."""
 WORKER_BYTES = 1_500_000_000
@@ -68,8 +70,8 @@ def check_output(config: DataConfig, clips: list[Clip]) -> Finding:
 
 
 def check_encoders(config: DataConfig) -> Iterator[Finding]:
-    """Load what a worker loads: the weights are there, whole, and those of their cards."""
-    from data_pipeline.clip_extractor import load_extractor  # torch takes seconds
+    """Load what a worker loads: each stream's weights are there, whole, and those of their card."""
+    from data_pipeline.extraction.clip_extractor import load_extractor  # torch takes seconds
 
     try:
         extractor = load_extractor(config, 0)
@@ -77,14 +79,15 @@ def check_encoders(config: DataConfig) -> Iterator[Finding]:
         yield Finding(
             level="error",
             what=f"the encoders do not load: {type(error).__name__}: {error}",
-            fix="pip install -e ., or name others: expression=, speech.encoder=, transcriber=",
+            fix="pip install -e ., or name others: streams.NAME.encoder=, transcriber=",
         )
         return
-    for modality, spec in extractor.passport.items():
+    for stream, spec in extractor.passport.items():
+        weights = f"sha256 {spec.weights_sha256[:12]}" if spec.weights_sha256 else "no weights"
         yield Finding(
             level="ok",
-            what=f"{modality}: {spec.name}, {spec.width} wide, {spec.rate_hz:.1f} a second, "
-            f"sha256 {spec.weights_sha256[:12]}",
+            what=f"stream {stream}: {spec.name}, {spec.width} wide, {spec.rate_hz:.1f} a second, "
+            f"{weights}",
         )
 
 
@@ -133,12 +136,13 @@ def check_media(config: DataConfig, clips: list[Clip]) -> Iterator[Finding]:
 
 def _reject_words(reason: str, config: DataConfig) -> tuple[str, str]:
     """What clips rejected for `reason` have or lack, and which settings would keep them."""
-    no_face = ",".join(m for m in config.require if m != "face") or "speech"
-    no_speech = ",".join(m for m in config.require if m != "speech") or "face"
-    any_face = " speaker=any_face" if "face" in no_speech and config.speaker == "active" else ""
+    no_face, no_sound = config.without("face"), config.without("sound", "voice")
+    faces = {s for s, name in owners(config.extractors).items() if "face" in needs_of([name])}
+    asks_for_faces = not faces.isdisjoint(no_sound.split(","))
+    any_face = " speaker=any_face" if asks_for_faces and config.speaker == "active" else ""
     return {
         "no_video": ("have no picture", f"require=[{no_face}] keeps them"),
-        "no_sound": ("have no sound", f"require=[{no_speech}]{any_face} keeps them"),
+        "no_sound": ("have no sound", f"require=[{no_sound}]{any_face} keeps them"),
         "no_text": ("have no text", f"{TRANSCRIBER} recognizes it"),
         "too_long": ("are too long", "cut them by start and end, or by an .srt beside the video"),
         "too_short": ("are too short", "min_seconds= takes shorter ones"),
@@ -176,7 +180,9 @@ def _check_disk(config: DataConfig, clips: list[Clip]) -> Finding:
     seconds = sum(
         clip.end - clip.start if clip.end is not None else ASSUMED_SECONDS for clip in clips
     )
-    need, free = int(seconds * BYTES_PER_SECOND), shutil.disk_usage(folder).free
+    crops = config.extractors.get("crops")
+    rate = BYTES_PER_SECOND + (10 * crops["size"] ** 2 if crops else 0)
+    need, free = int(seconds * rate), shutil.disk_usage(folder).free
     what = f"{need / 1e6:,.0f} MB of shards at most, {free / 1e6:,.0f} MB free at {folder}"
     if not os.access(folder, os.W_OK):
         return Finding(level="error", what=f"{folder} cannot be written", fix="another output=")
@@ -198,23 +204,23 @@ def _check_workers(workers: int) -> Finding:
 
 
 def main(argv: list[str] | None = None) -> int:
+    return run_command(_main, argv, name="doctor")
+
+
+def _main(argv: list[str] | None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        config = config_from_command_line(
-            DataConfig,
-            argv,
-            command="python -m data_pipeline.doctor",
-            about="Checks what an extraction needs, before any work starts. Settings as for it.",
-            example="python -m data_pipeline.doctor --config configs/data/default.yaml \\\n"
-            "      clips=my/videos output=runs/mine",
-        )
-        rejects: list[Reject] = []
-        clips = load_clips(config.clips, rejects)
-        workers = num_workers(config)
-        findings = [*check_quickly(config, clips, workers), check_output(config, clips)]
-    except (ConfigError, ClipTableError, OSError) as error:
-        print(f"error   {error}")
-        return 1
+    config = config_from_command_line(
+        DataConfig,
+        argv,
+        command="python -m data_pipeline.doctor",
+        about="Checks what an extraction needs, before any work starts. Settings as for it.",
+        example="python -m data_pipeline.doctor --config configs/data/default.yaml \\\n"
+        "      clips=my/videos output=runs/mine",
+    )
+    rejects: list[Reject] = []
+    clips = load_clips(config.clips, rejects)
+    workers = num_workers(config)
+    findings = [*check_quickly(config, clips, workers), check_output(config, clips)]
     if rejects:
         first = rejects[0]
         what = f"{len(rejects)} rows of the table are no clips, first {first.clip}: {first.detail}"
@@ -227,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         findings += [check_columns(config, clips), *check_media(config, clips)]
     findings += check_encoders(config)
     print("\n".join(map(str, findings)))
-    return 1 if any(finding.level == "error" for finding in findings) else 0
+    return USER_EXIT if any(finding.level == "error" for finding in findings) else 0
 
 
 if __name__ == "__main__":

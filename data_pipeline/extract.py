@@ -1,22 +1,27 @@
 """Entry of the data stage: clips in, shards out.
 
 python -m data_pipeline.extract --config configs/data/default.yaml clips=my/videos output=runs/x
+python -m data_pipeline.extract 'add=[fbank]' output=runs/x   # one stream more, of the same clips
 """
 
+import contextlib
 import errno
 import functools
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.clips import ClipTableError, load_clips
-from data_pipeline.command_line import config_from_command_line
-from data_pipeline.config import ConfigError, dump_config
-from data_pipeline.extract_config import DataConfig, num_workers
-from data_pipeline.ledger import Summary
-from data_pipeline.schema import Reject, SchemaError
-from data_pipeline.worker_pool import ExtractionError
+from data_pipeline.command_line import config_from_command_line, run_command
+from data_pipeline.config import dump_config
+from data_pipeline.extraction.added_streams import AddConfig
+from data_pipeline.extraction.added_streams import run as run_add
+from data_pipeline.extraction.config import DataConfig, num_workers
+from data_pipeline.runs.ledger import Summary
+from data_pipeline.runs.worker_pool import ExtractionError
+from data_pipeline.schema import Reject
+from data_pipeline.table.clips import load_clips
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +31,9 @@ def run(config: DataConfig) -> Summary:
     rejects: list[Reject] = []
     clips = load_clips(config.clips, rejects)
     # Torch takes seconds: a slip in config or table is told before, and Ctrl-C is heard meanwhile.
-    from data_pipeline.clip_extractor import load_extractor
     from data_pipeline.doctor import check_quickly
-    from data_pipeline.executor import execute
+    from data_pipeline.extraction.clip_extractor import load_extractor
+    from data_pipeline.runs.executor import execute
 
     workers = num_workers(config)
     findings = list(check_quickly(config, clips, workers))
@@ -37,7 +42,7 @@ def run(config: DataConfig) -> Summary:
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         raise ExtractionError(f"{len(errors)} of the checks above failed")
-    try:
+    with _disk_of(config.output):
         return execute(
             clips,
             rejects,
@@ -54,37 +59,60 @@ def run(config: DataConfig) -> Summary:
             array_count=config.array.count,
             clips_from=Path(config.clips).expanduser(),
         )
+
+
+@contextlib.contextmanager
+def _disk_of(output: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ExtractionError(
-            f"the disk of {config.output} is full ({error.strerror}); make room there, and the "
-            "same command goes on from here"
+            f"the disk of {output} is full ({error.strerror}); make room there, and the same "
+            "command goes on from here"
         ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
+    return run_command(_main, argv, name="extract", go_on="the same command goes on from here")
+
+
+def _main(argv: list[str] | None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Read when the workers load numpy and torch.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        config = config_from_command_line(
-            DataConfig,
-            argv,
-            command="python -m data_pipeline.extract",
-            about="Clips in, feature shards out. Killed, the same command goes on where it was.\n"
-            "`bash launch/extract.sh` is the same, and takes its share of a Slurm array.",
-            example="python -m data_pipeline.extract --config configs/data/default.yaml \\\n"
-            "      clips=my/videos output=runs/mine require=[speech]",
-        )
-        summary = run(config)
-    except KeyboardInterrupt:
-        print("extract: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ConfigError, ClipTableError, ExtractionError, SchemaError, OSError) as error:
-        print(f"extract: {error}", file=sys.stderr)
-        return 1
-    print(describe(summary, config.output))
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.removeprefix("--").partition("=")[0] == "add" for word in words):
+        return _add(words)
+    config = config_from_command_line(
+        DataConfig,
+        words,
+        command="python -m data_pipeline.extract",
+        about="Clips in, feature shards out. Killed, the same command goes on where it was.\n"
+        "`bash launch/extract.sh` is the same, and takes its share of a Slurm array.\n"
+        "add=[NAME] output=FOLDER makes one stream more for a finished folder; its settings: "
+        "add=[NAME] --help.",
+        example="python -m data_pipeline.extract --config configs/data/default.yaml \\\n"
+        "      clips=my/videos output=runs/mine require=[speech]",
+    )
+    print(describe(run(config), config.output))
+    return 0
+
+
+def _add(words: list[str]) -> int:
+    """One stream more for a finished folder."""
+    config = config_from_command_line(
+        AddConfig,
+        words,
+        command="python -m data_pipeline.extract",
+        about="One stream more for a finished extraction, beside its shards; the others are not "
+        "made again.\nKilled, the same command goes on where it was.",
+        example="python -m data_pipeline.extract 'add=[fbank]' output=runs/mine",
+    )
+    with _disk_of(config.output):
+        for added in run_add(config):
+            print(added)
     return 0
 
 

@@ -22,13 +22,12 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 
-from data_pipeline.atomic import atomic_file  # noqa: E402
-from data_pipeline.command_line import command_parser  # noqa: E402
-from data_pipeline.ledger import read_summary  # noqa: E402
+from data_pipeline.command_line import command_parser, run_command  # noqa: E402
+from data_pipeline.files.atomic import atomic_file  # noqa: E402
 from data_pipeline.paths import path_argument  # noqa: E402
-from data_pipeline.schema import SchemaError  # noqa: E402
-from data_pipeline.shards import list_shards, read_shard  # noqa: E402
-from data_pipeline.worker_pool import ExtractionError  # noqa: E402
+from data_pipeline.runs.ledger import read_summary  # noqa: E402
+from data_pipeline.runs.worker_pool import ExtractionError  # noqa: E402
+from data_pipeline.shards import list_shards, load_passport, read_shard  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +56,13 @@ class StageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class YieldRow:
-    """What the samples hold of one modality."""
+    """What the samples hold of the text, or of one stream."""
 
     modality: str
     samples: int
     """Samples that have it."""
     rows: int
-    """Face frames, speech states or words, in all of them."""
+    """Words, or rows of the stream, in all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +202,7 @@ def _draw_strip(about: dict[str, Any], path: Path) -> Path:
 
 
 def _draw_crops(about: dict[str, Any], path: Path) -> Path:
-    """The speaker's face as the expression encoder read it, at the times of the frames."""
+    """The speaker's face as the encoders read it, at the times of the frames."""
     strip_HW = plt.imread(path.with_name(f"{path.stem}-{len(about['frames'])}.jpg"))
     size, seconds = about["crops"]["size"], about["crops"]["seconds"]
     figure, axes = plt.subplots(
@@ -218,7 +217,7 @@ def _draw_crops(about: dict[str, Any], path: Path) -> Path:
         axis.imshow(crop_HW, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_title(f"{at:.1f} s", fontsize=9)
         axis.set_axis_off()
-    figure.suptitle(f"what the expression encoder reads: {size} x {size} pixels", fontsize=9)
+    figure.suptitle(f"what the encoders of faces read: {size} x {size} pixels", fontsize=9)
     return _save(figure, path.with_name(f"{path.stem}-crops.png"))
 
 
@@ -289,18 +288,16 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def _yields(folder: Path) -> list[YieldRow]:
-    samples = dict.fromkeys(("text", "face", "speech"), 0)
+    samples = {"text": 0} | dict.fromkeys(load_passport(folder), 0)
     rows = dict(samples)
     for tar in list_shards(folder):
         for sample in read_shard(tar):
-            for name, values in (
-                ("text", sample.words or None),
-                ("face", sample.face),
-                ("speech", sample.speech),
-            ):
-                if values is not None:
-                    samples[name] += 1
-                    rows[name] += len(values)
+            held = {name: len(stream) for name, stream in sample.streams.items()}
+            if sample.words:
+                held["text"] = len(sample.words)
+            for name, count in held.items():
+                samples[name] += 1
+                rows[name] += count
     return [YieldRow(modality=name, samples=samples[name], rows=rows[name]) for name in samples]
 
 
@@ -326,6 +323,10 @@ def describe(report: DataReport) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    return run_command(_main, argv, name="report")
+
+
+def _main(argv: list[str] | None) -> int:
     parser = command_parser(
         "python -m data_pipeline.report",
         "Tables of an extraction; its pictures go to the folder's previews/.",
@@ -334,11 +335,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=path_argument, help="output= of an extraction")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        print(describe(data_report(args.folder)))
-    except (ExtractionError, SchemaError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 1
+    print(describe(data_report(args.folder)))
     return 0
 
 

@@ -2,9 +2,10 @@
 
 Clip         one utterance a user asks for: a row of the clip table
 FaceTrack    one face followed through one shot
-ClipSample   what extraction makes of a clip and training reads: words, face, speech
+Stream       a sequence of vectors with times: face, face_probs, speech, whatever a user adds
+ClipSample   what extraction makes of a clip and training reads: words and streams
 Reject       a clip that gave no sample, and why: a row of rejects.csv
-FeatureSpec  how one kind of feature was made; the passport is one per modality
+FeatureSpec  how one stream was made; the passport is one for each
 ShardManifest  what lies in a tar, and by which passport
 """
 
@@ -18,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-FORMAT_VERSION = 1
+from data_pipeline.errors import UserError
+
+FORMAT_VERSION = 2
 EXTRACTION_VERSION = 2
 """Raised whenever the code makes other bytes of a clip; shards of another one are made anew."""
 
@@ -40,7 +43,7 @@ _NOT_ID = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_ID_LENGTH = 180  # file systems stop at 255 bytes; the field's suffix needs some of them
 
 
-class SchemaError(ValueError):
+class SchemaError(UserError):
     """Something read or built does not keep to its contract."""
 
 
@@ -116,8 +119,8 @@ class Reject:
 
     clip: str
     stage: str
-    """The step that gave up: table, worker, media, voice, faces, active_speaker, expression, speech
-    or text."""
+    """The step that gave up: table, worker, media, voice, faces, active_speaker, the extractor of a
+    stream, or text."""
     reason: str
     """A short slug that can be counted: no_face, unreadable_video, nobody_speaks, ..."""
     detail: str
@@ -126,25 +129,35 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """How one feature was made. Two features with unequal specs must never meet in one model."""
+    """How one stream was made. Two streams with unequal specs must never meet in one model."""
 
     name: str = field(compare=False)
     """Name of the encoder: a hub name, or the name on its model card. Not compared: the digest
     tells the weights, and the same ones may come from a hub or from a folder."""
     weights_sha256: str
+    """Of the encoder's weights; empty for a transform that has none."""
     layer: int
     """Index into the hidden states; -1 is the last."""
     pooling: int
     """Mean over this many neighbouring states; 1 is none."""
     rate_hz: float
-    """Feature frames per second, after pooling."""
+    """Rows per second, after pooling."""
     width: int
     preprocessing: str = ""
     """What was done to the raw input that the weights do not say, such as `align5-64-perimage`."""
+    dtype: str = "float16"
+    """Of the values, as numpy names it."""
+    clock: str | None = None
+    """None: row i is at i / rate_hz seconds. Otherwise the stream beside which the times are kept:
+    itself, or another one whose rows these are too."""
+
+    def seconds(self, num_rows: int) -> np.ndarray:
+        """[N] float32: the times of evenly spaced rows, from the clip's start."""
+        return (np.arange(num_rows) / self.rate_hz).astype(np.float32)
 
 
 Passport = dict[str, FeatureSpec]
-"""Modality ("face", "speech") to the spec of its feature."""
+"""Stream to how it was made."""
 
 
 def passport_to_json(passport: Passport) -> dict[str, Any]:
@@ -180,57 +193,85 @@ def check_passport(found: Passport, expected: Passport, where: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClipSample:
-    """One utterance as training sees it. An absent modality is None, never rows of zeros.
+class Stream:
+    """N vectors of one kind, in order of time."""
 
-    F face frames (10 per second), S pooled speech states (60 ms each), D the speech encoder's
-    width.
-    """
+    values_ND: np.ndarray
+    seconds_N: np.ndarray
+    """[N] float32, from the clip's start; a gap in it is a gap in the stream."""
+
+    def __len__(self) -> int:
+        return len(self.values_ND)
+
+    def __getitem__(self, rows: Any) -> "Stream":
+        """These rows: a slice, or a boolean mask."""
+        return Stream(values_ND=self.values_ND[rows], seconds_N=self.seconds_N[rows])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipSample:
+    """One utterance as training sees it. An absent stream is absent, never rows of zeros."""
 
     id: str
     text: str | None = None
     words: list[str] = field(default_factory=list)
     """As transcribed, in order; empty exactly when text is None."""
-    face: np.ndarray | None = None
-    """[F, 342] float16, the expression encoder's features of the active speaker's face."""
-    face_probs: np.ndarray | None = None
-    """[F, 8] float16, posterior over EXPRESSIONS."""
-    face_seconds: np.ndarray | None = None
-    """[F] float32, from the clip's start; a gap in it is a gap in the face."""
-    speech: np.ndarray | None = None
-    """[S, D] float16."""
+    streams: dict[str, Stream] = field(default_factory=dict)
+    """By name. Built in: `face` [F, 342] float16, the expression encoder's features of the active
+    speaker's face, 10 a second; `face_probs` [F, 8] float16, its posterior over EXPRESSIONS at the
+    same times; `speech` [S, D] float16, pooled states of the speech encoder, 60 ms each."""
     meta: dict[str, Any] = field(default_factory=dict)
     """corpus, recording, speaker, label, start, end (seconds), speaker_score."""
 
+    def has(self, modality: str) -> bool:
+        """Whether there is `text`, or a stream of that name."""
+        return bool(self.words) if modality == "text" else modality in self.streams
+
+    def only(self, modalities: typing.Collection[str]) -> "ClipSample":
+        """This clip with no more than `text` and the streams that are named."""
+        text = {} if "text" in modalities else {"text": None, "words": []}
+        streams = {name: s for name, s in self.streams.items() if name in modalities}
+        return dataclasses.replace(self, streams=streams, **text)
+
     def check(self, passport: Passport) -> None:
-        """Raise SchemaError unless ids, shapes, dtypes and widths are as promised."""
+        """Raise SchemaError unless ids, shapes, dtypes, widths and times are as promised."""
         check_id(self.id)
         if (self.text is None) != (not self.words):
             raise SchemaError(f"{self.id}: text {self.text!r} but words {self.words!r}")
-        face = (self.face, self.face_probs, self.face_seconds)
-        if any(x is None for x in face) != all(x is None for x in face):
-            raise SchemaError(f"{self.id}: face, face_probs and face_seconds go together")
-        if self.text is None and self.face is None and self.speech is None:
-            raise SchemaError(f"{self.id}: no text, no face and no speech")
-        if self.face is not None:
-            frames = len(self.face)
-            self._check_array("face", np.float16, (frames, passport["face"].width))
-            self._check_array("face_probs", np.float16, (frames, len(EXPRESSIONS)))
-            self._check_array("face_seconds", np.float32, (frames,))
-            if frames > 1 and not (np.diff(self.face_seconds) > 0).all():
-                raise SchemaError(f"{self.id}: face_seconds do not increase")
-        if self.speech is not None:
-            self._check_array("speech", np.float16, (len(self.speech), passport["speech"].width))
+        if self.text is None and not self.streams:
+            raise SchemaError(f"{self.id}: no text and no stream")
+        for name, stream in self.streams.items():
+            if name not in passport:
+                raise SchemaError(f"{self.id} has {name}, the passport only {sorted(passport)}")
+            self._check_stream(name, stream, passport[name])
 
-    def _check_array(self, name: str, dtype: type, shape: tuple[int, ...]) -> None:
-        x = getattr(self, name)
-        if x.dtype != dtype or x.shape != shape or len(x) == 0:
+    def _check_stream(self, name: str, stream: Stream, spec: FeatureSpec) -> None:
+        values, seconds, where = stream.values_ND, stream.seconds_N, f"{self.id}: {name}"
+        promised = (np.dtype(spec.dtype), (spec.width,))
+        if (values.dtype, values.shape[1:]) != promised or not len(values):
             raise SchemaError(
-                f"{self.id}: {name} is {x.dtype} {x.shape}, expected {np.dtype(dtype)} {shape}, "
-                "at least one row"
+                f"{where} is {values.dtype} {values.shape}, expected {spec.dtype} "
+                f"[N, {spec.width}], at least one row"
             )
-        if not np.isfinite(x).all():
-            raise SchemaError(f"{self.id}: {name} holds values that are not finite")
+        if not np.isfinite(values).all():
+            raise SchemaError(f"{where} holds values that are not finite")
+        if seconds.dtype != np.float32 or seconds.shape != values.shape[:1]:
+            raise SchemaError(
+                f"{where} has times of {seconds.dtype} {seconds.shape}, expected float32 "
+                f"[{len(values)}]"
+            )
+        if not (np.diff(seconds) > 0).all():
+            raise SchemaError(f"{where}: its times do not increase")
+        if spec.clock is None and not np.array_equal(seconds, spec.seconds(len(values))):
+            raise SchemaError(
+                f"{where}: its times are not those of {spec.rate_hz:g} rows a second, and its spec "
+                "names no clock"
+            )
+        clock = self.streams.get(spec.clock or name)
+        if clock is None or (clock is not stream and not np.array_equal(clock.seconds_N, seconds)):
+            raise SchemaError(
+                f"{where} is timed by {spec.clock}, which is absent or has other times"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,15 +286,18 @@ class ShardManifest:
     task: str
     """Digest of the clips and settings that this shard answers for; a rerun compares it."""
     passport: dict[str, Any]
+    """Stream to its FeatureSpec."""
     versions: dict[str, str]
     """Libraries that made the features."""
     samples: list[str]
     """Ids, in the order of the tar."""
     rejects: list[dict[str, str]]
     """The clips of this task that gave no sample: samples + rejects = clips of the task."""
-    digests: list[str] = field(default_factory=list)
-    """Of each sample's features (data_pipeline.shards.features_digest), by which a clip is known
-    again under another label or id; empty in shards of older code."""
+    digests: list[str]
+    """Of each sample's streams (data_pipeline.shards.features_digest), by which a clip is known
+    again under another label or id."""
+    beside: str = ""
+    """Of streams that were added later: sha256 of the tar to whose samples they belong."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
@@ -268,7 +312,7 @@ class ShardManifest:
         if manifest.format_version != FORMAT_VERSION:
             raise SchemaError(
                 f"{where} has format version {manifest.format_version}, this code reads "
-                f"{FORMAT_VERSION}; extract the shards again"
+                f"{FORMAT_VERSION}; extract the shards again, with another output=FOLDER"
             )
         for name, kind in typing.get_type_hints(cls).items():
             value, kind = getattr(manifest, name), typing.get_origin(kind) or kind

@@ -3,16 +3,20 @@
 Why tars: training reads thousands of small arrays in order, and one sequential file of 10-100 MB
 is what disks, network file systems and `webdataset` like best. On disk, for shard 3:
 
-    000003.tar     {id}.json  {id}.face.npy  {id}.face_probs.npy  {id}.face_seconds.npy
-                   {id}.speech.npy  ...      (what a clip lacks is simply not there)
-    000003.json    ShardManifest: ids, bytes, sha256, feature passport, rejects
+    000003.tar           {id}.json  {id}.face.npy  {id}.face_seconds.npy  {id}.face_probs.npy
+                         {id}.speech.npy  ...      (what a clip lacks is simply not there)
+    000003.json          ShardManifest: ids, bytes, sha256, feature passport, rejects
+    000003.fbank.tar     a stream added later: {id}.fbank.npy ...
+    000003.fbank.json    its manifest, which names the tar that it stands beside
 
     manifest = write_shard("runs/shards", 3, samples, rejects, passport, versions, task)
     for tar in list_shards("runs/shards"):
-        for sample in read_shard(tar): ...
+        for sample in read_shard(tar, streams=["face", "fbank"]): ...
 
-The bytes of a tar depend on its samples alone. The manifest is written last and marks the shard
-as done, so a tar that a killed process left behind is never taken for a whole one.
+Written by webdataset's own TarWriter; read by tarfile, since webdataset passes over what is not as
+written, and here that is an error. The bytes of a tar depend on its samples alone. The manifest is
+written last and marks the shard as done, so a tar that a killed process left behind is never taken
+for a whole one.
 """
 
 import contextlib
@@ -22,32 +26,25 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_pipeline.atomic import atomic_file, sync_folder
+from data_pipeline.files.atomic import atomic_file, sync_folder
+from data_pipeline.files.weights import sha256_of
 from data_pipeline.schema import (
     ClipSample,
     Passport,
     Reject,
     SchemaError,
     ShardManifest,
+    Stream,
     check_passport,
     passport_from_json,
     passport_to_json,
 )
-from data_pipeline.weights import sha256_of
-
-ARRAYS = {
-    "face": np.dtype("<f2"),
-    "face_probs": np.dtype("<f2"),
-    "face_seconds": np.dtype("<f4"),
-    "speech": np.dtype("<f2"),
-}
-"""Array fields of a sample and how they lie in the tar, in the order of its members."""
 
 _verified: set[tuple[str, int, int]] = set()
 """Tars this process has hashed: (path, bytes, mtime in ns)."""
@@ -57,9 +54,12 @@ class ShardError(SchemaError):
     """A shard that is cut, altered, or not a shard."""
 
 
-def shard_name(index: int) -> str:
-    """Stem of a shard's two files."""
-    return f"{index:06d}"
+_TIMES = "_seconds"
+
+
+def shard_name(index: int, added: str | None = None) -> str:
+    """Stem of a shard's two files, or of those of a stream that was `added` to it."""
+    return f"{index:06d}" if added is None else f"{index:06d}.{added}"
 
 
 def write_shard(
@@ -70,44 +70,50 @@ def write_shard(
     passport: Passport,
     versions: dict[str, str],
     task: str,
+    *,
+    added: str | None = None,
+    beside: str = "",
 ) -> ShardManifest:
     """Write one shard: the tar, then its manifest. Samples are streamed, checked, not kept.
 
     task: digest of the clips and settings that this shard answers for.
+    added, beside: the samples bring streams alone, to stand under this name beside the shard whose
+    tar has the sha256 `beside`.
     Raises SchemaError for a sample that breaks its contract; nothing is left behind then.
     """
-    folder = Path(folder)
-    tar_path, json_path = (folder / f"{shard_name(index)}.{end}" for end in ("tar", "json"))
-    ids: list[str] = []
-    digests: list[str] = []
+    from webdataset.writer import TarWriter  # loads torch
+
+    folder, stem = Path(folder), shard_name(index, added)
+    tar_path, json_path = folder / f"{stem}.tar", folder / f"{stem}.json"
+    digests: dict[str, str] = {}
     with atomic_file(tar_path) as file:
         hashing = _HashingWriter(file)
-        with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        with TarWriter(hashing, encoder=False, mtime=0, user="", group="", mode=0o644) as tar:
             for sample in samples:
-                if sample.id in ids:
+                if sample.id in digests:
                     raise SchemaError(f"clip id {sample.id!r} twice in shard {index}")
-                _check(sample, passport)
-                for name, payload in _members(sample):
-                    info = tarfile.TarInfo(name)  # mtime 0, owner 0, mode 0644
-                    info.size = len(payload)
-                    tar.addfile(info, io.BytesIO(payload))
-                ids.append(sample.id)
-                digests.append(features_digest(sample))
+                sample.check(passport)
+                fields = {f"{name}.npy": npy for name, npy in _arrays(sample, passport)}
+                if added is None:
+                    fields["json"] = _about(sample)
+                tar.write({"__key__": sample.id, **fields})
+                digests[sample.id] = features_digest(sample)
         # A manifest of other bytes must not stand beside the new tar, even for a moment.
         with contextlib.suppress(FileNotFoundError, SchemaError):
             if read_manifest(json_path).sha256 != hashing.digest.hexdigest():
                 json_path.unlink()
                 sync_folder(folder)
     manifest = ShardManifest(
-        num_samples=len(ids),
+        num_samples=len(digests),
         num_bytes=hashing.num_bytes,
         sha256=hashing.digest.hexdigest(),
         task=task,
         passport=passport_to_json(passport),
         versions=dict(sorted(versions.items())),
-        samples=ids,
+        samples=list(digests),
         rejects=[dataclasses.asdict(reject) for reject in rejects],
-        digests=digests,
+        digests=list(digests.values()),
+        beside=beside,
     )
     with atomic_file(json_path) as file:
         file.write(manifest.to_json().encode())
@@ -135,12 +141,18 @@ def list_shards(folder: str | Path) -> list[Path]:
     return sorted(tars)
 
 
-def load_passport(folders: str | Path | Iterable[str | Path]) -> Passport:
-    """The one feature passport of all shards in `folders`; an error when two differ."""
+def load_passport(
+    folders: str | Path | Iterable[str | Path], streams: Collection[str] | None = None
+) -> Passport:
+    """The one feature passport of all shards in `folders`; an error when two differ.
+
+    streams: those wanted, of the shards' own and of the added ones; what nobody made is absent.
+    None is all that the shards themselves hold.
+    """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
     first, passport = None, None
     for tar in [tar for folder in folders for tar in list_shards(folder)]:
-        found = passport_from_json(read_manifest(tar.with_suffix(".json")).passport)
+        found = _passport(tar, streams)
         if passport is None:
             first, passport = tar, found
         check_passport(found, passport, f"{tar} (compared with {first})")
@@ -150,43 +162,55 @@ def load_passport(folders: str | Path | Iterable[str | Path]) -> Passport:
     return passport
 
 
-def read_shard(tar_path: str | Path, *, verify: bool = False) -> Iterator[ClipSample]:
+def read_shard(
+    tar_path: str | Path, *, streams: Collection[str] | None = None, verify: bool = False
+) -> Iterator[ClipSample]:
     """The samples of one shard, in order.
 
-    Before the first sample is given out, the tar's size and sha256 are compared with the
+    streams: those to read, added ones joined by id; None is all that the shard itself holds.
+    Before the first sample is given out, each tar's size and sha256 are compared with its
     manifest, so a cut or altered tar gives none rather than some. A process hashes a file once
     (1.5 s a GB) and again only when its size or time changed, or with `verify`.
     Raises ShardError. Nothing is unpickled.
     """
     tar_path = Path(tar_path)
     manifest = _open_manifest(tar_path)
-    _check_bytes(tar_path, manifest, verify)
-    passport = passport_from_json(manifest.passport)
-    expected = iter(manifest.samples)
-    count = 0
-    with tarfile.open(tar_path, mode="r:") as tar:
-        for sample_id, fields in _grouped(tar, tar_path):
-            if sample_id != next(expected, None):
-                raise ShardError(f"{tar_path}: {sample_id!r} is not where the manifest has it")
-            sample = _sample(sample_id, fields, f"{tar_path}: {sample_id}")
-            _check(sample, passport)
-            count += 1
-            yield sample
-    if count != manifest.num_samples:
-        raise ShardError(f"{tar_path}: {count} samples, its manifest says {manifest.num_samples}")
+    own = passport_from_json(manifest.passport)
+    added = [] if streams is None else [name for name in streams if name not in own]
+    joined = [_Added(tar_path, name, manifest.sha256, verify) for name in added]
+    for sample in _samples(tar_path, manifest, own, verify):
+        for one in joined:
+            sample.streams.update(one.streams_of(sample.id))
+        yield (
+            sample
+            if streams is None
+            else dataclasses.replace(
+                sample, streams={name: s for name, s in sample.streams.items() if name in streams}
+            )
+        )
+    for one in joined:
+        one.check_end()
+
+
+def added_tar(tar_path: Path, stream: str) -> Path:
+    """Where a stream that was added to a shard lies. Raises ShardError when it is not there."""
+    path = tar_path.with_suffix(f".{stream}.tar")
+    if not path.with_suffix(".json").is_file():
+        raise ShardError(
+            f"{tar_path} has no stream {stream!r}; add it with python -m data_pipeline.extract "
+            f"'add=[{stream}]' output={tar_path.parent}"
+        )
+    return path
 
 
 def features_digest(sample: ClipSample) -> str:
-    """16 hex digits of the arrays of `sample`, whatever its id, text and label; "" without any."""
+    """16 hex digits of the streams of `sample`, whatever its id, text and label; "" without any."""
     digest = hashlib.blake2b(digest_size=8)
-    found = {name: getattr(sample, name) for name in ARRAYS}
-    if all(array is None for array in found.values()):
-        return ""
-    for name, array in found.items():
-        if array is not None:
-            digest.update(f"{name}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array, dtype=ARRAYS[name]))
-    return digest.hexdigest()
+    for name, stream in sorted(sample.streams.items()):
+        digest.update(f"{name}{stream.values_ND.shape}".encode())
+        digest.update(np.ascontiguousarray(stream.values_ND))
+        digest.update(np.ascontiguousarray(stream.seconds_N))
+    return digest.hexdigest() if sample.streams else ""
 
 
 _AGAIN = "run the same extraction again, it makes only the shards that are missing"
@@ -206,28 +230,87 @@ class _HashingWriter:
         return self.file.write(data)
 
 
-def _check(sample: ClipSample, passport: Passport) -> None:
-    for name in ("face", "speech"):
-        if getattr(sample, name) is not None and name not in passport:
-            raise SchemaError(f"{sample.id} has {name}, the passport has only {sorted(passport)}")
-    sample.check(passport)
-
-
-def _members(sample: ClipSample) -> Iterator[tuple[str, bytes]]:
+def _about(sample: ClipSample) -> bytes:
     about = {"id": sample.id, "text": sample.text, "words": sample.words, "meta": sample.meta}
     try:
-        text = json.dumps(about, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        payload = text.encode()
+        return json.dumps(about, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise SchemaError(f"{sample.id}: text or meta is not JSON: {error}") from error
-    yield f"{sample.id}.json", payload
-    for name, dtype in ARRAYS.items():
-        array = getattr(sample, name)
-        if array is not None:
-            npy = io.BytesIO()
-            array = np.ascontiguousarray(array, dtype=dtype)
-            np.lib.format.write_array(npy, array, version=(1, 0), allow_pickle=False)
-            yield f"{sample.id}.{name}.npy", npy.getvalue()
+
+
+def _arrays(sample: ClipSample, passport: Passport) -> Iterator[tuple[str, bytes]]:
+    """The streams in the order of their names, each with its times where it keeps them itself."""
+    for name, stream in sorted(sample.streams.items()):
+        yield name, _npy(stream.values_ND)
+        if passport[name].clock == name:
+            yield name + _TIMES, _npy(stream.seconds_N)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    npy = io.BytesIO()
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    np.lib.format.write_array(npy, array, version=(1, 0), allow_pickle=False)
+    return npy.getvalue()
+
+
+class _Added:
+    """The samples of an added stream, handed out beside those of its shard."""
+
+    def __init__(self, tar_path: Path, stream: str, sha256: str, verify: bool) -> None:
+        self.path = added_tar(tar_path, stream)
+        manifest = _open_manifest(self.path)
+        if manifest.beside != sha256:
+            raise ShardError(
+                f"{self.path} was added to another {tar_path.name} than the one that lies there; "
+                f"remove it and run python -m data_pipeline.extract 'add=[{stream}]' "
+                f"output={tar_path.parent}"
+            )
+        passport = passport_from_json(manifest.passport)
+        self._samples = _samples(self.path, manifest, passport, verify)
+        self._next = next(self._samples, None)
+
+    def streams_of(self, sample_id: str) -> dict[str, Stream]:
+        """Of the next sample of the shard; nothing where it gave none of this stream."""
+        if self._next is None or self._next.id != sample_id:
+            return {}
+        streams, self._next = self._next.streams, next(self._samples, None)
+        return streams
+
+    def check_end(self) -> None:
+        if self._next is not None:
+            raise ShardError(f"{self.path}: {self._next.id!r} is not among its shard's samples")
+
+
+def _passport(tar: Path, streams: Collection[str] | None) -> Passport:
+    passport = passport_from_json(_open_manifest(tar).passport)
+    if streams is None:
+        return passport
+    for name in streams:
+        added = tar.with_suffix(f".{name}.tar")
+        if name not in passport and added.with_suffix(".json").is_file():
+            passport |= passport_from_json(_open_manifest(added).passport)
+    return {name: spec for name, spec in passport.items() if name in streams}
+
+
+def _samples(
+    tar_path: Path, manifest: ShardManifest, passport: Passport, verify: bool
+) -> Iterator[ClipSample]:
+    """The samples of one tar, compared with its manifest."""
+    _check_bytes(tar_path, manifest, verify)
+    expected = iter(manifest.samples)
+    count = 0
+    with tarfile.open(tar_path, mode="r:") as tar:
+        for sample_id, fields in _grouped(tar, tar_path, passport):
+            if sample_id != next(expected, None):
+                raise ShardError(f"{tar_path}: {sample_id!r} is not where the manifest has it")
+            where = f"{tar_path}: {sample_id}"
+            about = {} if manifest.beside else _read_about(sample_id, fields, where)
+            sample = ClipSample(id=sample_id, **about, streams=_streams(fields, passport, where))
+            sample.check(passport)
+            count += 1
+            yield sample
+    if count != manifest.num_samples:
+        raise ShardError(f"{tar_path}: {count} samples, its manifest says {manifest.num_samples}")
 
 
 def _open_manifest(tar_path: Path) -> ShardManifest:
@@ -258,22 +341,20 @@ def _check_bytes(tar_path: Path, manifest: ShardManifest, verify: bool) -> None:
         _verified.add(key)
 
 
-def _grouped(tar: tarfile.TarFile, where: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _grouped(
+    tar: tarfile.TarFile, where: Path, passport: Passport
+) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Neighbouring members of one id, as field name to bytes."""
+    times = {f"{name}{_TIMES}.npy" for name, spec in passport.items() if spec.clock == name}
+    known = {"json", *(f"{name}.npy" for name in passport), *times}
     current, fields = None, {}
     try:
         for member in tar:
             sample_id, _, name = member.name.partition(".")
-            if (
-                not member.isreg()
-                or "/" in member.name
-                or not (
-                    name == "json" or name.removesuffix(".npy") in ARRAYS and name.endswith(".npy")
-                )
-            ):
+            if not member.isreg() or "/" in member.name or name not in known:
                 raise ShardError(
-                    f"{where}: member {member.name!r} is none of a sample's fields: json, "
-                    + ", ".join(f"{array}.npy" for array in ARRAYS)
+                    f"{where}: member {member.name!r} is none of a sample's fields: "
+                    + ", ".join(sorted(known))
                 )
             if sample_id != current:
                 if current is not None:
@@ -288,22 +369,40 @@ def _grouped(tar: tarfile.TarFile, where: Path) -> Iterator[tuple[str, dict[str,
         yield current, fields
 
 
-def _sample(sample_id: str, fields: dict[str, bytes], where: str) -> ClipSample:
+def _read_about(sample_id: str, fields: dict[str, bytes], where: str) -> dict[str, Any]:
+    """text, words and meta of a sample."""
     try:
-        about: dict[str, Any] = json.loads(fields.pop("json"))
-        text, words, meta = about["text"], about["words"], about["meta"]
+        about: dict[str, Any] = json.loads(fields["json"])
+        found = {name: about[name] for name in ("text", "words", "meta")}
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{where}: no readable json member: {error!r}. {_AGAIN}") from error
     if about.get("id") != sample_id:
         raise ShardError(f"{where}: its json member says id {about.get('id')!r}")
-    arrays = {
-        name.removesuffix(".npy"): _array(payload, f"{where}.{name}")
-        for name, payload in fields.items()
+    return found
+
+
+def _streams(fields: dict[str, bytes], passport: Passport, where: str) -> dict[str, Stream]:
+    """The streams of one sample; those of one clock share their times."""
+    values = {
+        name: _array(fields[f"{name}.npy"], np.dtype(spec.dtype), f"{where}.{name}.npy")
+        for name, spec in passport.items()
+        if f"{name}.npy" in fields
     }
-    return ClipSample(id=sample_id, text=text, words=words, meta=meta, **arrays)
+    streams = {}
+    for name, array in values.items():
+        clock = passport[name].clock
+        if clock is None:
+            seconds_N = passport[name].seconds(len(array))
+        else:
+            member = f"{clock}{_TIMES}.npy"
+            if member not in fields:
+                raise ShardError(f"{where}: {name} is timed by {member}, which is not there")
+            seconds_N = _array(fields[member], np.dtype("<f4"), f"{where}.{member}")
+        streams[name] = Stream(values_ND=array, seconds_N=seconds_N)
+    return streams
 
 
-def _array(payload: bytes, where: str) -> np.ndarray:
+def _array(payload: bytes, expected: np.dtype, where: str) -> np.ndarray:
     """A writable copy of a version-1 npy. The length is checked before anything is allocated."""
     file = io.BytesIO(payload)
     try:
@@ -313,7 +412,7 @@ def _array(payload: bytes, where: str) -> np.ndarray:
     except ValueError as error:
         raise ShardError(f"{where} is no npy array: {error}") from error
     size = math.prod(shape) * dtype.itemsize
-    if dtype not in ARRAYS.values() or fortran or size != len(payload) - file.tell():
+    if dtype != expected or fortran or size != len(payload) - file.tell():
         raise ShardError(
             f"{where}: {dtype} {shape} in {len(payload) - file.tell()} bytes is not as written here"
         )

@@ -6,14 +6,18 @@ after an array of tasks, after a copy, after a kill. It trains nothing.
 
 import sys
 
-from data_pipeline.command_line import command_parser
+from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.paths import path_argument
-from finetune.report import ReportError, finetune_report
-from finetune.results import ResultsError, write_results
+from finetune.report import finetune_report
+from finetune.results import write_results
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 2 for a folder without finished runs, or with one that cannot be read."""
+    return run_command(_main, argv, name="finetune.collect")
+
+
+def _main(argv: list[str] | None) -> int:
     parser = command_parser(
         "python -m finetune.collect",
         "results.csv, tables and pictures of a results folder, built anew from the rows of its\n"
@@ -22,15 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=path_argument, help="`output` of the finetuning config")
     folder = parser.parse_args(argv).folder
-    try:
-        report = finetune_report(folder)
-        rows = write_results(folder)
-    except (ReportError, ResultsError) as error:
-        print(f"finetune.collect: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"finetune.collect: cannot write {folder}: {error}", file=sys.stderr)
-        return 2
+    report = finetune_report(folder)
+    rows = write_results(folder)
     print(f"{report.markdown}\n{len(rows)} rows in {folder / 'results.csv'}")
     return 0
 

@@ -1,29 +1,56 @@
 """What a finetuning run can be told. Defaults are those of MEmoBERT's own runs.
 
-The four settings differ in where the weights come from and in how an emotion is read off:
+A setting is weights x head x plan; four have names of their own, those of the paper:
 
     direct             new weights                 linear head on [CLS]
     bert_direct        text side from BERT         linear head
     pretrain_finetune  multimodal checkpoint       linear head
     pretrain_prompt    multimodal checkpoint       "I am [MASK] .", no new weights
+
+and others are spelled out:
+
+    settings: [pretrain_prompt, bert_prompt]
+    own_settings:
+      bert_prompt: {weights: bert, head: prompt, plan: {num_steps: 400}}
 """
 
+import difflib
+import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from data_pipeline.config import NonNegative, Positive
 from data_pipeline.paths import PathText, check_distinct
-from finetune.datasets import Modality
-from finetune.protocols import Group
+from finetune.labelled import Modality
+from finetune.protocols.files import Group
 
-Setting = Literal["direct", "bert_direct", "pretrain_finetune", "pretrain_prompt"]
+Weights = Literal["new", "bert", "checkpoint"]
 Limit = int | Literal["checkpoint"] | None
 """checkpoint: what pretraining read; null: no limit, as in pretraining's own config."""
-NO_LIMIT = "null is no limit"
-SETTINGS: tuple[Setting, ...] = ("direct", "bert_direct", "pretrain_finetune", "pretrain_prompt")
+FORMER_LIMITS = {
+    f"max_{name}": f"write data.limits.{modality}={more}"
+    for name, modality, more in (
+        ("text_pieces", "text", ""),
+        ("face_frames", "face", ""),
+        ("speech_frames", "speech", ""),
+        ("faces", "face", "; its null is now `checkpoint`, null is no limit"),
+        ("speech_states", "speech", "; its null is now `checkpoint`, null is no limit"),
+    )
+}
+PRESETS: dict[str, tuple[Weights, str]] = {
+    "direct": ("new", "linear"),
+    "bert_direct": ("bert", "linear"),
+    "pretrain_finetune": ("checkpoint", "linear"),
+    "pretrain_prompt": ("checkpoint", "prompt"),
+}
+"""The paper's settings: weights and head; their plans are in `plans`."""
+SETTINGS = tuple(PRESETS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deal:
+class FoldSettings:
     """Folds for clips without a protocol of their own."""
 
     by: Group = "speaker"
@@ -40,16 +67,14 @@ class Deal:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Labelled clips, and how much of each is read. Of the three limits max_text_pieces,
-    max_face_frames and max_speech_frames, `checkpoint` is as many as pretraining read (without a
-    checkpoint: null), null is no limit but the model's positions, and 0 leaves the modality out."""
+    """Labelled clips, and how much of each is read."""
 
     shards: tuple[PathText, ...] = ("runs/demo/samples/shards",)
     """Folders that extraction wrote."""
     protocol: PathText | None = None
     """Fold file; make one with python -m finetune.protocols make. null deals the folds as `deal`
     says and writes the file to `output`."""
-    deal: Deal = Deal()
+    deal: FoldSettings = FoldSettings()
     labels: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: {
             "anger": ("anger", "angry", "ang"),
@@ -64,36 +89,29 @@ class DataConfig:
     """Labels whose clips are left out, and counted; "*" is every label that no class lists."""
     modalities: tuple[Modality, ...] = ("text", "face", "speech")
     """What the model may see, in training and in test."""
-    max_text_pieces: Limit = 120
-    """Word pieces of an utterance; the rest is cut off, the prompt never is."""
+    limits: dict[str, Limit] = field(
+        default_factory=lambda: {"text": 120, "face": "checkpoint", "speech": "checkpoint"},
+        metadata={"merges": True, "formerly": FORMER_LIMITS},
+    )
+    """How much of a clip is read, from its start. text: word pieces of the utterance; the rest is
+    cut off, the prompt never is. A stream: frames (MEmoBERT: 36 of face, 64 of speech, which is
+    3.8 s). `checkpoint` is as many as pretraining read (without a checkpoint: null), null, or no
+    name, is no limit but the model's positions, and 0 leaves it out."""
     long_texts: Literal["cut", "drop"] = "cut"
     """drop: as in MEmoBERT's own runs a clip whose pieces, the prompt's among them, are more than
-    max_text_pieces is left out of training, and with a prompt one of more than max_judged_pieces
+    limits.text is left out of training, and with a prompt one of more than max_judged_pieces
     out of dev and test, which flatters the result; both are counted in the notes."""
-    max_judged_pieces: int = 60
+    max_judged_pieces: PositiveInt = 60
     """Where long_texts=drop leaves out dev and test clips of pretrain_prompt."""
-    max_face_frames: Limit = field(
-        default="checkpoint",
-        metadata={"formerly": {"max_faces": f"its null is now `checkpoint`; {NO_LIMIT}"}},
-    )
-    """Face frames, from the start (MEmoBERT: 36)."""
-    max_speech_frames: Limit = field(
-        default="checkpoint",
-        metadata={"formerly": {"max_speech_states": f"its null is now `checkpoint`; {NO_LIMIT}"}},
-    )
-    """Speech states of 60 ms, from the start (MEmoBERT: 64, which is 3.8 s)."""
 
     def __post_init__(self) -> None:
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise ValueError(
                 f"modalities {list(self.modalities)}; expected one or more, none twice"
             )
-        for name in ("max_text_pieces", "max_face_frames", "max_speech_frames"):
-            limit = getattr(self, name)
+        for name, limit in self.limits.items():  # of a union pydantic tells what each part lacks
             if isinstance(limit, int) and limit < 0:
-                raise ValueError(f"{name} {limit}; expected at least 0")
-        if self.max_judged_pieces < 1:
-            raise ValueError(f"max_judged_pieces {self.max_judged_pieces}; expected at least 1")
+                raise ValueError(f"limits.{name} {limit}; expected at least 0")
         check_distinct("data.shards", self.shards)
 
 
@@ -124,57 +142,54 @@ class PromptConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainSettings:
     """How one setting is trained."""
 
-    learning_rate: float = 5e-5
+    learning_rate: Positive = 5e-5
     """Peak."""
-    warmup_steps: int = 0
+    warmup_steps: NonNegativeInt = 0
     """Steps of linear rise; then the rate falls linearly to 0."""
-    num_steps: int = 2000
+    num_steps: PositiveInt = 2000
     """Optimizer steps of a run."""
-    patience: int | None = None
+    sampler: Literal["shuffled", "balanced"] = "shuffled"
+    """Which clips a batch takes: one shuffle of all after another, or as many of each class."""
+    patience: PositiveInt | None = None
     """Evaluations without a better UA after which training stops; null never stops early."""
     modality_cases: Literal["full", "seven"] = "full"
     """seven: each training step sees one of the seven non-empty subsets of data.modalities, drawn
     evenly, as in MEmoBERT's best prompt runs. What is judged, see evaluate_cases."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup_steps < self.num_steps:
+        if self.warmup_steps >= self.num_steps:
             raise ValueError(
                 f"{self.warmup_steps} warmup_steps of {self.num_steps} num_steps; expected fewer "
-                "steps of warm-up than steps, and at least one step"
-            )
-        if self.learning_rate <= 0 or (self.patience is not None and self.patience < 1):
-            raise ValueError(
-                f"learning_rate {self.learning_rate}, patience {self.patience}; expected a rate "
-                "above 0, and a patience of at least 1 or null"
+                "steps of warm-up than steps"
             )
 
 
 # A class for each default, so that a YAML which sets one field of a plan keeps the others.
 @dataclass(frozen=True, kw_only=True)
-class ScratchPlan(Plan):
+class ScratchPlan(TrainSettings):
     """How a model without pretraining is trained."""
 
-    patience: int | None = 5
+    patience: PositiveInt | None = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointPlan(Plan):
+class CheckpointPlan(TrainSettings):
     """How a head on the pretrained model is trained."""
 
-    num_steps: int = 1500
-    patience: int | None = 5
+    num_steps: PositiveInt = 1500
+    patience: PositiveInt | None = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptPlan(Plan):
+class PromptPlan(TrainSettings):
     """How the prompt is trained."""
 
-    learning_rate: float = 3e-5
-    warmup_steps: int = 100
-    num_steps: int = 2500
+    learning_rate: Positive = 3e-5
+    warmup_steps: NonNegativeInt = 100
+    num_steps: PositiveInt = 2500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,42 +201,53 @@ class Plans:
     pretrain_finetune: CheckpointPlan = CheckpointPlan()
     pretrain_prompt: PromptPlan = PromptPlan()
 
-    def of(self, setting: Setting) -> Plan:
-        return getattr(self, setting)
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way to learn."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    system: str = "memobert"
+    """Who learns: a file of finetune/systems, or a module of one's own, with its dots."""
+    weights: Weights = "checkpoint"
+    """Where they come from: nowhere, the text side from `model.bert`, all from
+    `model.checkpoint`."""
+    head: str = "linear"
+    """What reads the emotion off: the name of a file in finetune/heads."""
+    plan: TrainSettings = TrainSettings()
+    """How it is trained."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What else its head is told, or another system than memobert; each has settings of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Of every setting's training."""
 
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Clips a step, over all processes together."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Not on biases and on LayerNorm weights."""
-    max_grad_norm: float = 5.0
+    max_grad_norm: PositiveFloat = 5.0
     """Longest gradient, over all weights together."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16, weights and their updates in float32."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_grad_norm <= 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"batch_size {self.batch_size}, max_grad_norm {self.max_grad_norm}, weight_decay "
-                f"{self.weight_decay}; expected at least 1, above 0, at least 0"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Settings x folds x seeds."""
 
-    settings: tuple[Setting, ...] = SETTINGS
-    """Which of the four are run."""
+    settings: tuple[str, ...] = SETTINGS
+    """Which are run: the paper's four, and those of `own_settings`."""
+    own_settings: dict[str, Setting] = field(default_factory=dict, metadata={"merges": True})
+    """Name to system, weights, head and plan."""
     output: PathText = "runs/finetune"
     """Results, curves, tables."""
     folds: tuple[int, ...] | None = None
     """Folds of the protocol to run; null is all."""
-    seeds: tuple[int, ...] = (1234, 4321, 5678)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = (1234, 4321, 5678)
     """A run each: of new weights, order and dropout."""
     selection: Literal["dev", "oracle", "last"] = "dev"
     """Which step is reported: the best UA on dev, the best on test itself (oracle: a number to
@@ -230,7 +256,7 @@ class FinetuneConfig:
     """train+dev: learn from the dev clips too. With selection=dev the step is chosen first, by a
     training on train alone judged on dev; then a new model is trained on both for as many steps, at
     the same rates. With oracle it is MEmoBERT's `trnval`, with last the whole plan."""
-    label_share: float = 1.0
+    label_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the labels of train and of dev to learn from, for few-label runs: of each class that
     share, at least one clip, drawn by the run's seed; a smaller share is part of a larger one. Test
     stays whole."""
@@ -238,11 +264,14 @@ class FinetuneConfig:
     """seven: the one chosen model is judged on each of the seven non-empty subsets of
     data.modalities too, on dev and on test: a results row each, and the table
     missing_modalities.md. The step is chosen on all modalities in use, whichever this says."""
-    eval_every_steps: int = 100
+    eval_every_steps: PositiveInt = 100
     """Steps between two looks at dev."""
+    save_recognizers: bool = True
+    """Keep what each run learned beside its row, for finetune.recognizer.load_recognizer: a file of
+    weights as large as the checkpoint's. False keeps the numbers alone."""
     overwrite: bool = False
     """True: run again what has a result already."""
-    num_resamples: int = 1000
+    num_resamples: NonNegativeInt = 1000
     """Bootstrap draws behind each row's intervals."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -255,20 +284,35 @@ class FinetuneConfig:
             values = getattr(self, name)
             if values is not None and (not values or len(set(values)) != len(values)):
                 raise ValueError(f"{name} {list(values)}; expected at least one, none twice")
-        if not all(0 <= seed < 2**63 for seed in self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)}; expected 0 or more, below 2**63")
         if not self.output.strip():
             raise ValueError("output is empty; expected a folder, such as output=runs/finetune")
-        if self.eval_every_steps < 1 or self.num_resamples < 0:
-            raise ValueError(
-                f"eval_every_steps {self.eval_every_steps}, num_resamples {self.num_resamples}; "
-                "expected at least 1, at least 0"
-            )
-        if not 0 < self.label_share <= 1:
-            raise ValueError(f"label_share {self.label_share}; expected above 0, up to 1 (all)")
-        needs = [setting for setting in self.settings if setting.startswith("pretrain")]
+        for name in self.own_settings:
+            if name in PRESETS or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(
+                    f"own_settings.{name}: expected a name of letters, digits, - and _, and none "
+                    f"of {', '.join(PRESETS)}, whose plans are set by plans.NAME"
+                )
+        known = [*PRESETS, *self.own_settings]
+        for name in self.settings:
+            if name not in known:
+                (near,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise ValueError(
+                    f"settings: there is no {name!r}; the nearest is {near!r} of {', '.join(known)}"
+                )
+        needs = [
+            name
+            for name, setting in ((name, self.setting(name)) for name in self.settings)
+            if setting.system == "memobert" and setting.weights == "checkpoint"
+        ]
         if needs and self.model.checkpoint is None:
             raise ValueError(
                 f"{', '.join(needs)} need model.checkpoint; pretrain one with launch/pretrain.sh, "
                 "or leave them out of settings"
             )
+
+    def setting(self, name: str) -> Setting:
+        """Weights, head and plan of one of `settings`."""
+        if name in self.own_settings:
+            return self.own_settings[name]
+        weights, head = PRESETS[name]
+        return Setting(weights=weights, head=head, plan=getattr(self.plans, name))

@@ -19,18 +19,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.command_line import config_from_command_line
-from data_pipeline.config import ConfigError, load_config
-from data_pipeline.ledger import read_summary
+from data_pipeline.command_line import config_from_command_line, run_command
+from data_pipeline.config import load_config
+from data_pipeline.errors import UserError
+from data_pipeline.files.weights import ASSETS
 from data_pipeline.paths import UserPath
 from data_pipeline.report import DataReport, data_report
+from data_pipeline.runs.ledger import read_summary
 from data_pipeline.schema import slug
-from data_pipeline.weights import ASSETS
 from finetune.config import FinetuneConfig
-from finetune.datasets import DatasetError, LabelMap, read_labelled, split_clips
-from finetune.page import REPORT_ERRORS, Section, code_commit
+from finetune.labelled import DatasetError, LabelMap, read_labelled
+from finetune.page import Section, code_commit
 from finetune.page import write_page as write_sections
-from finetune.protocols import ProtocolError, make_protocol
+from finetune.protocols import ProtocolError, make_protocol, split_clips
 from finetune.report import FinetuneReport, finetune_report
 from pretrain.report import PretrainReport, pretrain_report
 
@@ -74,27 +75,24 @@ class Remarks:
     settings: list[str]
 
 
-class DemoError(RuntimeError):
+class DemoError(UserError):
     """A stage that failed; its own message stands above."""
 
 
-USER_ERRORS = (ConfigError, DatasetError, DemoError, ProtocolError, *REPORT_ERRORS)
-
-
 def main(argv: list[str] | None = None) -> int:
-    try:
-        config = config_from_command_line(
-            DemoConfig,
-            argv,
-            command="python -m finetune.demo",
-            about="The main job, from raw clips to emotions and one page that shows it.\n"
-            "`make demo` is the same; its settings are CLIPS= and OUT=.",
-            example="python -m finetune.demo clips=my/videos output=runs/demo",
-        )
-        run_demo(config)
-    except USER_ERRORS as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
+    return run_command(_main, argv, name="demo", go_on="the same command goes on from here")
+
+
+def _main(argv: list[str] | None) -> int:
+    config = config_from_command_line(
+        DemoConfig,
+        argv,
+        command="python -m finetune.demo",
+        about="The main job, from raw clips to emotions and one page that shows it.\n"
+        "`make demo` is the same; its settings are CLIPS= and OUT=.",
+        example="python -m finetune.demo clips=my/videos output=runs/demo",
+    )
+    run_demo(config)
     return 0
 
 
@@ -183,7 +181,7 @@ def deal(shards: Path) -> list[str]:
     Raises DatasetError or ProtocolError where no folds can be made of them.
     """
     data = load_config(FinetuneConfig, ROOT / FINETUNE_YAML, []).data
-    clips = read_labelled([str(shards)], LabelMap.build(data.labels, data.ignore_labels)).clips
+    clips = read_labelled([str(shards)], LabelMap.build(data.labels, data.ignore_labels), ()).clips
     speakers = {clip.named("speaker") for clip in clips}
     by_speaker = None not in speakers and len(speakers) > 1
     protocol = make_protocol(

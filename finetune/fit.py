@@ -9,7 +9,7 @@ Numbers leave the device at evaluations only.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,22 +17,26 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 
-from finetune.config import OptimConfig, Plan
+from data_pipeline.errors import UserError
+from finetune.classifier import Classifier
+from finetune.config import OptimConfig, TrainSettings
 from finetune.metrics import Scores, score
-from pretrain.example import Batch, Example
+from finetune.sampling import batches_of
+from finetune.whole_batch import gather_rows
+from pretrain.example import Example
+from pretrain.model.batch import Batch
 from pretrain.optim import build_adamw, learning_rate
 from pretrain.runtime import seed_rank
 
 
-class FitError(RuntimeError):
+class FitError(UserError):
     """Training that cannot go on."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Encodings:
-    """Tokenized clips of one split. `cases_KN` holds K modality cases of the same N clips."""
+class Examples:
+    """One split as it is read. `cases_KN` holds K modality cases of the same N clips."""
 
     cases_KN: list[list[Example]]
     label_N: np.ndarray
@@ -58,6 +62,8 @@ class Predictions:
 class Fit:
     """What training came to."""
 
+    learned: Any
+    """What `System.save` keeps; of a network, the classifier with the weights of that step."""
     step: int
     """The step that was chosen."""
     selection_ua: float | None
@@ -68,7 +74,7 @@ class Fit:
     """Of dev; empty where `dev` is, and where it holds the full case alone."""
     curve: list[dict[str, Any]]
     """One dict per evaluation: step, learning_rate, train_loss, and loss, wa, ua, macro_f1 of the
-    split that chooses."""
+    split that chooses. Empty for what learns without steps."""
 
     @property
     def test(self) -> Predictions:
@@ -77,14 +83,14 @@ class Fit:
 
 
 def fit(
-    classifier: nn.Module,
+    classifier: Classifier,
     *,
-    train: Encodings,
-    dev: Encodings,
-    test: Encodings,
+    train: Examples,
+    dev: Examples,
+    test: Examples,
     collate: Callable[[Sequence[Example]], Batch],
     num_classes: int,
-    plan: Plan,
+    plan: TrainSettings,
     optim: OptimConfig,
     selection: str,
     eval_every_steps: int,
@@ -110,10 +116,10 @@ def fit(
     model, optimizer = accelerator.prepare(classifier, optimizer)
     seed_rank(seed, accelerator.process_index)
     draws = np.random.default_rng(np.random.SeedSequence((seed, 1)))
-    batches = shuffled_batches(len(train), batch_size, seed)
+    batches = batches_of(plan.sampler, train.label_N, batch_size, seed)
     curve: list[dict[str, Any]] = []
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
-    losses = torch.zeros((), device=accelerator.device)
+    losses: dict[str, torch.Tensor] = {}
     num_losses = 0
     try:
         for step in range(1, last_step + 1):
@@ -127,27 +133,38 @@ def fit(
             batch, label_N = _load(case_N, train.label_N, mine, collate, accelerator.device)
             model.train()
             with accelerator.autocast():
-                loss_sum = model(batch, label_N).loss_sum
-            # Gradients are averaged over processes; the loss is a mean over the whole batch.
-            loss = loss_sum * (accelerator.num_processes / batch_size)
-            accelerator.backward(loss)
+                said = model(batch, label_N)
+                # Gradients are averaged over processes; the loss is a mean over the whole batch.
+                scale = accelerator.num_processes / batch_size
+                parts = {name: loss_sum * scale for name, loss_sum in said.losses.items()}
+                if said.shared:
+                    rows, label_B = gather_rows(said.shared, label_N, batch_size, accelerator)
+                    parts |= classifier.head.batch_losses(rows, label_B)
+                first, *others = parts.values()
+            accelerator.backward(sum(others, first))
             accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-            losses += loss.detach()
+            for name, loss in parts.items():
+                losses[name] = losses.get(name, 0) + loss.detach()
             num_losses += 1
 
             if step < last_step and step % eval_every_steps:
                 continue
-            train_loss = float(accelerator.reduce(losses, "mean")) / num_losses
+            means = {
+                name: float(accelerator.reduce(loss, "mean")) / num_losses
+                for name, loss in losses.items()
+            }
+            train_loss = sum(means.values())
             if not np.isfinite(train_loss):
                 raise FitError(
                     f"the training loss is {train_loss} at step {step}; lower the learning rate, "
                     "or use optim.precision=fp32"
                 )
-            losses.zero_()
-            num_losses = 0
+            losses, num_losses = {}, 0
             row = {"step": step, "learning_rate": rate, "train_loss": train_loss}
+            if len(means) > 1:
+                row |= {f"train_{name}": mean for name, mean in means.items()}
             if judged is not None:
                 found = predict(model, judged, collate, 2 * batch_size, accelerator)
                 scores = score(judged.label_N, found.prediction_N, num_classes)
@@ -163,11 +180,12 @@ def fit(
         if best is not None:
             accelerator.unwrap_model(model).load_state_dict(best[2])
 
-        def predict_cases(split: Encodings) -> list[Predictions]:
+        def predict_cases(split: Examples) -> list[Predictions]:
             cases = range(len(split.cases_KN))
             return [predict(model, split, collate, 2 * batch_size, accelerator, k) for k in cases]
 
         return Fit(
+            learned=accelerator.unwrap_model(model),
             step=best[1] if best else last_step,
             selection_ua=best[0] if best else None,
             test_K=predict_cases(test),
@@ -180,8 +198,8 @@ def fit(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
-    clips: Encodings,
+    model: Classifier,
+    clips: Examples,
     collate: Callable[[Sequence[Example]], Batch],
     batch_size: int,
     accelerator: Accelerator,
@@ -216,17 +234,6 @@ def predict(
         prediction_N=np.concatenate([part[2] for part in found])[order_N],
         loss=sum(part[3] for part in found) / len(clips),
     )
-
-
-def shuffled_batches(num_clips: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of indices: one shuffle of all clips after another, never a short batch."""
-    rng = np.random.default_rng(np.random.SeedSequence((seed, 0)))
-    waiting = np.empty(0, np.int64)
-    while True:
-        while len(waiting) < batch_size:
-            waiting = np.concatenate([waiting, rng.permutation(num_clips)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
 
 
 def _load(

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from data_pipeline.config import dump_config
-from finetune.config import FinetuneConfig
-from finetune.datasets import LabelledClip, Modality, Splits
 from finetune.fit import Fit, Predictions
+from finetune.labelled import LabelledClip, Modality
 from finetune.metrics import score
+from finetune.protocols import Splits
 from finetune.results import ResultsRow, write_case_rows, write_csv, write_row, write_text
 
 
@@ -47,14 +46,14 @@ def judged_cases(
     return found[0], found[1:]
 
 
-def row_of(case: Case, config: FinetuneConfig, facts: dict[str, Any]) -> ResultsRow:
+def row_of(case: Case, num_resamples: int, facts: dict[str, Any]) -> ResultsRow:
     """The scores of one case. `facts`: the columns that all rows of a run share."""
     truth_N = np.array([clip.label for clip in case.clips])
     scores = score(
         truth_N,
         case.said.prediction_N,
         facts["num_classes"],
-        num_resamples=config.num_resamples,
+        num_resamples=num_resamples,
         seed=facts["seed"],
     )
     intervals = {
@@ -67,9 +66,9 @@ def row_of(case: Case, config: FinetuneConfig, facts: dict[str, Any]) -> Results
         for name, interval in intervals.items()
         for i, end in enumerate(("low", "high"))
     }
-    unseen = sum(all(getattr(c.sample, m) is None for m in case.case) for c in case.clips)
+    unseen = sum(not any(map(c.sample.has, case.case)) for c in case.clips)
     notes = list(facts["notes"])
-    if unseen and case.case != config.data.modalities:
+    if unseen and case.name != facts["modalities"]:
         notes.append(
             f"fold {facts['fold']}: {unseen} of {len(case.clips)} {case.split} clips have none of "
             f"{', '.join(case.case)}: judged unseen"
@@ -88,16 +87,18 @@ def row_of(case: Case, config: FinetuneConfig, facts: dict[str, Any]) -> Results
 
 def write_run(
     folder: Path,
-    config: FinetuneConfig,
+    config: str,
     classes: tuple[str, ...],
     judged: tuple[Case, list[Case]],
     curve: list[dict[str, Any]],
     facts: dict[str, Any],
+    num_resamples: int,
 ) -> ResultsRow:
-    """All files of a run, row.json last; its row."""
+    """All files of a run, row.json last; its row. `config`: the resolved one, as YAML."""
     main, others = judged
-    write_text(folder / "config.yaml", dump_config(config))
-    write_csv(folder / "curve.csv", list(curve[-1]), curve)
+    write_text(folder / "config.yaml", config)
+    if curve:
+        write_csv(folder / "curve.csv", list(curve[-1]), curve)
     predictions = predictions_of(main, classes)
     write_csv(folder / "predictions.csv", list(predictions[0]), predictions)
     if others:
@@ -107,8 +108,8 @@ def write_run(
             for line in predictions_of(case, classes)
         ]
         write_csv(folder / "case_predictions.csv", list(of_cases[0]), of_cases)
-        write_case_rows(folder, [row_of(case, config, facts) for case in others])
-    row = row_of(main, config, facts)
+        write_case_rows(folder, [row_of(case, num_resamples, facts) for case in others])
+    row = row_of(main, num_resamples, facts)
     write_row(folder, row)
     return row
 
@@ -116,13 +117,18 @@ def write_run(
 def predictions_of(case: Case, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     """A line for each clip: truth, prediction, and the probability of each class."""
     names = (*classes, "(another word)")
-    probability_NC = softmax(case.said.scores_NC.astype(np.float64), axis=-1)
+    probability_NC = probabilities(case.said.scores_NC)
     return [
         {
             "clip": clip.sample.id,
             "truth": classes[clip.label],
             "prediction": names[said],
-            **{f"p_{name}": f"{p:.4f}" for name, p in zip(classes, p_C, strict=True)},
+            **{f"p_{name}": f"{p:.7f}" for name, p in zip(classes, p_C, strict=True)},
         }
         for clip, said, p_C in zip(case.clips, case.said.prediction_N, probability_NC, strict=True)
     ]
+
+
+def probabilities(scores_NC: np.ndarray) -> np.ndarray:
+    """Logits to probabilities among the classes, float64."""
+    return softmax(scores_NC.astype(np.float64), axis=-1)

@@ -20,18 +20,14 @@ from typing import Any
 
 import jinja2
 
-from data_pipeline.atomic import atomic_file
-from data_pipeline.command_line import command_parser
+from data_pipeline.command_line import command_parser, run_command
+from data_pipeline.errors import UserError
+from data_pipeline.files.atomic import atomic_file
 from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.report import DataReport, data_report
-from data_pipeline.schema import SchemaError
-from data_pipeline.worker_pool import ExtractionError
 from finetune.missing_modalities import COLUMNS as MISSING_COLUMNS
 from finetune.report import FinetuneReport, JudgedClip, finetune_report
-from finetune.report import ReportError as FinetuneReportError
-from finetune.results import ResultsError
 from pretrain.report import PretrainReport, pretrain_report
-from pretrain.report import ReportError as PretrainReportError
 from pretrain.runtime import git_commit
 
 KINDS = {
@@ -42,16 +38,9 @@ KINDS = {
 """Kind of run, in the order of the stages: the file that tells it, what makes it, its report."""
 MAX_JUDGED = 24
 """Test clips whose emotion the page shows."""
-REPORT_ERRORS = (
-    ExtractionError,
-    FinetuneReportError,
-    PretrainReportError,
-    ResultsError,
-    SchemaError,
-)
 
 
-class PageError(ValueError):
+class PageError(UserError):
     """A folder that holds no run."""
 
 
@@ -115,7 +104,7 @@ class Section:
 
 
 def read_section(kind: str, folder: Path) -> Section:
-    """The report of a run. Raises one of REPORT_ERRORS."""
+    """The report of a run. Raises UserError where there is nothing to report."""
     _, _, read = KINDS[kind]
     return Section(kind=kind, report=read(folder))
 
@@ -179,6 +168,10 @@ def inline(picture: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    return run_command(_main, argv, name="page")
+
+
+def _main(argv: list[str] | None) -> int:
     """The command line; 1 for folders that cannot be reported on."""
     parser = command_parser(
         "python -m finetune.page",
@@ -199,20 +192,16 @@ def main(argv: list[str] | None = None) -> int:
     if len(args.folders) > 1:
         top = Path(os.path.commonpath([folder.absolute() for folder in args.folders]))
     output = args.output or top / "report.html"
-    try:
-        runs = [run for folder in args.folders for run in find_runs(folder)]
-        sections = [read_section(kind, folder) for kind, folder in runs]
-        today = datetime.date.today().isoformat()
-        names = ", ".join(str(folder) for _, folder in runs)
-        write_page(
-            output,
-            ", ".join(dict(runs)).capitalize(),
-            f"{names} · {today} · {code_commit()}",
-            sections,
-        )
-    except (PageError, *REPORT_ERRORS, OSError) as error:
-        print(f"page: {error}", file=sys.stderr)
-        return 1
+    runs = [run for folder in args.folders for run in find_runs(folder)]
+    sections = [read_section(kind, folder) for kind, folder in runs]
+    today = datetime.date.today().isoformat()
+    names = ", ".join(str(folder) for _, folder in runs)
+    write_page(
+        output,
+        ", ".join(dict(runs)).capitalize(),
+        f"{names} · {today} · {code_commit()}",
+        sections,
+    )
     print(output)
     return 0
 

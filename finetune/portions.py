@@ -9,7 +9,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from finetune.datasets import DatasetError, LabelledClip, Splits
+from finetune.labelled import DatasetError, LabelledClip
+from finetune.protocols import Splits
 
 
 def without_long_texts(
@@ -31,7 +32,7 @@ def without_long_texts(
             raise DatasetError(
                 f"fold {fold}: every text of {split} has more than {limit} pieces, and "
                 "data.long_texts=drop leaves those out; raise data."
-                f"{'max_text_pieces' if split == 'train' else 'max_judged_pieces'}, or use "
+                f"{'limits.text' if split == 'train' else 'max_judged_pieces'}, or use "
                 "data.long_texts=cut"
             )
         if len(kept[split]) < len(clips):
@@ -39,7 +40,7 @@ def without_long_texts(
     if len({clip.label for clip in kept["train"]}) < 2:
         raise DatasetError(
             f"fold {fold}: without the texts of more than {max_trained} pieces the training clips "
-            "are of one class; raise data.max_text_pieces, or use data.long_texts=cut"
+            "are of one class; raise data.limits.text, or use data.long_texts=cut"
         )
     if lines:
         notes = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from finetune.datasets import LabelledClip, LabelledSet
+from finetune.labelled import LabelledClip, LabelledSet
 from pretrain.checkpoint import Checkpoint
 from pretrain.seen import FILE, Found, SeenClips
 
@@ -17,7 +17,9 @@ def clips_seen(checkpoint: Checkpoint | None, clips: LabelledSet) -> Found | Non
     if checkpoint is None:
         return Found(same=frozenset(), named_alike=frozenset())
     seen = SeenClips.load(checkpoint.folder)
-    return None if seen is None else seen.among(clip.sample for clip in clips.clips)
+    return (
+        None if seen is None else seen.among((clip.sample.id, clip.digest) for clip in clips.clips)
+    )
 
 
 def seen_notes(found: Found | None, checkpoint: Checkpoint | None, clips: LabelledSet) -> list[str]:

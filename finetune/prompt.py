@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from data_pipeline.errors import UserError
+
 TEXT, MASK = "{text}", "[MASK]"
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """A template or a label word that cannot be used."""
 
 

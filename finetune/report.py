@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_pipeline.errors import UserError
 from data_pipeline.markdown import markdown_table
 from data_pipeline.schema import slug
 from finetune.config import SETTINGS
@@ -49,7 +50,7 @@ CHANCE = (
 )
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """A folder that has nothing to report."""
 
 
@@ -98,7 +99,7 @@ class FinetuneReport:
     """Rows of the table of modality cases, see finetune.missing_modalities; none without
     evaluate_cases=seven."""
     pictures: list[Path]
-    """Of each setting its confusion, then its curves."""
+    """Of each setting its confusion, then, where it learns in steps, its curves."""
     notes: list[str]
     """What a reader must know beside the numbers."""
     judged: list[JudgedClip]
@@ -133,7 +134,7 @@ def finetune_report(folder: Path) -> FinetuneReport:
 
 
 def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
-    found = sorted(read_recipes(folder), key=lambda r: (SETTINGS.index(r.setting), r.variant))
+    found = sorted(read_recipes(folder), key=lambda r: (_order(r.setting), r.variant))
     if not found:
         raise ReportError(
             f"no {folder / 'recipes'}; run accelerate launch finetune/run.py output={folder} first"
@@ -163,6 +164,7 @@ def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
                 _plot_confusion(folder, name, rows, recipes[name].classes),
                 _plot_curves(folder, name, rows, chances[name]),
             )
+            if picture is not None
         ],
         notes=[
             *_notes(recipes, groups, len(every) - num_shown),
@@ -184,7 +186,14 @@ def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
 
 def _name(recipe: Recipe) -> str:
     """What a reader calls it: "Pretrain+Prompt (20 % of the labels)"."""
-    return NAMES[recipe.setting] + (f" ({recipe.variant})" if recipe.variant else "")
+    return NAMES.get(recipe.setting, recipe.setting) + (
+        f" ({recipe.variant})" if recipe.variant else ""
+    )
+
+
+def _order(setting: str) -> tuple[int, str]:
+    """The paper's settings first, in its order."""
+    return SETTINGS.index(setting) if setting in SETTINGS else len(SETTINGS), setting
 
 
 def _numbers(rows: list[ResultsRow]) -> dict[str, object]:
@@ -331,12 +340,16 @@ def _plot_confusion(
     return save_picture(figure, folder / f"confusion-{slug(name).lower()}.png")
 
 
-def _plot_curves(folder: Path, name: str, rows: list[ResultsRow], chance: Chance) -> Path:
-    """One thin line a run: the training loss and, where a split chooses the step, its UA.
+def _plot_curves(folder: Path, name: str, rows: list[ResultsRow], chance: Chance) -> Path | None:
+    """One thin line a run: the training loss and, where a split chooses the step, its UA; nothing
+    of what learns without steps.
 
     Each setting has a picture of its own, since a prompt's loss is over all words of the
     vocabulary and would press those of the heads flat.
     """
+    rows = [row for row in rows if (_run_folder(folder, row) / "curve.csv").exists()]
+    if not rows:
+        return None
     curves = [_read(folder, row, "curve.csv") for row in rows]
     figure, axis = new_picture(name)
     marker = "." if len(curves[0]) < 20 else None
@@ -356,5 +369,9 @@ def _plot_curves(folder: Path, name: str, rows: list[ResultsRow], chance: Chance
 
 
 def _read(folder: Path, row: ResultsRow, name: str) -> pd.DataFrame:
-    path = run_folder(folder, row.setting, row.fold, row.seed, row.recipe) / name
+    path = _run_folder(folder, row) / name
     return pd.read_csv(path, keep_default_na=False)  # "None" and "NA" may be classes
+
+
+def _run_folder(folder: Path, row: ResultsRow) -> Path:
+    return run_folder(folder, row.setting, row.fold, row.seed, row.recipe)

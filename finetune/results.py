@@ -25,12 +25,13 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from data_pipeline.errors import UserError
 from data_pipeline.shards import atomic_file
 
 Built = TypeVar("Built")
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError):
     """A results folder that cannot be read."""
 
 
@@ -44,6 +45,7 @@ class ResultsRow:
     fold_file_sha256: str
     fold: int
     setting: str
+    system: str = "memobert"
     head: str
     modalities: str
     """What the model may see, in training and in test."""

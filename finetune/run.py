@@ -7,79 +7,43 @@ results.csv, tables and pictures in the folder `output`. Run again, it does what
 import sys
 from pathlib import Path
 
-# As a script this file's own folder leads sys.path, where `datasets` would mean finetune/datasets.
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p or ".").resolve() != HERE)]
+sys.path[0:0] = [str(Path(__file__).resolve().parents[1])]  # as a script it sees its folder alone
 
-from data_pipeline.command_line import config_from_command_line  # noqa: E402
-from data_pipeline.config import ConfigError  # noqa: E402
+from data_pipeline.command_line import (  # noqa: E402
+    config_from_command_line,
+    os_error_text,
+    run_command,
+)
+from data_pipeline.errors import UserError  # noqa: E402
 from data_pipeline.paths import check_stage  # noqa: E402
 from finetune.config import FinetuneConfig  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 2 for input that cannot be used, with one message that says why."""
-    try:
-        config = config_from_command_line(
-            FinetuneConfig,
-            argv,
-            command="accelerate launch finetune/run.py",
-            about="MEmoBERT -> emotions: settings x folds x seeds, to results.csv, tables and\n"
-            "pictures in the folder `output`. Run again, it does what is still missing.\n"
-            "`bash launch/finetune.sh` is the same.",
-            example="accelerate launch finetune/run.py --config configs/finetune/prompt.yaml \\\n"
-            "      data.shards=[runs/mine] model.checkpoint=runs/pretrain \\\n"
-            "      output=runs/finetune",
-        )
-    except ConfigError as error:
-        return _fail(str(error))
-    bad_input = _bad_input()
+    return run_command(_main, argv, name="finetune", go_on="the same command does what is missing")
+
+
+def _main(argv: list[str] | None) -> int:
+    config = config_from_command_line(
+        FinetuneConfig,
+        argv,
+        command="accelerate launch finetune/run.py",
+        about="MEmoBERT -> emotions: settings x folds x seeds, to results.csv, tables and\n"
+        "pictures in the folder `output`. Run again, it does what is still missing.\n"
+        "`bash launch/finetune.sh` is the same.",
+        example="accelerate launch finetune/run.py --config configs/finetune/prompt.yaml \\\n"
+        "      data.shards=[runs/mine] model.checkpoint=runs/pretrain \\\n"
+        "      output=runs/finetune",
+    )
     try:
         run(config)
-    except bad_input as error:
-        return _fail(str(error))
     except OSError as error:
-        return _fail(
-            f"cannot read or write {error.filename or config.output}: {error.strerror or error}; "
-            "results go to `output`, a folder that may be written to and has room left"
-        )
-    except KeyboardInterrupt:
-        print("finetune: interrupted; the same command does what is missing", file=sys.stderr)
-        return 130
+        raise UserError(
+            f"{os_error_text(error, config.output)}; results go to `output`, a folder that may be "
+            "written to and has room left"
+        ) from error
     return 0
-
-
-def _fail(message: str) -> int:
-    print(f"finetune: {message}", file=sys.stderr)
-    return 2
-
-
-def _bad_input() -> tuple[type[Exception], ...]:
-    """What a user can mend. Torch takes seconds, so help and a slip in the config come before."""
-    from data_pipeline.schema import SchemaError
-    from data_pipeline.weights import WeightsError
-    from finetune.datasets import DatasetError
-    from finetune.fit import FitError
-    from finetune.prompt import PromptError
-    from finetune.protocols import ProtocolError
-    from finetune.results import ResultsError
-    from pretrain.checkpoint import CheckpointError
-    from pretrain.model.bert_init import BertError
-    from pretrain.runtime import LaunchError
-
-    return (
-        BertError,
-        CheckpointError,
-        ConfigError,
-        DatasetError,
-        FitError,
-        LaunchError,
-        PromptError,
-        ProtocolError,
-        ResultsError,
-        SchemaError,
-        WeightsError,
-    )
 
 
 def run(config: FinetuneConfig) -> None:

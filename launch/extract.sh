@@ -21,7 +21,7 @@ if [[ ! -e "$project/data_pipeline" && -n "${SLURM_SUBMIT_DIR:-}" ]]; then
   if [[ ! -e "$project/data_pipeline" ]]; then
     echo "extract.sh: no folder data_pipeline in or above $SLURM_SUBMIT_DIR; submit the job from" \
       "the project's folder" >&2
-    exit 1
+    exit 2
   fi
 fi
 cd "${SLURM_SUBMIT_DIR:-.}"
@@ -35,7 +35,7 @@ if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
   if ((last >= SLURM_ARRAY_TASK_COUNT || index >= SLURM_ARRAY_TASK_COUNT)); then
     echo "extract.sh: the $SLURM_ARRAY_TASK_COUNT tasks of this array have holes between them; use" \
       "a contiguous range, such as --array=0-7. What is done already is not done again" >&2
-    exit 1
+    exit 2
   fi
   array=("array.index=$index" "array.count=${SLURM_ARRAY_TASK_COUNT}")
 fi

@@ -1,19 +1,21 @@
 """From settings to the parts of a run. Only these functions see both a config and a component."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError
+from data_pipeline.files.weights import WeightsError, resolve_weights
 from data_pipeline.schema import Passport
 from data_pipeline.shards import list_shards, read_manifest
-from data_pipeline.weights import WeightsError, resolve_weights
+from pretrain.clip_index import ShardClips, index_shards
 from pretrain.config import DataSettings, ModelSettings, PretrainConfig
 from pretrain.example import Limits
-from pretrain.loader import ShardClips, index_shards
-from pretrain.masking import TASK_MODALITY
 from pretrain.model.bert_init import BertError, bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
+from pretrain.objectives import OBJECTIVES
 from pretrain.validation import choose_held_out, split_shards
 
 
@@ -77,28 +79,48 @@ def build_model(settings: ModelSettings, passport: Passport) -> tuple[MEmoBert, 
         )
     model = MEmoBert(
         **shape,
-        face_width=passport["face"].width if "face" in passport else None,
-        speech_width=passport["speech"].width if "speech" in passport else None,
+        streams=model_streams(settings.streams, passport),
+        objectives=target_widths(settings.streams, passport),
         max_frame_positions=settings.max_frame_positions,
         dropout=settings.dropout,
         positions=settings.positions,
-        speech_type=settings.speech_type,
+        own_type=settings.own_type,
         attention=settings.attention,
     )
+    absent = [name for name in settings.streams if name not in passport]
+    lines = [f"built without {name}, which the shards do not have" for name in absent]
     if settings.text_init == "none":
-        return model, [f"sizes of {settings.text_checkpoint}, every weight new"]
-    return model, load_bert(model, settings.text_checkpoint)
+        return model, [f"sizes of {settings.text_checkpoint}, every weight new", *lines]
+    return model, [*load_bert(model, settings.text_checkpoint), *lines]
 
 
-def build_limits(data: DataSettings, model: ModelSettings) -> Limits:
+def model_streams(names: Sequence[str], passport: Passport) -> list[dict[str, Any]]:
+    """What the model must know of each stream that it reads: of `names`, those in the shards."""
+    return [
+        {"name": name, "width": passport[name].width, "rate_hz": passport[name].rate_hz}
+        for name in names
+        if name in passport
+    ]
+
+
+def target_widths(names: Sequence[str], passport: Passport) -> dict[str, int]:
+    """Objective to the width of its targets, of those that these streams can serve."""
+    return {
+        name: passport[objective.target].width
+        for name, objective in OBJECTIVES.items()
+        if objective.stream in names and {objective.stream, objective.target} <= passport.keys()
+    }
+
+
+def build_limits(data: DataSettings, model: ModelSettings, passport: Passport) -> Limits:
     """How much of a clip the model reads."""
+    rates_hz = {s["name"]: s["rate_hz"] for s in model_streams(model.streams, passport)}
     return Limits(
-        max_pieces=data.max_text_pieces,
-        max_faces=data.max_face_frames,
-        max_speech=data.max_speech_frames,
+        text=data.limits.get("text"),
+        frames={name: data.limits.get(name) for name in rates_hz},
         max_text_positions=bert_shape(model.text_checkpoint)["max_text_positions"],
         max_frame_positions=model.max_frame_positions,
-        positions=model.positions,
+        rates_hz=rates_hz if model.positions == "seconds" else None,
     )
 
 
@@ -127,28 +149,38 @@ def check_shards(folders: list[str]) -> None:
 
 
 def check_objectives(config: PretrainConfig, passport: Passport) -> None:
-    """Raise ConfigError when objectives ask for modalities that the shards or the limits leave out;
+    """Raise ConfigError when objectives ask for what the shards, the model or the limits leave out;
     it names all of them, and the one override that goes on without them."""
-    data, asked = config.data, config.objectives.shares()
-    why = {
-        "text": "data.max_text_pieces=0 leaves it out" if data.max_text_pieces == 0 else None,
-        "face": "data.max_face_frames=0 leaves it out" if data.max_face_frames == 0 else None,
-        "speech": "data.max_speech_frames=0 leaves it out" if data.max_speech_frames == 0 else None,
-    }
-    for modality in {"face", "speech"} - passport.keys():
-        why[modality] = f"the shards hold none (their passport has {', '.join(passport)})"
-    lost = [task for task in asked if why[TASK_MODALITY[task]]]
+    asked = config.objectives.shares()
+    lost: dict[str, str] = {}
+    for name in asked:
+        objective = OBJECTIVES[name]
+        for modality in dict.fromkeys((objective.stream, objective.target)):
+            reason = _why_absent(modality, objective.stream, config, passport)
+            if reason is not None:
+                lost.setdefault(name, f"{modality}, but {reason}")
     if not lost:
         return
     found = []
-    for modality, reason in why.items():
-        tasks = [task for task in lost if TASK_MODALITY[task] == modality]
-        if tasks:
-            verb = "need" if len(tasks) > 1 else "needs"
-            found.append(f"{' and '.join(tasks)} {verb} {modality}, but {reason}")
+    for why in dict.fromkeys(lost.values()):
+        names = [name for name, reason in lost.items() if reason == why]
+        found.append(f"{' and '.join(names)} {'need' if len(names) > 1 else 'needs'} {why}")
     if len(lost) == len(asked):
         way_out = "no objective is left to train on; give other data.shards, or other objectives"
     else:
-        off = ", ".join(f"{task}: 0" for task in lost)
+        off = ", ".join(f"{name}: 0" for name in lost)
         way_out = f"to train on the other objectives: 'objectives.weights={{{off}}}'"
     raise ConfigError("; ".join([*found, way_out]))
+
+
+def _why_absent(
+    modality: str, stream: str, config: PretrainConfig, passport: Passport
+) -> str | None:
+    """Why an objective of `stream` cannot have `modality`; None: it can."""
+    if modality != "text" and modality not in passport:
+        return f"the shards hold none (their passport has {', '.join(passport)})"
+    if stream != "text" and stream not in config.model.streams:
+        return f"model.streams={list(config.model.streams)} leaves {stream} out"
+    if config.data.limits.get(stream) == 0:
+        return f"data.limits.{stream}=0 leaves it out"
+    return None

@@ -12,7 +12,7 @@ from typing import Any
 from data_pipeline.markdown import markdown_table
 from data_pipeline.schema import Passport
 from pretrain.config import PretrainConfig
-from pretrain.masking import TASKS
+from pretrain.objectives import OBJECTIVES
 
 LICENCES = {
     "densenet_ferplus": "trained on FER2013 images (research use) with FER+ labels (MIT): research "
@@ -37,7 +37,7 @@ tags:
 """
 USE = """```python
 from transformers import AutoTokenizer
-from pretrain.model import MEmoBert
+from pretrain.model.memobert import MEmoBert
 
 model = MEmoBert.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
@@ -85,7 +85,11 @@ def held_out_losses(metrics: Path, step: int) -> list[tuple[str, float, float]]:
     with open(metrics, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "validation"]
     rows = [row for row in rows if int(row["step"]) <= step]
-    found = {task: [float(row[task]) for row in rows if row[task]] for task in TASKS}
+    found = {
+        task: [float(row[task]) for row in rows if row[task]]
+        for task in OBJECTIVES
+        if task in (rows[0] if rows else {})
+    }
     return [(task, of_task[0], of_task[-1]) for task, of_task in found.items() if of_task]
 
 

@@ -25,7 +25,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from data_pipeline.atomic import atomic_file, sync_folder
 from data_pipeline.config import dump_config, load_config
+from data_pipeline.files.atomic import atomic_file, sync_folder
 from data_pipeline.schema import Passport, passport_from_json, passport_to_json
 from pretrain.build import num_pieces
 from pretrain.card import held_out_losses, model_card
@@ -57,7 +57,44 @@ from pretrain.runtime import LaunchError, Runtime, git_commit
 from pretrain.seen import SeenClips
 
 CONFIG_FILE = "pretrain.yaml"
-PROGRESS_KEYS = {"step", "loader", "dropped", "drawn", "engine", "world_size"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run has come, the same for every rank."""
+
+    step: int
+    """Optimizer steps done."""
+    loader: dict[str, Any]
+    """The loader's state, of all ranks together."""
+    dropped: dict[str, int]
+    """Reason to the number of clips passed over so far."""
+    drawn: int
+    """Clips drawn so far, those passed over included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """state/progress.json: the progress, and by whom it was saved."""
+
+    progress: Progress
+    engine: str
+    world_size: int
+
+    def write(self, path: Path) -> None:
+        about = {"engine": self.engine, "world_size": self.world_size}
+        _write_json(path, asdict(self.progress) | about)
+
+    @classmethod
+    def read(cls, path: Path) -> "_Saved":
+        found = _read_json(path)
+        found = dict(found) if isinstance(found, dict) else {}
+        names = [f.name for f in fields(Progress)]
+        if missing := {*names, "engine", "world_size"} - found.keys():
+            lacks = ", ".join(sorted(missing))
+            raise CheckpointError(f"{path} lacks {lacks}, cut or altered; {way_back(path)}")
+        progress = Progress(**{name: found[name] for name in names})
+        return cls(progress=progress, engine=found["engine"], world_size=found["world_size"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +178,6 @@ def read_passport(folder: Path) -> Passport:
     return passport_from_json(_read_json(folder / "passport.json"))
 
 
-def _read_progress(path: Path) -> dict[str, Any]:
-    progress = _read_json(path)
-    missing = PROGRESS_KEYS - set(progress if isinstance(progress, dict) else ())
-    if missing:
-        names = ", ".join(sorted(missing))
-        raise CheckpointError(f"{path} lacks {names}, cut or altered; {way_back(path)}")
-    return progress
-
-
 def find_checkpoint(folder: str | Path) -> Path:
     """`folder` itself, or where the `latest` in it or in its checkpoints/ points."""
     folder = Path(folder)
@@ -203,9 +231,8 @@ class CheckpointStore:
 
     def save(
         self,
-        step: int,
         engine: Engine,
-        progress: dict[str, Any],
+        progress: Progress,
         tokenizer: PreTrainedTokenizerBase,
         passport: Passport,
         config: PretrainConfig,
@@ -214,6 +241,7 @@ class CheckpointStore:
 
         Raises CheckpointError when the disk takes no more; `latest` then names the one before.
         """
+        step = progress.step
         final = self.root / f"step-{step:06d}"
         temporary = self.root / f".{final.name}.tmp"
         state = temporary / "state"
@@ -225,7 +253,7 @@ class CheckpointStore:
                 state.mkdir(parents=True)
                 provenance = {
                     "step": step,
-                    "clips_sha256": progress["loader"]["clips"],
+                    "clips_sha256": progress.loader["clips"],
                     "shards_sha256": self.shards_sha256,
                 }
                 save_checkpoint(
@@ -238,8 +266,9 @@ class CheckpointStore:
                     losses=held_out_losses(self.root.parent / "metrics.csv", step),
                     seen=self.seen,
                 )
-                about = {"engine": engine.name, "world_size": self.runtime.world_size}
-                _write_json(state / "progress.json", {**progress, **about})
+                ranks = self.runtime.world_size
+                saved = _Saved(progress=progress, engine=engine.name, world_size=ranks)
+                saved.write(state / "progress.json")
 
         def write_training_state() -> None:
             engine.save_state(state)  # ranks may wait for each other in it: all are here, or none
@@ -307,7 +336,7 @@ class CheckpointStore:
             self.runtime.log.info(f"{folder} has no digests.json: its files are not compared")
         self._checked = folder
 
-    def load(self, engine: Engine) -> dict[str, Any] | None:
+    def load(self, engine: Engine) -> Progress | None:
         """Put the newest checkpoint's state into `engine` and the generators; its progress.
 
         None when the run has no checkpoint yet. Raises CheckpointError when it is altered, or of a
@@ -318,25 +347,25 @@ class CheckpointStore:
         if folder is None:
             return None
         state = folder / "state"
-        progress = _read_progress(state / "progress.json")
-        self._check_fits(folder, progress, engine)
+        saved = _Saved.read(state / "progress.json")
+        self._check_fits(folder, saved, engine)
         try:
             engine.model.load_weights(load_file(folder / WEIGHTS), WEIGHTS)
         except WeightsMismatch as error:
             raise CheckpointError(f"cannot go on from {folder}: {error}") from error
         engine.load_state(state)
         rng = state / f"rng-{self.runtime.rank:05d}.pt"
-        if progress["world_size"] == self.runtime.world_size:
+        if saved.world_size == self.runtime.world_size:
             _set_random_state(read_state(rng), self.runtime.device)
         else:
             self.runtime.log.info(
-                f"{folder} was saved by {progress['world_size']} ranks, now there are "
+                f"{folder} was saved by {saved.world_size} ranks, now there are "
                 f"{self.runtime.world_size}: same clips, masks and optimizer, dropout drawn anew"
             )
-        return progress
+        return saved.progress
 
-    def _check_fits(self, folder: Path, progress: dict[str, Any], engine: Engine) -> None:
-        found, ranks = progress["engine"], progress["world_size"]
+    def _check_fits(self, folder: Path, saved: _Saved, engine: Engine) -> None:
+        found, ranks = saved.engine, saved.world_size
         if found != engine.name:
             raise CheckpointError(
                 f"{folder} holds the training state {found!r}, this run reads {engine.name!r}; set "

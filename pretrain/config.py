@@ -6,15 +6,25 @@ The defaults are the paper's run; configs/pretrain/reference.yaml spells them ou
 cannot work raises ConfigError here, before any data is read.
 """
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_pipeline.config import ConfigError
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from data_pipeline.config import ConfigError, NonNegative, Positive, Share
 from data_pipeline.paths import PathText, UserPath
-from pretrain.masking import REFERENCE_WEIGHTS, TASKS, MaskingSettings, Objective
+from pretrain.masking import MaskingSettings
 from pretrain.settings import RuntimeSettings
+
+FORMER_LIMITS = {
+    f"max_{name}": f"write data.limits.{modality}="
+    for name, modality in (
+        ("text_pieces", "text"),
+        ("face_frames", "face"),
+        ("speech_frames", "speech"),
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,23 +36,25 @@ class ModelSettings:
     A hub name, a folder, or `package:module/folder`."""
     text_init: Literal["checkpoint", "none"] = "checkpoint"
     """`none`: every weight is new, the "Direct" setting."""
-    width: int | None = None
+    width: PositiveInt | None = None
     """Of the hidden states, for runs with `text_init: none`; null here and in the three sizes below
     is the checkpoint's own."""
-    num_layers: int | None = None
+    num_layers: PositiveInt | None = None
     """Transformer layers."""
-    num_heads: int | None = None
+    num_heads: PositiveInt | None = None
     """Attention heads of a layer; they divide the width."""
-    ffn_width: int | None = None
+    ffn_width: PositiveInt | None = None
     """Inner width of a layer's feed-forward part."""
-    max_frame_positions: int = 512
+    max_frame_positions: PositiveInt = 512
     """Rows of the position tables of face and speech."""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """On embeddings, attention and layer outputs."""
     positions: Literal["index", "seconds"] = "index"
     """Of face and speech frames: index among the kept ones (the paper), or true time."""
-    speech_type: Literal["separate", "shared"] = "separate"
-    """Type vector of speech: its own (the paper), or the face's."""
+    streams: tuple[str, ...] = ("face", "speech")
+    """Streams that are read beside the text, in this order, of those that the shards have."""
+    own_type: bool = True
+    """Speech, and any further stream, has a type vector of its own (the paper), or the face's."""
     attention: Literal["sdpa", "plain"] = "sdpa"
     """torch's fused kernel, or its plain twin."""
 
@@ -52,11 +64,6 @@ class ModelSettings:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __post_init__(self) -> None:
-        for name, value in self.sizes().items():
-            _need(value > 0, f"model.{name} is {value}, expected > 0 or null")
-        frames = self.max_frame_positions
-        _need(frames > 0, f"model.max_frame_positions is {frames}, expected > 0")
-        _need(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected 0 up to 1")
         if self.text_init == "checkpoint" and self.sizes():
             raise ConfigError(
                 f"model sizes {self.sizes()} are set, but text_init=checkpoint takes its own; "
@@ -66,50 +73,39 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Clips, and how much of each is read. Of the three limits max_text_pieces, max_face_frames and
-    max_speech_frames, null is no limit but the model's positions, and 0 leaves the modality out."""
+    """Clips, and how much of each is read."""
 
     shards: list[PathText] = field(default_factory=lambda: ["runs/shards"])
     """Folders that data_pipeline.extract wrote; their clips form one pool."""
-    batch_clips: int = 640
+    batch_clips: PositiveInt = 640
     """Clips in one optimizer step, over all ranks and micro-batches."""
-    micro_batch_clips: int = 160
+    micro_batch_clips: PositiveInt = 160
     """Most clips in one forward pass of one rank; the rest of its share is accumulated."""
-    num_lanes: int = 32
+    num_lanes: PositiveInt = 32
     """Readers the clips are dealt to, however many ranks there are: must be a multiple of the
     number of ranks and divide batch_clips. Memory: one decoded shard a lane, shared by its rank."""
-    max_text_pieces: int | None = 30
-    """Clips with more word pieces (without [CLS] and [SEP]) are left out, as in the paper."""
-    max_face_frames: int | None = 36
-    """First face frames that are read: 3.6 s at 10 a second."""
-    max_speech_frames: int | None = 64
-    """First speech states that are read: 3.84 s at 60 ms."""
-    validation_share: float = 0.05
+    limits: dict[str, NonNegativeInt | None] = field(
+        default_factory=lambda: {"text": 30, "face": 36, "speech": 64},
+        metadata={"merges": True, "formerly": FORMER_LIMITS},
+    )
+    """How much of a clip is read. text: clips with more word pieces (without [CLS] and [SEP]) are
+    left out, as in the paper. A stream: its first so many frames, in the paper 3.6 s of face and
+    3.84 s of speech. null, or no name, is no limit but the model's positions; 0 leaves it out."""
+    validation_share: Share = 0.05
     """Share of the clips held out, whole video files where they are small enough; 0 is none."""
-    validation_clips: int = 3000
+    validation_clips: NonNegativeInt = 3000
     """Most clips held out."""
     validation_shards: list[PathText] = field(default_factory=list)
     """Folders with the held-out clips, in place of a share of `shards`."""
-    prefetch_steps: int = 2
+    prefetch_steps: NonNegativeInt = 2
     """Steps that a thread prepares ahead; 0 prepares them in the loop itself."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_clips", "micro_batch_clips", "num_lanes"):
-            _need(getattr(self, name) > 0, f"data.{name} is {getattr(self, name)}, expected > 0")
-        for name in ("max_text_pieces", "max_face_frames", "max_speech_frames"):
-            value = getattr(self, name)
-            _need(value is None or value >= 0, f"data.{name} is {value}, expected >= 0 or null")
-        for name in ("validation_clips", "prefetch_steps"):
-            _need(getattr(self, name) >= 0, f"data.{name} is {getattr(self, name)}, expected >= 0")
         _need(bool(self.shards), "data.shards is empty, expected at least one folder of shards")
         _need(
             self.batch_clips % self.num_lanes == 0,
             f"data.num_lanes={self.num_lanes} does not divide data.batch_clips="
             f"{self.batch_clips}; each lane gives the same number of clips to a step",
-        )
-        _need(
-            0 <= self.validation_share < 1,
-            f"data.validation_share is {self.validation_share}, expected 0 up to 1",
         )
 
 
@@ -117,9 +113,10 @@ class DataSettings:
 class ObjectiveSettings:
     """What the model is asked."""
 
-    weights: dict[Objective, float] = field(default_factory=lambda: dict(REFERENCE_WEIGHTS))
-    """Objective to its weight; 0 turns it off. In a config, those that are not named keep theirs:
-    'objectives.weights={span_mvfr: 0, span_mvfc_kl: 0}' trains without faces."""
+    weights: dict[str, NonNegative] = field(default_factory=dict, metadata={"merges": True})
+    """Objective to its weight; 0 turns it off. One that is not named keeps its own, the paper's 2
+    of wwmlm and 1 of the others: 'objectives.weights={span_mvfr: 0, span_mvfc_kl: 0}' trains
+    without faces."""
     mixing: Literal["step", "clip"] = "step"
     """step: one objective a step, drawn by weight (the paper). clip: every clip draws its own
     among those its modalities allow; the step's loss is the sum of the objectives' means, each
@@ -127,61 +124,49 @@ class ObjectiveSettings:
     less in such a step."""
 
     def shares(self) -> dict[str, float]:
-        """The objectives that are on, in the order of TASKS, with weights that sum to one."""
-        total = sum(self.weights.values())
-        return {task: self.weights[task] / total for task in TASKS if self.weights.get(task)}
+        """The objectives that are on, in their order, with weights that sum to one.
 
-    def __post_init__(self) -> None:
-        for task, weight in self.weights.items():
+        Raises ConfigError for one that does not exist, and when none is on.
+        """
+        from pretrain.objectives import OBJECTIVES  # loads torch
+
+        for name in self.weights:
             _need(
-                task in TASKS,
-                f"objectives.weights: no objective {task!r}; there are {', '.join(TASKS)}",
+                name in OBJECTIVES,
+                f"objectives.weights: no objective {name!r}; there are {', '.join(OBJECTIVES)}",
             )
-            _need(
-                0 <= weight < math.inf,
-                f"objectives.weights.{task} is {weight}, expected a number >= 0",
-            )
-        _need(any(self.weights.values()), "objectives.weights: every objective is off")
+        weights = {name: self.weights.get(name, o.weight) for name, o in OBJECTIVES.items()}
+        total = sum(weights.values())
+        _need(total > 0, "objectives.weights: every objective is off")
+        return {name: weight / total for name, weight in weights.items() if weight}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings:
     """AdamW, with a linear warm-up and a linear fall of the learning rate."""
 
-    steps: int = 40_000
+    steps: PositiveInt = 40_000
     """Optimizer steps of the whole run."""
-    warmup_steps: int = 4_000
+    warmup_steps: NonNegativeInt = 4_000
     """Steps in which the rate rises to its peak; then it falls linearly."""
-    peak_learning_rate: float = 5e-5
+    peak_learning_rate: Positive = 5e-5
     """The highest."""
-    floor_learning_rate: float = 1e-8
+    floor_learning_rate: NonNegative = 1e-8
     """The rate never falls below it."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Share, Share] = (0.9, 0.98)
     """AdamW's decay rates of the first and second moment."""
-    eps: float = 2.5e-7
+    eps: Positive = 2.5e-7
     """AdamW's, below the square root of the second moment. The official code's 1e-6 is of gradients
     summed over 4 micro-batches; these are means."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Not on biases and LayerNorm weights."""
-    clip_norm: float = 1.25
+    clip_norm: PositiveFloat = 1.25
     """Longest gradient of a step's mean loss, over all weights together. The official code's 5.0 is
     that of a sum of 4 micro-batch means."""
 
     def __post_init__(self) -> None:
-        _need(self.steps > 0, f"optim.steps is {self.steps}, expected > 0")
-        for name in ("peak_learning_rate", "eps"):
-            value = getattr(self, name)
-            _need(0 < value < math.inf, f"optim.{name} is {value}, expected a number > 0")
-        for name in ("floor_learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            _need(0 <= value < math.inf, f"optim.{name} is {value}, expected a number >= 0")
         _need(
-            all(0 <= beta < 1 for beta in self.betas),
-            f"optim.betas is {list(self.betas)}, expected two numbers from 0 up to 1",
-        )
-        _need(self.clip_norm > 0, f"optim.clip_norm is {self.clip_norm}, expected > 0")
-        _need(
-            0 <= self.warmup_steps < self.steps,
+            self.warmup_steps < self.steps,
             f"optim.warmup_steps={self.warmup_steps} of optim.steps={self.steps}: expected fewer "
             "warm-up steps than steps; set optim.warmup_steps too",
         )
@@ -211,22 +196,19 @@ class RunSettings(RuntimeSettings):
     output: PathText = "runs/pretrain"
     """Folder of the run: metrics.csv, checkpoints/, config.yaml. A run that finds a checkpoint
     there goes on from it."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Steps between two lines of the log and of metrics.csv; losses are read off the device only
     then."""
-    validate_every: int = 5_000
+    validate_every: PositiveInt = 5_000
     """Steps between validations; there is one before the first and one after the last step."""
-    checkpoint_every: int = 1_000
+    checkpoint_every: PositiveInt = 1_000
     """Steps between checkpoints, a multiple of log_every; there is one after the last step."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: PositiveInt = 2
     """Newest checkpoints kept."""
     tensorboard: bool = False
     """Write the metrics to `output`/tensorboard as well."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
-            _need(getattr(self, name) > 0, f"run.{name} is {getattr(self, name)}, expected > 0")
         _need(
             self.checkpoint_every % self.log_every == 0,
             f"run.checkpoint_every={self.checkpoint_every} is no multiple of run.log_every="

@@ -25,13 +25,14 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from data_pipeline.errors import UserError
 from pretrain.config import EngineSettings
 from pretrain.integrity import way_back
 from pretrain.model.memobert import MEmoBert
 from pretrain.runtime import Runtime, open_group_of_one
 
 
-class EngineError(ValueError):
+class EngineError(UserError):
     """A training state that does not fit this run."""
 
 

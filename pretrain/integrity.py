@@ -7,7 +7,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from data_pipeline.weights import sha256_of
+from data_pipeline.errors import UserError
+from data_pipeline.files.weights import sha256_of
 
 DIGESTS = "digests.json"
 WEIGHTS = "model.safetensors"
@@ -18,7 +19,7 @@ OWN_TO_WRITE = {"README.md", DIGESTS}
 """Not compared: a model card is there to be edited."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is not whole, not there, or of another run."""
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from types import FrameType
 
-GO_ON = "interrupted; the same command goes on from the last checkpoint"
+GO_ON = "the same command goes on from the last checkpoint"
 
 
 def answer_signals() -> None:
@@ -30,6 +30,6 @@ def _stop(number: int, _: FrameType | None) -> None:
         signal.signal(other, signal.SIG_IGN)
     # launch/pretrain.sh has said it already.
     if os.environ["RANK"] == "0" and "MEMOBERT_PRETRAIN_SH" not in os.environ:
-        sys.stderr.write(f"{GO_ON}\n")
+        sys.stderr.write(f"pretrain: interrupted; {GO_ON}\n")
         sys.stderr.flush()
     os._exit(128 + number)

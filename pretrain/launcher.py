@@ -18,6 +18,21 @@ from pathlib import Path
 
 import psutil
 
+from data_pipeline.errors import UserError
+
+
+class LaunchError(UserError):
+    """The processes of a run cannot be brought together, or do not stay so."""
+
+
+class ToldByRankZero(LaunchError):
+    """What every rank has met, and rank 0 tells."""
+
+
+class RankLost(LaunchError):
+    """Another rank has ended. Why is its own to tell, so this one waits before it says so."""
+
+
 LAUNCHERS = {
     "deepspeed",
     "ds",

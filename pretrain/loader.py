@@ -9,7 +9,7 @@ than num_lanes clips left over are others every epoch. Lanes, not files, are dea
 - every rank has equally many clips in every step, whatever the shards hold, so none can hang;
 - the whole state is an epoch and a position for each lane.
 
-A clip that cannot be used (too many word pieces, or without the modality of the step's task) is
+A clip that cannot be used (too many word pieces, or without the stream of the step's objective) is
 counted, by reason, and the next one of its lane takes its place.
 
 Cost: a shard is read from front to back and kept decoded while lanes need it, at most one shard a
@@ -24,74 +24,27 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from data_pipeline.errors import UserError
 from data_pipeline.schema import ClipSample
-from data_pipeline.shards import list_shards, read_manifest, read_shard
-from pretrain.example import Batch, Example, Limits, available_tasks, collate, make_example
-from pretrain.masking import (
-    TASK_MODALITY,
-    ClipDropped,
-    MaskingSettings,
-    draw_task,
-    random_generator,
-)
+from data_pipeline.shards import read_shard
+from pretrain.clip_index import ShardClips
+from pretrain.example import Example, Limits, available_objectives, collate, make_example
+from pretrain.masking import ClipDropped, MaskingSettings, draw_objective, random_generator
+from pretrain.model.batch import Batch
+from pretrain.objectives import OBJECTIVES
 
 
-class LoaderError(ValueError):
+class LoaderError(UserError):
     """Shards, lanes and ranks that do not go together."""
 
 
 class _Closed(Exception):
     """Ends the thread, wherever it is in the making of a step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardClips:
-    """One shard and those of its clips that somebody wants."""
-
-    tar: Path
-    rows: np.ndarray
-    """Positions in the tar, ascending."""
-    ids: list[str]
-    """Of these rows."""
-
-
-def index_shards(folders: list[str]) -> list[ShardClips]:
-    """Every clip of every finished shard in `folders`, from the manifests alone."""
-    shards = []
-    for folder in folders:
-        for tar in list_shards(folder):
-            ids = read_manifest(tar.with_suffix(".json")).samples
-            shards.append(ShardClips(tar=tar, rows=np.arange(len(ids)), ids=ids))
-    return [shard for shard in shards if shard.ids]
-
-
-def unfinished_tars(folders: list[str]) -> list[str]:
-    """A line for each folder that has tars without a manifest, which an extraction writes last."""
-    lines = []
-    for folder in map(Path, folders):
-        tars = set(folder.glob("[0-9]" * 6 + ".tar"))
-        unfinished = tars - set(list_shards(folder))
-        if unfinished:
-            verbs = ("has", "is") if len(unfinished) == 1 else ("have", "are")
-            lines.append(
-                f"{len(unfinished)} of {len(tars)} tars in {folder} {verbs[0]} no manifest and "
-                f"{verbs[1]} left out; run the same extraction again"
-            )
-    return lines
-
-
-def shard_digests(folders: list[str]) -> dict[str, list[str]]:
-    """{folder: sha256 of each of its tars}, from the manifests alone."""
-    return {
-        folder: [read_manifest(tar.with_suffix(".json")).sha256 for tar in list_shards(folder)]
-        for folder in folders
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +59,9 @@ class StepData:
     dropped: dict[str, int]
     """Reason to number of clips that were passed over."""
 
-    def count(self, task: str) -> int:
-        """Of `task` over the micro-batches; what its sum of losses is divided by."""
-        return sum(batch.counts.get(task, 0) for batch in self.batches)
+    def count(self, objective: str) -> int:
+        """Of `objective` over the micro-batches; what its sum of losses is divided by."""
+        return sum(batch.counts.get(objective, 0) for batch in self.batches)
 
 
 class Loader:
@@ -123,7 +76,7 @@ class Loader:
         batch_clips, micro_batch_clips, num_lanes: as in DataSettings.
         weights: objective to its weight.
         mixing: "step" or "clip".
-        seed: fixes order, tasks and masks.
+        seed: fixes order, objectives and masks.
         rank, world_size: of this process.
         prefetch_steps: prepared ahead by a thread, which `close` ends; the state is that of the
             step handed out last.
@@ -162,6 +115,7 @@ class Loader:
         self.weights = weights
         self.mixing = mixing
         self.seed = seed
+        self.streams = {*limits.frames, *(OBJECTIVES[name].target for name in weights)} - {"text"}
         self.lanes = range(rank, num_lanes, world_size)
         self.prefetch_steps = prefetch_steps
         self.pin_memory = pin_memory
@@ -256,11 +210,11 @@ class Loader:
     def _stream(self) -> Iterator[tuple[StepData, tuple[int, np.ndarray]]]:
         while True:
             dropped: dict[str, int] = {}
-            task = None
+            objective = None
             if self.mixing == "step":
-                task = draw_task(self.weights, set(self.weights), self.seed, self.step)
+                objective = draw_objective(self.weights, set(self.weights), self.seed, self.step)
             examples = [
-                self._draw(lane, task, dropped)
+                self._draw(lane, objective, dropped)
                 for lane in self.lanes
                 for _ in range(self.clips_per_lane)
             ]
@@ -280,8 +234,8 @@ class Loader:
             )
             yield data, (self.step, self.places_L2.copy())
 
-    def _draw(self, lane: int, step_task: str | None, dropped: dict[str, int]) -> Example:
-        """The next usable clip of `lane`, as an example of its task."""
+    def _draw(self, lane: int, step_objective: str | None, dropped: dict[str, int]) -> Example:
+        """The next usable clip of `lane`, as an example of its objective."""
         for _ in range(2 * self.run_length + 1):
             self._check_open()
             epoch, position = map(int, self.places_L2[lane])
@@ -292,28 +246,28 @@ class Loader:
             sample = self._sample(int(index), int(row))
             key = (self.seed, epoch, sample.id)
             try:
-                task = step_task or draw_task(
-                    self.weights, available_tasks(sample, self.limits), *key
+                objective = step_objective or draw_objective(
+                    self.weights, available_objectives(sample, self.limits), *key
                 )
                 return make_example(
                     sample,
                     self.tokenizer,
                     self.limits,
-                    task,
+                    objective,
                     self.masking,
                     random_generator(*key),
                 )
             except ClipDropped as drop:
                 dropped[drop.reason] = dropped.get(drop.reason, 0) + 1
-        modality = TASK_MODALITY.get(step_task or "")
-        way_out = "look at what the shards hold and at data.max_text_pieces"
-        if dropped.keys() == {f"no_{modality}"}:
-            off = ", ".join(f"{t}: 0" for t in self.weights if TASK_MODALITY[t] == modality)
-            way_out = f"to train without {modality}: 'objectives.weights={{{off}}}'"
+        way_out = "look at what the shards hold and at data.limits.text"
+        lacking = OBJECTIVES[step_objective].stream if step_objective else None
+        if dropped.keys() == {f"no_{lacking}"}:
+            off = ", ".join(f"{n}: 0" for n in self.weights if OBJECTIVES[n].stream == lacking)
+            way_out = f"to train without {lacking}: 'objectives.weights={{{off}}}'"
         raise LoaderError(
             f"lane {lane}: {2 * self.run_length + 1} clips in a row cannot be used for "
-            f"{step_task or 'any objective'} (passed over in this step: {dropped}); {way_out}, or "
-            "use objectives.mixing=clip"
+            f"{step_objective or 'any objective'} (passed over in this step: {dropped}); "
+            f"{way_out}, or use objectives.mixing=clip"
         )
 
     def _sample(self, index: int, row: int) -> ClipSample:
@@ -321,7 +275,7 @@ class Loader:
             shard = self.shards[index]
             wanted = set(shard.rows.tolist())
             samples = []
-            for place, sample in enumerate(read_shard(shard.tar)):
+            for place, sample in enumerate(read_shard(shard.tar, streams=self.streams)):
                 self._check_open()
                 if place in wanted:
                     samples.append(sample)

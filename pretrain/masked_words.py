@@ -20,9 +20,9 @@ from data_pipeline.schema import ClipSample
 from data_pipeline.shards import load_passport, read_shard
 from pretrain.build import build_limits, held_out_shards
 from pretrain.checkpoint import load_checkpoint
+from pretrain.clip_index import ShardClips
 from pretrain.config import PairingConfig
 from pretrain.example import Limits, collate, make_example
-from pretrain.loader import ShardClips
 from pretrain.masking import MaskingSettings
 from pretrain.model.memobert import MEmoBert
 from pretrain.run import pretrain
@@ -56,7 +56,7 @@ def run_seed(config: PairingConfig, seed: int) -> list[PairingRow]:
     training, held_out = held_out_shards(settings.data)
     clips = read_clips(held_out)
     words = {c.id: c.words for c in read_clips(training)}
-    limits = build_limits(settings.data, settings.model)
+    limits = build_limits(settings.data, settings.model, trained.passport)
     rows = []
     for name, position in config.positions.items():
         usable = [clip for clip in clips if len(clip.words) > position]
@@ -100,22 +100,21 @@ def present(
 
     The wrong clip is the next one, in the order of ids, that says another word at `position`.
     """
-    nothing = {"face": None, "face_probs": None, "face_seconds": None, "speech": None}
     if condition == "true":
         return clip
     if condition == "text only":
-        return replace(clip, **nothing)
+        return clip.only({"text"})
     if condition == "speech only":
-        return replace(clip, **nothing | {"speech": clip.speech})
+        return clip.only({"text", "speech"})
     if condition == "face only":
-        return replace(clip, speech=None)
+        return clip.only({"text", "face", "face_probs"})
     at = next(i for i, other in enumerate(others) if other.id == clip.id)
     wrong = next(
         other
         for other in others[at + 1 :] + others[:at]
         if other.words[position] != clip.words[position]
     )
-    return replace(clip, **{name: getattr(wrong, name) for name in nothing})
+    return replace(clip, streams=wrong.streams)
 
 
 @torch.no_grad()

@@ -10,37 +10,22 @@ V pieces that may replace another.
 import hashlib
 import math
 import numbers
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, PositiveInt
 
-Objective = Literal["wwmlm", "span_mvfr", "span_mvfc_kl", "span_mafr"]
-TASKS: tuple[Objective, ...] = get_args(Objective)
-TASK_MODALITY = {
-    "wwmlm": "text",
-    "span_mvfr": "face",
-    "span_mvfc_kl": "face",
-    "span_mafr": "speech",
-}
-REFERENCE_WEIGHTS = {"wwmlm": 2.0, "span_mvfr": 1.0, "span_mvfc_kl": 1.0, "span_mafr": 1.0}
 IGNORED = -100
 """Label of a piece that is no target."""
 
 
-DROP_REASONS = (
-    "text_too_long",
-    "no_word_pieces",
-    "beyond_positions",
-    "no_text",
-    "no_face",
-    "no_speech",
-    "no_task",
-)
+DROP_REASONS = ("text_too_long", "no_word_pieces", "beyond_positions", "no_objective")
+"""Why training leaves a clip out, beside `no_` and the modality that it lacks."""
 
 
 class ClipDropped(Exception):
-    """A clip that training leaves out: `reason` is of DROP_REASONS, `detail` a sentence."""
+    """A clip that training leaves out: `reason` can be counted, `detail` is a sentence."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -52,16 +37,16 @@ class ClipDropped(Exception):
 class MaskingSettings:
     """How much is masked, and how."""
 
-    word_ratio: float = 0.15
-    """Chance of each whitespace word to be a target."""
+    ratios: dict[str, Annotated[float, Field(gt=0, le=1)]] = field(
+        default_factory=dict, metadata={"merges": True}
+    )
+    """Objective to its share: of WWMLM the chance of each whitespace word to be a target, of the
+    others the share of frames in spans, before rounding down to whole spans. One that is not named
+    keeps its own, the paper's."""
     force_word: bool = True
     """At least one word of a clip is always a target: 17.5 % of the words of 1 to 20 word clips.
     False, the official code's: 14.9 %, and 27 % of such clips teach nothing in their step."""
-    face_ratio: float = 0.20
-    """Share of face frames in spans, before rounding down to whole spans."""
-    speech_ratio: float = 0.15
-    """Share of speech states in spans, before rounding down to whole spans."""
-    span_length: int = 3
+    span_length: PositiveInt = 3
     """Frames in a span."""
     dice: bool = True
     """True, the paper's: one throw per utterance masks all spans (80 %), puts other spans of the
@@ -71,13 +56,6 @@ class MaskingSettings:
     to its last frame. drawn, the official code's: starts drawn as those of the spans are, so that
     one may replace itself and the last two frames never serve, read after earlier replacements."""
 
-    def __post_init__(self) -> None:
-        for name in ("word_ratio", "face_ratio", "speech_ratio"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected above 0, up to 1")
-        if self.span_length < 1:
-            raise ValueError(f"span_length is {self.span_length}; expected 1 or more")
-
 
 def random_generator(*key: int | str) -> np.random.Generator:
     """A generator that `key` alone decides, e.g. random_generator(seed, epoch, clip_id)."""
@@ -86,23 +64,19 @@ def random_generator(*key: int | str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(int.from_bytes(digest, "little")))
 
 
-def draw_task(weights: dict[str, float], available: set[str], *key: int | str) -> str:
-    """One task of those `available`, by weight; `key` decides (clip by clip, or step by step).
+def draw_objective(weights: dict[str, float], available: set[str], *key: int | str) -> str:
+    """One objective of those `available`, by weight; `key` decides (clip by clip, or step by step).
 
     Raises:
-        ClipDropped: no task of positive weight is available.
-        ValueError: a weight for a task that does not exist, or a negative one.
+        ClipDropped: none of positive weight is available.
     """
-    for name, weight in weights.items():
-        if name not in TASKS or weight < 0:
-            raise ValueError(f"weight {weight} for the task {name!r}; the tasks are {TASKS}")
-    names = [name for name in TASKS if name in available and weights.get(name, 0) > 0]
+    names = [name for name, weight in weights.items() if name in available and weight > 0]
     if not names:
         raise ClipDropped(
-            "no_task", f"available: {sorted(available)}; weights: {weights}; nothing in common"
+            "no_objective", f"available: {sorted(available)}; weights: {weights}; nothing in common"
         )
     ends = np.cumsum([weights[name] for name in names])
-    # Its own key, so that the draw of the task and that of the mask are not one number.
+    # Its own key, so that the draw of the objective and that of the mask are not one number.
     throw = random_generator("task", *key).random() * ends[-1]
     return names[np.searchsorted(ends[:-1], throw, side="right")]
 
@@ -110,6 +84,7 @@ def draw_task(weights: dict[str, float], available: set[str], *key: int | str) -
 def mask_words(
     ids_T: np.ndarray,
     word_T: np.ndarray,
+    ratio: float,
     settings: MaskingSettings,
     mask_id: int,
     replacements_V: np.ndarray,
@@ -118,9 +93,9 @@ def mask_words(
     """Whole-word masking: corrupted ids [T] and labels [T] (IGNORED where nothing is asked).
 
     `word_T` is the index of the word a piece belongs to, -1 for special pieces. Each word is a
-    target with chance `settings.word_ratio`; with `settings.force_word` one at least always is (the
-    official code meant that too, but its check never fires). A target word as a whole becomes
-    [MASK]s (80 %), random pieces (10 %), or stays (10 %).
+    target with chance `ratio`; with `settings.force_word` one at least always is (the official code
+    meant that too, but its check never fires). A target word as a whole becomes [MASK]s (80 %),
+    random pieces (10 %), or stays (10 %).
 
     Raises:
         ClipDropped: there is no word.
@@ -128,7 +103,7 @@ def mask_words(
     words_W = np.unique(word_T[word_T >= 0])
     if len(words_W) == 0:
         raise ClipDropped("no_word_pieces", "its text has no piece that could be masked")
-    chosen_W = rng.random(len(words_W)) < settings.word_ratio
+    chosen_W = rng.random(len(words_W)) < ratio
     if settings.force_word and not chosen_W.any():
         chosen_W[rng.integers(len(words_W))] = True
     ids_T, labels_T = ids_T.copy(), np.full(len(ids_T), IGNORED, dtype=np.int64)

@@ -15,21 +15,15 @@ from typing import Any
 
 import torch
 
-from data_pipeline.atomic import atomic_file
-from pretrain.masking import TASKS
+from data_pipeline.files.atomic import atomic_file
+from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import Runtime
 
-COLUMNS = (
-    "step",
-    "split",
-    "loss",
-    *TASKS,
-    "learning_rate",
-    "clips_per_second",
-    "tokens_per_second",
-    "memory_gb",
-)
-SHORT = {"wwmlm": "wwmlm", "span_mvfr": "mvfr", "span_mvfc_kl": "mvfc", "span_mafr": "mafr"}
+
+def columns() -> list[str]:
+    """Of metrics.csv: one for each objective there is."""
+    amounts = ["learning_rate", "clips_per_second", "tokens_per_second", "memory_gb"]
+    return ["step", "split", "loss", *OBJECTIVES, *amounts]
 
 
 class Meter:
@@ -37,12 +31,13 @@ class Meter:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self._names = list(OBJECTIVES)
         self.reset()
 
     def reset(self) -> None:
-        zeros = torch.zeros(1 + len(TASKS), dtype=torch.float64, device=self.runtime.device)
+        zeros = torch.zeros(1 + len(self._names), dtype=torch.float64, device=self.runtime.device)
         self._sums = zeros  # the step's loss, then each objective's sum, of this rank
-        self._counts = dict.fromkeys(TASKS, 0)  # of all ranks, as the amounts below
+        self._counts = dict.fromkeys(self._names, 0)  # of all ranks, as the amounts below
         self._steps = self._clips = self._tokens = 0
         self._seconds = 0.0
         self._since = time.perf_counter()
@@ -50,13 +45,13 @@ class Meter:
     def add_loss(self, loss: torch.Tensor, sums: Mapping[str, torch.Tensor]) -> None:
         """This rank's part of a step's loss, from one micro-batch, and its objectives' sums."""
         self._sums[0] += loss.detach()
-        for task, loss_sum in sums.items():
-            self._sums[1 + TASKS.index(task)] += loss_sum.detach()
+        for name, loss_sum in sums.items():
+            self._sums[1 + self._names.index(name)] += loss_sum.detach()
 
     def add_step(self, counts: Mapping[str, int], clips: int, tokens: int) -> None:
         """What all ranks together did in one step."""
-        for task, count in counts.items():
-            self._counts[task] += count
+        for name, count in counts.items():
+            self._counts[name] += count
         self._steps += 1
         self._clips += clips
         self._tokens += tokens
@@ -79,9 +74,9 @@ class Meter:
             "memory_gb": _memory_gb(self.runtime.device),
         }
         row |= {
-            task: loss_sum / self._counts[task]
-            for task, loss_sum in zip(TASKS, sums[1:], strict=True)
-            if self._counts[task]
+            name: loss_sum / self._counts[name]
+            for name, loss_sum in zip(self._names, sums[1:], strict=True)
+            if self._counts[name]
         }
         self.reset()
         return row
@@ -103,7 +98,7 @@ class MetricsFile:
                 rows = [row for row in csv.DictReader(file) if _step_of(row) <= last_step]
         with atomic_file(self.path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+            writer = csv.DictWriter(text, columns(), lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows if last_step else [])
             text.detach()
@@ -125,7 +120,7 @@ class MetricsFile:
     def write(self, step: int, split: str, row: Mapping[str, float]) -> None:
         """Add one row. Floats are written with every digit, so that runs can be compared."""
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, columns(), lineterminator="\n")
             writer.writerow({"step": step, "split": split, **row})
         if self.board is not None:
             for name, value in row.items():
@@ -146,8 +141,10 @@ def describe(step: int, row: Mapping[str, float]) -> str:
 
 
 def objectives_line(row: Mapping[str, Any]) -> str:
-    """`wwmlm 2.710 mafr 0.380`: the objectives that `row` has."""
-    return " ".join(f"{SHORT[task]} {row[task]:.4f}" for task in TASKS if task in row)
+    """`wwmlm 2.7100 mafr 0.3800`: the objectives that `row` has."""
+    return " ".join(
+        f"{name.removeprefix('span_')} {row[name]:.4f}" for name in OBJECTIVES if name in row
+    )
 
 
 def _step_of(row: Mapping[str, str | None]) -> float:

@@ -11,39 +11,30 @@ learnt nothing but sentences does as well in all of them.
 
 import sys
 
-from data_pipeline.command_line import config_from_command_line
-from data_pipeline.config import ConfigError
+from data_pipeline.command_line import config_from_command_line, run_command
 from pretrain.config import PairingConfig
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        config = config_from_command_line(
-            PairingConfig,
-            argv,
-            command="python -m pretrain.pairing",
-            about="Masked words of held-out clips, with their own speech and face and wrong ones.",
-            example="python -m pretrain.pairing --config configs/pretrain/pairing_grid.yaml \\\n"
-            "      pretrain.optim.steps=300",
-        )
-    except ConfigError as error:
-        return _fail(error)
-    from pretrain.masked_words import as_markdown, run_seed, write_csv  # torch takes seconds
-    from pretrain.run import USER_ERRORS
+    return run_command(_main, argv, name="pairing")
 
-    try:
-        rows = [row for seed in config.seeds for row in run_seed(config, seed)]
-    except USER_ERRORS as error:
-        return _fail(error)
+
+def _main(argv: list[str] | None) -> int:
+    config = config_from_command_line(
+        PairingConfig,
+        argv,
+        command="python -m pretrain.pairing",
+        about="Masked words of held-out clips, with their own speech and face and wrong ones.",
+        example="python -m pretrain.pairing --config configs/pretrain/pairing_grid.yaml \\\n"
+        "      pretrain.optim.steps=300",
+    )
+    from pretrain.masked_words import as_markdown, run_seed, write_csv  # torch takes seconds
+
+    rows = [row for seed in config.seeds for row in run_seed(config, seed)]
     write_csv(config.results.with_suffix(".csv"), rows)
     config.results.with_suffix(".md").write_text(as_markdown(config, rows), encoding="utf-8")
     print(as_markdown(config, rows))
     return 0
-
-
-def _fail(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

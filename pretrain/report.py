@@ -10,18 +10,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-from data_pipeline.atomic import atomic_file  # noqa: E402
-from pretrain.masking import TASKS  # noqa: E402
-
-NAMES = {
-    "wwmlm": "WWMLM",
-    "span_mvfr": "SpanMVFR",
-    "span_mvfc_kl": "SpanMVFC-KL",
-    "span_mafr": "SpanMAFR",
-}
+from data_pipeline.errors import UserError
+from data_pipeline.files.atomic import atomic_file  # noqa: E402
+from pretrain.objectives import OBJECTIVES, Objective  # noqa: E402
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """A run folder that cannot be reported on."""
 
 
@@ -63,18 +57,19 @@ def pretrain_report(folder: Path) -> PretrainReport:
     train = table[table.split == "train"]
     validation = table[table.split == "validation"].drop_duplicates("step", keep="last")
     rows = []
-    for task in TASKS:
-        losses = validation[task].dropna()
+    asked = [objective for objective in OBJECTIVES.values() if objective.name in table]
+    for objective in asked:
+        losses = validation[objective.name].dropna()
         if len(losses):
             start, end = float(losses.iloc[0]), float(losses.iloc[-1])
-            rows.append(ObjectiveRow(objective=NAMES[task], start=start, end=end))
+            rows.append(ObjectiveRow(objective=objective.title, start=start, end=end))
     return PretrainReport(
         folder=folder,
         rows=rows,
         curves=[
-            _plot(task, train, validation, folder / f"curve-{task}.png")
-            for task in TASKS
-            if table[task].notna().any()
+            _plot(objective, train, validation, folder / f"curve-{objective.name}.png")
+            for objective in asked
+            if table[objective.name].notna().any()
         ],
         num_steps=int(table.step.max()),
     )
@@ -103,12 +98,13 @@ def save_picture(figure: plt.Figure, path: Path) -> Path:
     return path
 
 
-def _plot(task: str, train: pd.DataFrame, validation: pd.DataFrame, path: Path) -> Path:
-    figure, axis = new_picture(NAMES[task])
-    seen, held = (t[["step", task]].dropna() for t in (train, validation))
+def _plot(objective: Objective, train: pd.DataFrame, validation: pd.DataFrame, path: Path) -> Path:
+    figure, axis = new_picture(objective.title)
+    name = objective.name
+    seen, held = (t[["step", name]].dropna() for t in (train, validation))
     marker = "." if len(seen) < 10 else None  # one point alone draws no line
-    axis.plot(seen.step, seen[task], marker=marker, color="#8fa3bd", linewidth=1, label="training")
-    axis.plot(held.step, held[task], "o-", color="#1f5fa8", markersize=4, label="held out")
+    axis.plot(seen.step, seen[name], marker=marker, color="#8fa3bd", linewidth=1, label="training")
+    axis.plot(held.step, held[name], "o-", color="#1f5fa8", markersize=4, label="held out")
     over_steps(axis)
     axis.set_ylabel("loss")
     axis.legend(frameon=False, fontsize=9)

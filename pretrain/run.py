@@ -12,9 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError, dump_config, load_config
 from data_pipeline.paths import check_distinct
-from data_pipeline.schema import Passport, SchemaError, check_passport
+from data_pipeline.schema import Passport, check_passport
 from data_pipeline.shards import load_passport
-from data_pipeline.weights import WeightsError
 from pretrain.build import (
     build_limits,
     build_model,
@@ -24,34 +23,21 @@ from pretrain.build import (
 )
 from pretrain.checkpoint import (
     CONFIG_FILE,
-    CheckpointError,
     CheckpointStore,
     read_passport,
 )
+from pretrain.clip_index import shard_digests, unfinished_tars
 from pretrain.config import PretrainConfig
-from pretrain.engine import Engine, EngineError, build_engine
-from pretrain.loader import Loader, LoaderError, shard_digests, unfinished_tars
+from pretrain.engine import Engine, build_engine
+from pretrain.loader import Loader
 from pretrain.metrics import MetricsFile
-from pretrain.model.bert_init import BertError
+from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.output import held_output
-from pretrain.runtime import LaunchError, Runtime, seed_rank
+from pretrain.runtime import Runtime, seed_rank
 from pretrain.seen import SeenClips
-from pretrain.train import DivergedError, train
+from pretrain.train import train
 from pretrain.validation import Validation, describe_held_out
-
-USER_ERRORS = (
-    ConfigError,
-    SchemaError,
-    WeightsError,
-    BertError,
-    LoaderError,
-    EngineError,
-    CheckpointError,
-    LaunchError,
-    DivergedError,
-)
-"""What a user can mend: told in one message, without a traceback."""
 
 MAY_CHANGE = ("model.attention", "model.dropout")
 """Settings of the model that leave its weights what they are; other ones, even of the same shapes,
@@ -70,9 +56,9 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
     passport = _passport(config)
     check_objectives(config, passport)
     shares = config.objectives.shares().items()
-    runtime.log.info("objectives: " + ", ".join(f"{task} {share:.0%}" for task, share in shares))
+    runtime.log.info("objectives: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
     tokenizer = build_tokenizer(config.model.text_checkpoint)
-    loader, validation = _data(config, runtime, tokenizer)
+    loader, validation = _data(config, runtime, tokenizer, passport)
     closing.enter_context(loader)
     engine = _engine(config, runtime, passport)
     seed_rank(config.run.seed, runtime.rank)
@@ -83,22 +69,22 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
         config.run.keep_checkpoints,
         runtime,
         shard_digests(config.data.shards) if runtime.is_main else None,
-        SeenClips.of(loader.shards, runtime.log.info) if runtime.is_main else None,
+        SeenClips.of(loader.shards) if runtime.is_main else None,
     )
     newest = store.newest()
     if newest is not None:
         _check_same_run(config, passport, newest, runtime)
     progress = store.load(engine)
     if progress is not None:
-        _check_length(config, progress["step"], newest)
-        loader.load_state_dict(progress["loader"])
+        _check_length(config, progress.step, newest)
+        loader.load_state_dict(progress.loader)
         runtime.log.info(
-            f"going on after step {progress['step']} of {config.optim.steps}, from {newest}"
+            f"going on after step {progress.step} of {config.optim.steps}, from {newest}"
         )
     metrics = None
     if runtime.is_main:
         (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        last_step = progress["step"] if progress else 0
+        last_step = progress.step if progress else 0
         metrics = closing.enter_context(MetricsFile(output, last_step, config.run.tensorboard))
     train(
         config, runtime, engine, loader, validation, store, metrics, tokenizer, passport, progress
@@ -119,17 +105,21 @@ def _passport(config: PretrainConfig) -> Passport:
                 "or `python -m data_pipeline.extract --config configs/data/demo.yaml clips=TABLE "
                 "output=FOLDER` on your clips, then give data.shards=[FOLDER]"
             )
-    return load_passport(folders)
+    targets = {objective.target for objective in OBJECTIVES.values()}
+    return load_passport(folders, {*config.model.streams, *targets})
 
 
 def _data(
-    config: PretrainConfig, runtime: Runtime, tokenizer: PreTrainedTokenizerBase
+    config: PretrainConfig,
+    runtime: Runtime,
+    tokenizer: PreTrainedTokenizerBase,
+    passport: Passport,
 ) -> tuple[Loader, Validation | None]:
     """Training clips as a stream, held-out clips as a validation (None: there are none)."""
     data, seed, shares = config.data, config.run.seed, config.objectives.shares()
     common = {
         "tokenizer": tokenizer,
-        "limits": build_limits(data, config.model),
+        "limits": build_limits(data, config.model, passport),
         "masking": config.masking,
         "seed": seed,
         "micro_batch_clips": data.micro_batch_clips,
@@ -156,7 +146,7 @@ def _data(
     )
     if not held:
         return loader, None
-    return loader, Validation(shards=held, **common, tasks=tuple(shares))
+    return loader, Validation(shards=held, **common, objectives=tuple(shares))
 
 
 def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Engine:

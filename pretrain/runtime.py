@@ -25,22 +25,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pretrain.launcher import follow_launcher
+from pretrain.launcher import LaunchError, RankLost, ToldByRankZero, follow_launcher
 from pretrain.settings import RuntimeSettings
 
 Result = TypeVar("Result")
-
-
-class LaunchError(RuntimeError):
-    """The processes of a run cannot be brought together, or do not stay so."""
-
-
-class ToldByRankZero(LaunchError):
-    """What every rank has met, and rank 0 tells."""
-
-
-class RankLost(LaunchError):
-    """Another rank has ended. Why is its own to tell, so this one waits before it says so."""
 
 
 @dataclass(frozen=True, kw_only=True)

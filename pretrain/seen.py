@@ -8,7 +8,7 @@ for, one mistaken for another has a chance of 3e-9.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from data_pipeline.schema import ClipSample
-from data_pipeline.shards import features_digest, read_manifest, read_shard
+from data_pipeline.shards import read_manifest
+from pretrain.clip_index import ShardClips
 from pretrain.integrity import CheckpointError
-from pretrain.loader import ShardClips
 
 FILE = "clips.safetensors"
 
@@ -43,17 +42,11 @@ class SeenClips:
     """Fewer than ids where clips have words alone: those are known by their ids."""
 
     @classmethod
-    def of(
-        cls, shards: list[ShardClips], log: Callable[[str], None] = lambda _: None
-    ) -> "SeenClips":
-        """Those of a loader, from the manifests; shards of older code are read for it, which is
-        logged."""
+    def of(cls, shards: list[ShardClips]) -> "SeenClips":
+        """Those of a loader, from the manifests."""
         ids, features = [], []
         for shard in shards:
             digests = read_manifest(shard.tar.with_suffix(".json")).digests
-            if not digests:
-                log(f"{shard.tar} is of older code and read to know its clips again")
-                digests = [features_digest(sample) for sample in read_shard(shard.tar)]
             ids += map(_hash_of, shard.ids)
             features += [int(digests[row], 16) for row in shard.rows if digests[row]]
         return cls(ids_N=_sorted(ids), features_N=_sorted(features))
@@ -75,16 +68,15 @@ class SeenClips:
                 "is not known which clips the checkpoint was trained on"
             ) from error
 
-    def among(self, samples: Iterable[ClipSample]) -> Found:
-        """Which of `samples` were trained on."""
+    def among(self, clips: Iterable[tuple[str, str]]) -> Found:
+        """Which of `clips`, ids and digests as their manifests have them, were trained on."""
         same, named_alike = set(), set()
-        for sample in samples:
-            digest = features_digest(sample)
-            known = _has(self.ids_N, _hash_of(sample.id))
+        for clip, digest in clips:
+            known = _has(self.ids_N, _hash_of(clip))
             if _has(self.features_N, int(digest, 16)) if digest else known:
-                same.add(sample.id)
+                same.add(clip)
             elif known:
-                named_alike.add(sample.id)
+                named_alike.add(clip)
         return Found(same=frozenset(same), named_alike=frozenset(named_alike))
 
 

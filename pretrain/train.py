@@ -15,20 +15,20 @@ adds nothing to it, and the shares of the others are not raised: such a step wei
 
 import logging
 import math
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from data_pipeline.errors import UserError
 from data_pipeline.schema import Passport
-from pretrain.checkpoint import CheckpointStore, read_latest
+from pretrain.checkpoint import CheckpointStore, Progress, read_latest
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine
 from pretrain.integrity import way_back
 from pretrain.loader import Loader, StepData
-from pretrain.masking import DROP_REASONS, TASK_MODALITY, TASKS
+from pretrain.masking import DROP_REASONS
 from pretrain.metrics import Meter, MetricsFile, describe, objectives_line
-from pretrain.objectives import OBJECTIVES
+from pretrain.objectives import OBJECTIVES, squared_error
 from pretrain.optim import learning_rate
 from pretrain.runtime import Runtime
 from pretrain.validation import Validation
@@ -38,7 +38,7 @@ LARGE_SQUARE = 4.0
 nothing."""
 
 
-class DivergedError(ValueError):
+class DivergedError(UserError):
     """A loss, or weights, that are no numbers any more."""
 
 
@@ -52,7 +52,7 @@ def train(
     metrics: MetricsFile | None,
     tokenizer: PreTrainedTokenizerBase,
     passport: Passport,
-    progress: dict[str, Any] | None,
+    progress: Progress | None,
 ) -> None:
     """Train from `progress` (None: from the start) to config.optim.steps.
 
@@ -61,9 +61,9 @@ def train(
     """
     log, run, steps = runtime.log, config.run, config.optim.steps
     shares = config.objectives.shares()
-    step = progress["step"] if progress else 0
-    dropped = dict(progress["dropped"]) if progress else {}
-    drawn = progress["drawn"] if progress else 0
+    step = progress.step if progress else 0
+    dropped = dict(progress.dropped) if progress else {}
+    drawn = progress.drawn if progress else 0
     told: set[str] = set()  # reasons for which clips are passed over, each told once
 
     def validate() -> None:
@@ -88,12 +88,12 @@ def train(
         for batch in data.batches:
             batch = batch.to(runtime.device, non_blocking=True)
             sums = {
-                task: OBJECTIVES[task](predicted, batch.targets[task].values)[0]
-                for task, predicted in engine(batch).items()
+                name: OBJECTIVES[name].loss(predicted, batch.targets[name].values)[0]
+                for name, predicted in engine(batch).items()
             }
             weights = shares if config.objectives.mixing == "clip" else dict.fromkeys(shares, 1.0)
             # A step may ask for no word at all (masking.force_word=false): its sum is zero, too.
-            loss = sum(weights[task] * sums[task] / max(counts[task], 1) for task in sums)
+            loss = sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums)
             engine.backward(loss)
             meter.add_loss(loss, sums)
         rate = learning_rate(
@@ -131,27 +131,27 @@ def train(
                 raise _diverged("a weight is no finite number", step, config, store)
             state = loader.state_dict()
             places = runtime.max_over_ranks(torch.from_numpy(state["places_L2"]))
-            progress = {
-                "step": step,
-                "loader": {**state, "places_L2": places.tolist()},
-                "dropped": dropped,
-                "drawn": drawn,
-            }
-            folder = store.save(step, engine, progress, tokenizer, passport, config)
+            progress = Progress(
+                step=step,
+                loader={**state, "places_L2": places.tolist()},
+                dropped=dict(dropped),
+                drawn=drawn,
+            )
+            folder = store.save(engine, progress, tokenizer, passport, config)
             log.info(f"step {step} | saved {folder}")
         meter.go_on()
 
 
 def _warn_of_scale(first_losses: dict[str, float], log: logging.Logger) -> None:
     """Of an untrained model the loss of a regression is the mean square of its features."""
-    for task in ("span_mvfr", "span_mafr"):
-        square = first_losses.get(task, 0.0)
+    for name, objective in OBJECTIVES.items():
+        square = first_losses.get(name, 0.0) if objective.loss is squared_error else 0.0
         if square > LARGE_SQUARE:
             log.warning(
-                f"the {TASK_MODALITY[task]} features have a mean square of {square:.1f}, so {task} "
+                f"the {objective.target} features have a mean square of {square:.1f}, so {name} "
                 "will outweigh the other objectives and the model may learn little else; extract "
-                "states that end in a norm (speech.layer=-1), or lower "
-                f"objectives.weights.{task}"
+                "states that end in a norm (streams.speech.layer=-1), or lower "
+                f"objectives.weights.{name}"
             )
 
 
@@ -159,12 +159,11 @@ def _why_dropped(reason: str, count: int, drawn: int, config: PretrainConfig) ->
     """How many clips are passed over, and the setting that changes it."""
     data = config.data
     change = {
-        "text_too_long": f"more word pieces than data.max_text_pieces={data.max_text_pieces} "
+        "text_too_long": f"more word pieces than data.limits.text={data.limits.get('text')} "
         "(null: as many as the model has positions for)",
-        "beyond_positions": "frames beyond the model's positions; set data.max_face_frames and "
-        "data.max_speech_frames",
+        "beyond_positions": "frames beyond the model's positions; set data.limits of that stream",
         "no_word_pieces": "none of their words can be masked",
-        "no_task": "no objective that is on can be asked of them",
+        "no_objective": "no objective that is on can be asked of them",
     }
     why = change.get(reason, "the objective of the step needs it")
     return f"{count} of {drawn} clips drawn so far were passed over, {reason}: {why}"
@@ -196,10 +195,12 @@ def _over_ranks(
 
     Numbers of the host, summed over the CPU's process group: the device is not waited for.
     """
-    mine = [data.count(task) for task in TASKS] + [data.num_clips, data.num_tokens]
-    mine += [data.dropped.get(reason, 0) for reason in DROP_REASONS]
-    numbers = runtime.sum_over_ranks(torch.tensor(mine)).tolist()
-    counts = dict(zip(TASKS, numbers, strict=False))
-    clips, tokens = numbers[len(TASKS) : len(TASKS) + 2]
-    drops = dict(zip(DROP_REASONS, numbers[len(TASKS) + 2 :], strict=True))
-    return counts, clips, tokens, {reason: n for reason, n in drops.items() if n}
+    asked = dict.fromkeys(m for o in OBJECTIVES.values() for m in (o.stream, o.target))
+    reasons = [*DROP_REASONS, *(f"no_{modality}" for modality in asked)]
+    mine = [data.count(name) for name in OBJECTIVES] + [data.num_clips, data.num_tokens]
+    mine += [data.dropped.get(reason, 0) for reason in reasons]
+    numbers = iter(runtime.sum_over_ranks(torch.tensor(mine)).tolist())
+    counts = {name: next(numbers) for name in OBJECTIVES}
+    clips, tokens = next(numbers), next(numbers)
+    drops = {reason: n for reason, n in zip(reasons, numbers, strict=True) if n}
+    return counts, clips, tokens, drops

@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import ClipSample
 from data_pipeline.shards import read_shard
-from pretrain.example import Batch, Example, Limits, available_tasks, collate, make_example
-from pretrain.loader import ShardClips
-from pretrain.masking import TASKS, ClipDropped, MaskingSettings, random_generator
+from pretrain.clip_index import ShardClips
+from pretrain.example import Example, Limits, available_objectives, collate, make_example
+from pretrain.masking import ClipDropped, MaskingSettings, random_generator
+from pretrain.model.batch import Batch
 from pretrain.model.memobert import MEmoBert
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import Runtime
@@ -77,7 +78,7 @@ class Validation:
     masking: MaskingSettings
     """Its dice is not thrown: a loss under it would mix masked frames with frames left alone."""
     seed: int
-    tasks: tuple[str, ...]
+    objectives: tuple[str, ...]
     micro_batch_clips: int
 
     @torch.no_grad()
@@ -86,29 +87,31 @@ class Validation:
 
         Every rank takes its share of the clips; all get the same answer.
         """
-        sums_K2 = torch.zeros(len(TASKS), 2, dtype=torch.float64)
+        sums_K2 = torch.zeros(len(self.objectives), 2, dtype=torch.float64)
         was_training = model.training
         model.eval()
         for batch in self._batches(runtime.rank, runtime.world_size):
             with runtime.autocast():
                 predictions = model(batch.to(runtime.device))
-            for task, predicted in predictions.items():
-                loss_sum, count = OBJECTIVES[task](predicted, batch.targets[task].values)
-                sums_K2[TASKS.index(task)] += torch.tensor([loss_sum.item(), count])
+            for name, predicted in predictions.items():
+                loss_sum, count = OBJECTIVES[name].loss(predicted, batch.targets[name].values)
+                sums_K2[self.objectives.index(name)] += torch.tensor([loss_sum.item(), count])
         model.train(was_training)
         runtime.sum_over_ranks(sums_K2)
         return {
-            task: (total / count).item()
-            for task, (total, count) in zip(TASKS, sums_K2, strict=True)
+            name: (total / count).item()
+            for name, (total, count) in zip(self.objectives, sums_K2, strict=True)
             if count > 0
         }
 
     def _batches(self, rank: int, world_size: int) -> Iterator[Batch]:
+        targets = {OBJECTIVES[name].target for name in self.objectives}
+        streams = {*self.limits.frames, *targets} - {"text"}
         examples: list[Example] = []
         number = 0
         for shard in self.shards:
             wanted = set(shard.rows.tolist())
-            for row, sample in enumerate(read_shard(shard.tar)):
+            for row, sample in enumerate(read_shard(shard.tar, streams=streams)):
                 if row not in wanted:
                     continue
                 number += 1
@@ -122,13 +125,13 @@ class Validation:
 
     def _examples(self, sample: ClipSample) -> Iterator[Example]:
         masking = dataclasses.replace(self.masking, dice=False)
-        possible = available_tasks(sample, self.limits)
-        for task in self.tasks:
-            if task in possible:
-                rng = random_generator(self.seed, "validation", task, sample.id)
+        possible = available_objectives(sample, self.limits)
+        for name in self.objectives:
+            if name in possible:
+                rng = random_generator(self.seed, "validation", name, sample.id)
                 # Dropped here is dropped in training: the same limits, told there by reason.
                 with contextlib.suppress(ClipDropped):
-                    yield make_example(sample, self.tokenizer, self.limits, task, masking, rng)
+                    yield make_example(sample, self.tokenizer, self.limits, name, masking, rng)
 
 
 def _keep(shards: list[ShardClips], wanted: Callable[[str], bool]) -> list[ShardClips]:

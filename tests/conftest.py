@@ -1,6 +1,7 @@
 """What every test may ask for."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ SHARED = Path(os.environ.get("MEMOBERT_SHARED", ROOT.parent / "shared"))
 # Two cores serve the tests; more threads than that only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+CACHE = tempfile.TemporaryDirectory(prefix="memobert-tests-")
+os.environ["HF_DATASETS_CACHE"] = CACHE.name  # of data_pipeline.arrow
 
 MARK = "MEMOBERT_TESTS"
 """In the environment of every process that a test starts, wherever it has gone from there."""

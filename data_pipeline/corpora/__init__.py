@@ -3,6 +3,6 @@
     python -m data_pipeline.corpora grid /data/grid --output clips.csv
 
 An adapter is a module with `clips(root, on_reject) -> rows`: a row is a dict with columns of the
-clip table (data_pipeline.clips), its `video` an absolute path; a file whose name or label cannot
-be read goes to `on_reject`, so that files = rows + rejects.
+clip table (data_pipeline.table.clips), its `video` an absolute path; a file whose name or label
+cannot be read goes to `on_reject`, so that files = rows + rejects.
 """

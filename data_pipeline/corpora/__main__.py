@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import data_pipeline.corpora
-from data_pipeline.atomic import atomic_file
-from data_pipeline.clip_table import COLUMNS, ClipTableError
-from data_pipeline.clips import TABLE_NAMES
-from data_pipeline.command_line import command_parser
+from data_pipeline.command_line import USER_EXIT, command_parser, run_command
+from data_pipeline.files.atomic import atomic_file
 from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.schema import Reject
+from data_pipeline.table.clip_table import COLUMNS
+from data_pipeline.table.clips import TABLE_NAMES
 
 
 def adapter_names() -> list[str]:
@@ -24,6 +24,10 @@ def adapter_names() -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    return run_command(_main, argv, name="corpora")
+
+
+def _main(argv: list[str] | None) -> int:
     names = adapter_names()
     parser = command_parser(
         "python -m data_pipeline.corpora",
@@ -49,18 +53,15 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{arguments.output} is what would be read; give another --output")
     adapter = importlib.import_module(f"data_pipeline.corpora.{arguments.name}")
     rejects: list[Reject] = []
-    try:
-        rows = adapter.clips(arguments.root, rejects.append)
-        write_clip_table(arguments.output, rows)
-    except (ClipTableError, OSError) as error:
-        parser.error(str(error))
+    rows = adapter.clips(arguments.root, rejects.append)
+    write_clip_table(arguments.output, rows)
     for reject in rejects:
         print(f"reject {reject.clip}: {reject.reason}: {reject.detail}", file=sys.stderr)
     print(
         f"{len(rows) + len(rejects)} clips = {len(rows)} rows in {arguments.output} + "
         f"{len(rejects)} rejects"
     )
-    return 0 if rows else 1
+    return 0 if rows else USER_EXIT
 
 
 def _inputs(name: str, root: Path) -> set[Path]:

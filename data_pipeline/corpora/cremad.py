@@ -8,8 +8,8 @@ where its video is missing. One actor is one recording: splits go by actor.
 import re
 from pathlib import Path
 
-from data_pipeline.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 from data_pipeline.schema import Reject
+from data_pipeline.table.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 
 SENTENCES = {
     "IEO": "It's eleven o'clock.",

@@ -6,8 +6,8 @@ The way to bring any corpus, and to see what an extraction would make of a table
 import dataclasses
 from pathlib import Path
 
-from data_pipeline.clips import OnReject, load_clips
 from data_pipeline.schema import Reject
+from data_pipeline.table.clips import OnReject, load_clips
 
 
 def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:

@@ -11,8 +11,8 @@ import io
 import re
 from pathlib import Path
 
-from data_pipeline.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 from data_pipeline.schema import Reject
+from data_pipeline.table.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 
 LETTERS = (
     {"b": "bin", "l": "lay", "p": "place", "s": "set"},

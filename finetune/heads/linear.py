@@ -8,10 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pretrain.model.memobert import Batch, Encoded
+from finetune.heads import register
+from finetune.heads.base import Head, HeadOutput, HeadParts
+from pretrain.model.batch import Batch
+from pretrain.model.memobert import Encoded
 
 
-class LinearHead(nn.Module):
+@register("linear")
+class LinearHead(Head):
     """Linear H -> 2H, GELU, LN, Linear 2H -> C. N clips, H model width, C classes."""
 
     def __init__(self, width: int, num_classes: int) -> None:
@@ -23,5 +27,11 @@ class LinearHead(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, encoded: Encoded, batch: Batch) -> torch.Tensor:
-        return self.classifier(self.norm(F.gelu(self.dense(encoded.pooled_NH))))
+    @classmethod
+    def build(cls, parts: HeadParts) -> "LinearHead":
+        return cls(parts.width, len(parts.classes))
+
+    def forward(self, encoded: Encoded, batch: Batch, label_N: torch.Tensor) -> HeadOutput:
+        scores_NC = self.classifier(self.norm(F.gelu(self.dense(encoded.pooled_NH)))).float()
+        loss = F.cross_entropy(scores_NC, label_N, reduction="sum")
+        return HeadOutput(scores_NC=scores_NC, losses={"cross_entropy": loss})

@@ -23,6 +23,7 @@ from finetune.protocols.files import (
     some,
 )
 from finetune.protocols.make import make_protocol
+from finetune.protocols.split import Splits, split_clips
 
 __all__ = [
     "ALLOW",
@@ -30,8 +31,10 @@ __all__ = [
     "Fold",
     "Protocol",
     "ProtocolError",
+    "Splits",
     "load_protocol",
     "make_protocol",
     "save_protocol",
     "some",
+    "split_clips",
 ]

@@ -6,13 +6,12 @@ Settings of the finetuning config, such as data.labels, can be given as key=valu
 import logging
 import sys
 
-from data_pipeline.command_line import command_parser, parser_style
-from data_pipeline.config import ConfigError, load_config
+from data_pipeline.command_line import command_parser, parser_style, run_command
+from data_pipeline.config import load_config
 from data_pipeline.paths import check_distinct, new_file_argument, path_argument
-from data_pipeline.schema import SchemaError
 from finetune.config import FinetuneConfig
-from finetune.datasets import DatasetError, LabelMap, read_labelled, split_clips
-from finetune.protocols import ProtocolError, make_protocol, save_protocol
+from finetune.labelled import DatasetError, LabelMap, read_labelled
+from finetune.protocols import ProtocolError, make_protocol, save_protocol, split_clips
 from finetune.protocols.make import other_folds
 
 log = logging.getLogger("finetune.protocols")
@@ -24,6 +23,10 @@ python -m finetune.protocols make --shards runs/mine \\
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 2 for input that cannot be used."""
+    return run_command(_main, argv, name="protocols", tell=lambda message, _: log.error(message))
+
+
+def _main(argv: list[str] | None) -> int:
     parser = command_parser(
         "python -m finetune.protocols",
         "Fold files: which clips are for training, for choosing a step, and for test.",
@@ -54,33 +57,24 @@ def main(argv: list[str] | None = None) -> int:
     make.add_argument("--output", type=new_file_argument, required=True, help="fold file to write")
     args, settings = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    data = load_config(FinetuneConfig, args.config, settings).data
+    labels = LabelMap.build(data.labels, data.ignore_labels)
+    check_distinct("--shards", args.shards or ())
+    found = read_labelled(args.shards or data.shards, labels, streams=())
+    asked = {
+        "by": args.by,
+        "dev": not args.no_dev,
+        "allow_shared_speakers": args.allow_shared_speakers,
+        "seed": args.seed,
+    }
+    name = args.name or f"{found.corpus}-{args.by}{args.folds}"
     try:
-        data = load_config(FinetuneConfig, args.config, settings).data
-        labels = LabelMap.build(data.labels, data.ignore_labels)
-        check_distinct("--shards", args.shards or ())
-        found = read_labelled(args.shards or data.shards, labels)
-        asked = {
-            "by": args.by,
-            "dev": not args.no_dev,
-            "allow_shared_speakers": args.allow_shared_speakers,
-            "seed": args.seed,
-        }
-        name = args.name or f"{found.corpus}-{args.by}{args.folds}"
-        try:
-            protocol = make_protocol(found.clips, name=name, num_folds=args.folds, **asked)
-            folds = range(len(protocol.folds))
-            splits = [split_clips(found.clips, protocol, fold, found.classes) for fold in folds]
-        except (DatasetError, ProtocolError) as error:
-            raise ProtocolError(
-                f"{error}\n{other_folds(found.clips, args.folds, **asked)}"
-            ) from error
-        save_protocol(protocol, args.output)
-    except (ConfigError, DatasetError, ProtocolError, SchemaError) as error:
-        log.error("%s", error)
-        return 2
-    except OSError as error:
-        log.error("cannot write --output %s: %s", args.output, error)
-        return 2
+        protocol = make_protocol(found.clips, name=name, num_folds=args.folds, **asked)
+        folds = range(len(protocol.folds))
+        splits = [split_clips(found.clips, protocol, fold, found.classes) for fold in folds]
+    except (DatasetError, ProtocolError) as error:
+        raise ProtocolError(f"{error}\n{other_folds(found.clips, args.folds, **asked)}") from error
+    save_protocol(protocol, args.output)
     for line in found.summary():
         log.info("%s", line)
     for note in dict.fromkeys([*found.notes, *(note for s in splits for note in s.notes)]):

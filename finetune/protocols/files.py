@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from data_pipeline.errors import UserError
 from data_pipeline.shards import atomic_file
 
 FORMAT_VERSION = 1
@@ -21,7 +22,7 @@ ALLOW = (
 _strict = ConfigDict(extra="forbid")
 
 
-class ProtocolError(ValueError):
+class ProtocolError(UserError):
     """A fold file that cannot be used, or that does not fit the clips."""
 
 

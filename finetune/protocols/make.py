@@ -4,18 +4,16 @@ import contextlib
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from finetune.labelled import DatasetError, LabelledClip
 from finetune.protocols.files import Fold, Group, Protocol, ProtocolError, describe
-
-if TYPE_CHECKING:
-    from finetune.datasets import LabelledClip
+from finetune.protocols.split import split_clips
 
 
 def make_protocol(
-    clips: "Sequence[LabelledClip]",
+    clips: Sequence[LabelledClip],
     *,
     name: str,
     by: Group,
@@ -88,7 +86,7 @@ def make_protocol(
 
 
 def other_folds(
-    clips: "Sequence[LabelledClip]",
+    clips: Sequence[LabelledClip],
     num_folds: int,
     *,
     by: Group,
@@ -114,7 +112,7 @@ def other_folds(
 
 
 def _most_folds(
-    clips: "Sequence[LabelledClip]",
+    clips: Sequence[LabelledClip],
     wanted: int,
     by: Group,
     dev: bool,
@@ -122,8 +120,6 @@ def _most_folds(
     seed: int,
 ) -> int | None:
     """The largest number of folds up to `wanted` that works."""
-    from finetune.datasets import DatasetError, split_clips  # which knows this package
-
     least = 3 if dev else 2
     for number in range(max(wanted, least), least - 1, -1):
         with contextlib.suppress(DatasetError, ProtocolError):

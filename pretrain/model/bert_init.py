@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, BertConfig, BertForPreTraining
+from transformers import AutoConfig, BertConfig
 from transformers.utils import logging
 
-from data_pipeline.weights import resolve_weights
+from data_pipeline.errors import UserError
+from data_pipeline.files.weights import resolve_weights
 from pretrain.model.memobert import MEmoBert
 
 
-class BertError(ValueError):
+class BertError(UserError):
     """A checkpoint that is no BERT, or one of another size than the model."""
 
 
@@ -96,6 +97,8 @@ def _config(checkpoint: str) -> Any:
 
 def _read_tensors(checkpoint: str) -> dict[str, torch.Tensor]:
     """What the checkpoint really holds, under MEmoBert's names; what it lacks is left out."""
+    from transformers import BertForPreTraining  # 1.6 s, which a run without BERT need not wait
+
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of missing tensors is ours to write
     try:

@@ -1,24 +1,20 @@
-"""From word pieces, face features and speech states to vectors of one width.
+"""From word pieces and rows of streams to vectors of one width.
 
-text    word + position + type 0                            -> LN -> dropout   (BERT's own)
-face    LN(Linear(342 -> H)) + own position + type 1        -> LN -> dropout
-speech  LN(Linear(D -> H)) + own position + own type        -> LN -> dropout
+text    word + position + type 0                          -> LN -> dropout   (BERT's own)
+stream  LN(Linear(C -> H)) + own position + type          -> LN -> dropout
+
+The type is BERT's 1 for the first stream, the face, and one of its own for speech and any other.
 
 A masked frame comes in as zeros; the learned mask vector is added before the linear layer.
 
-Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a modality (face or speech),
-C feature width, H model width.
+Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a stream, C feature width,
+H model width.
 """
-
-import math
 
 import torch
 from torch import nn
 
-FACE_HZ = 10.0
-"""Face frames per second."""
-SPEECH_HZ = 50.0 / 3.0
-"""Speech states per second: the mean of every 3 wav2vec2 states, 60 ms."""
+from pretrain.model.batch import Frames, tick
 
 
 class TextEmbedder(nn.Module):
@@ -46,11 +42,11 @@ class TextEmbedder(nn.Module):
 
 
 class FrameEmbedder(nn.Module):
-    """Frames of features, one modality's: faces or speech.
+    """Frames of one stream, such as faces or speech.
 
     `position_hz` None: a frame's position is its index among the frames kept (the reference).
     Otherwise it is its time in ticks of that rate, so that a gap in the face is a gap in position
-    and equal positions of the two modalities' clocks are equal times.
+    and equal positions of two streams' clocks are equal times.
     """
 
     def __init__(
@@ -73,36 +69,29 @@ class FrameEmbedder(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        features_NFC: torch.Tensor,
-        masked_NF: torch.Tensor,
-        seconds_NF: torch.Tensor,
-        type_H: torch.Tensor,
-    ) -> torch.Tensor:
-        """`type_H` is BERT's type vector, used when the modality has none of its own."""
-        features_NFC = features_NFC.to(self.linear.weight.dtype)
-        features_NFC = features_NFC + self.mask_embedding(masked_NF.long())
-        x_NFH = self.input_norm(self.linear(features_NFC))
-        x_NFH = x_NFH + self._positions(seconds_NF)
+    def forward(self, frames: Frames, type_H: torch.Tensor) -> torch.Tensor:
+        """`type_H` is BERT's type vector, used when the stream has none of its own."""
+        x_NFC = frames.values_NFC.to(self.linear.weight.dtype)
+        x_NFC = x_NFC + self.mask_embedding(frames.masked_NF.long())
+        x_NFH = self.input_norm(self.linear(x_NFC))
+        x_NFH = x_NFH + self._positions(frames.seconds_NF)
         x_NFH = x_NFH + (type_H if self.type_embedding is None else self.type_embedding.weight[0])
         return self.dropout(self.LayerNorm(x_NFH))
 
-    def check_reach(self, num_frames: int, last_seconds: float, name: str) -> None:
+    def check_reach(self, frames: Frames, stream: str) -> None:
         """Raise ValueError if a frame lies beyond the position table.
 
         Takes numbers the host knows (collate counted them), so the device is never waited for.
         """
         table = self.position_embeddings.num_embeddings
-        last = num_frames - 1
+        last = frames.real_NF.shape[1] - 1
         if self.position_hz is not None:
-            # A hair above one half: the device rounds in float32 and may land one higher.
-            last = math.floor(last_seconds * self.position_hz + 0.501)
+            last = tick(frames.last_seconds, self.position_hz)
         if last >= table:
             raise ValueError(
-                f"a {name} frame at position {last} ({last_seconds:.1f} s), but the position table "
-                f"ends at {table - 1} (max_frame_positions = {table}); raise it, or limit the "
-                f"frames of a clip (max_{name} in the limits)"
+                f"a {stream} frame at position {last} ({frames.last_seconds:.1f} s), but the "
+                f"position table ends at {table - 1} (max_frame_positions = {table}); raise it, or "
+                f"limit the frames of a clip (data.limits.{stream})"
             )
 
     def _positions(self, seconds_NF: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""What is predicted from a hidden state: a word piece, a frame of features, an expression.
+"""What is predicted from a hidden state: a word piece, a frame of features, a class.
+
+    head(hidden_MH, input_weight) -> predictions
 
 The decoders of words and frames own no matrix: they multiply with the weight of the embedder they
 undo, handed in at each call, so the two cannot come apart in saving, loading or moving.
@@ -48,14 +50,14 @@ class FrameHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(x_MH))), linear_HC.t(), self.bias)
 
 
-class ExpressionHead(nn.Module):
-    """Masked faces (MVFC): logits over the eight expressions."""
+class ClassHead(nn.Module):
+    """Masked frames by class (MVFC): logits over the classes, tied to nothing."""
 
-    def __init__(self, width: int, num_expressions: int) -> None:
+    def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.classifier = nn.Linear(width, num_expressions)
+        self.classifier = nn.Linear(width, num_classes)
 
-    def forward(self, x_MH: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_MH: torch.Tensor, input_weight: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.norm(F.gelu(self.dense(x_MH))))

@@ -4,16 +4,18 @@
 
 Every position attends to every real position of its clip. The text side keeps the parameter names
 of transformers' BertForPreTraining, without the leading `bert.`, so a BERT checkpoint goes in by
-name (pretrain.model.bert_init).
+name (pretrain.model.bert_init). Which streams stand behind the text, and which objectives have a
+head, is data: see the arguments.
 
-Shapes: N clips, T word pieces with [CLS] and [SEP], F face frames, S speech states,
-L = T + F + S, C feature width, H model width, V vocabulary, M target positions.
+Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a stream, L = T + F + ...,
+C feature width, H model width, V vocabulary, M target positions.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
@@ -22,47 +24,26 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pretrain.integrity import check_whole, weight_files
-from pretrain.model.embeddings import FACE_HZ, SPEECH_HZ, FrameEmbedder, TextEmbedder
+from pretrain.model.batch import Batch
+from pretrain.model.embeddings import FrameEmbedder, TextEmbedder
 from pretrain.model.encoder import Encoder, Pooler
-from pretrain.model.heads import ExpressionHead, FrameHead, WordHead
-
-
-class Targets(Protocol):
-    """Where a task looks: flat positions into the padded [N, T], [N, F] or [N, S]."""
-
-    index_M: torch.Tensor
-
-
-class Batch(Protocol):
-    """What the model reads of a batch; pretrain.example.collate makes one.
-
-    A modality that no clip of the batch has is None.
-    """
-
-    text_ids_NT: torch.Tensor
-    text_mask_NT: torch.Tensor
-    face_NFC: torch.Tensor | None
-    face_mask_NF: torch.Tensor | None
-    face_masked_NF: torch.Tensor | None
-    face_seconds_NF: torch.Tensor | None
-    face_last_seconds: float
-    speech_NSD: torch.Tensor | None
-    speech_mask_NS: torch.Tensor | None
-    speech_masked_NS: torch.Tensor | None
-    speech_seconds_NS: torch.Tensor | None
-    speech_last_seconds: float
-    targets: dict[str, Any]
+from pretrain.model.heads import WordHead
+from pretrain.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
-    """The last hidden states, cut back into modalities; rows of padding mean nothing."""
+    """The last hidden states, cut back into text and streams; rows of padding mean nothing."""
 
     text_NTH: torch.Tensor
-    face_NFH: torch.Tensor | None
-    speech_NSH: torch.Tensor | None
+    frames_NFH: dict[str, torch.Tensor]
+    """By stream, those of the batch."""
     pooled_NH: torch.Tensor
     """tanh(Linear([CLS]))."""
+
+    def __getitem__(self, stream: str) -> torch.Tensor:
+        """[N, T or F, H] of `text` or of a stream."""
+        return self.text_NTH if stream == "text" else self.frames_NFH[stream]
 
 
 class WeightsMismatch(ValueError):
@@ -78,20 +59,20 @@ class Predictions(nn.Module):
 
 
 class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license="apache-2.0"):
-    """The model, its four pretraining heads, and `save_pretrained` / `from_pretrained`.
+    """The model, its pretraining heads, and `save_pretrained` / `from_pretrained`.
 
     Args (all saved in config.json):
         vocab_size, width, num_layers, num_heads, ffn_width, max_text_positions: of the BERT it
             starts from; pretrain.model.bert_init.bert_shape reads them off a checkpoint.
-        face_width: width of a face feature; None builds a model without faces.
-        speech_width: width of a speech state; None builds a model without speech.
-        num_expressions: classes of MVFC.
-        max_frame_positions: rows of the face's and of the speech's position table.
+        streams: [{"name": ..., "width": C, "rate_hz": rows a second}] of the streams that it
+            reads, in the order of the sequence: face and speech in the reference.
+        objectives: {name: width of its targets} of those that have a head beside the word head.
+        max_frame_positions: rows of each stream's position table.
         dropout: on embeddings, attention and layer outputs.
         positions: "index" of a frame among those kept, as in the reference, or "seconds", its
-            true time (10 face ticks and 16.7 speech ticks a second).
-        speech_type: "separate", its own type vector, as in the reference, or "shared", BERT's
-            type 1, which is the face's. Without faces speech takes type 1, as in the reference.
+            true time in ticks of its stream's rate.
+        own_type: the streams behind the first one have a type vector each, as in the reference,
+            or share BERT's type 1 with it.
         attention: "sdpa", torch's fused kernel, or "plain", the equation written out.
     """
 
@@ -104,103 +85,87 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         num_heads: int = 12,
         ffn_width: int = 3072,
         max_text_positions: int = 512,
-        face_width: int | None = 342,
-        speech_width: int | None = 768,
-        num_expressions: int = 8,
+        streams: Sequence[dict[str, Any]],
+        objectives: dict[str, int],
         max_frame_positions: int = 512,
         dropout: float = 0.1,
         positions: str = "index",
-        speech_type: str = "separate",
+        own_type: bool = True,
         attention: str = "sdpa",
     ) -> None:
         super().__init__()
         if positions not in ("index", "seconds"):
             raise ValueError(f"positions {positions!r} is unknown; choose 'index' or 'seconds'")
-        if speech_type not in ("separate", "shared"):
-            raise ValueError(f"speech_type {speech_type!r}: choose 'separate' or 'shared'")
         self.positions = positions
         self.attention = attention
         self.card: str | None = None  # Markdown; goes where the weights go
-
-        def frames(feature_width: int, hz: float, own_type: bool) -> FrameEmbedder:
-            position_hz = hz if positions == "seconds" else None
-            return FrameEmbedder(
-                feature_width, width, max_frame_positions, dropout, position_hz, own_type
-            )
-
         self.embeddings = TextEmbedder(vocab_size, width, max_text_positions, dropout)
-        self.face_embeddings = self.speech_embeddings = None
-        if face_width is not None:
-            self.face_embeddings = frames(face_width, FACE_HZ, own_type=False)
-        if speech_width is not None:
-            own_type = speech_type == "separate" and face_width is not None
-            self.speech_embeddings = frames(speech_width, SPEECH_HZ, own_type)
+        self.frame_embeddings = nn.ModuleDict(
+            {
+                stream["name"]: FrameEmbedder(
+                    stream["width"],
+                    width,
+                    max_frame_positions,
+                    dropout,
+                    position_hz=stream["rate_hz"] if positions == "seconds" else None,
+                    own_type=own_type and place > 0,
+                )
+                for place, stream in enumerate(streams)
+            }
+        )
         self.encoder = Encoder(width, num_layers, num_heads, ffn_width, dropout, attention)
         self.pooler = Pooler(width)
         self.cls = Predictions(width, vocab_size)
-        if face_width is not None:
-            self.face_regression = FrameHead(width, face_width)
-            self.face_expression = ExpressionHead(width, num_expressions)
-        if speech_width is not None:
-            self.speech_regression = FrameHead(width, speech_width)
+        with_head = [name for name in OBJECTIVES if name in objectives]
+        self.heads = nn.ModuleDict(
+            {name: OBJECTIVES[name].head(width, objectives[name]) for name in with_head}
+        )
         self.apply(_init_as_bert)
 
     def encode(self, batch: Batch) -> Encoded:
         """Hidden states of every position.
 
         Raises:
-            ValueError: a frame beyond the position table, or a modality the model was not
-                built for.
+            ValueError: a frame beyond the position table, or a stream the model was not built for.
         """
+        strange = batch.frames.keys() - self.frame_embeddings.keys()
+        if strange:
+            raise ValueError(
+                f"the batch has {', '.join(sorted(strange))}, but the model was built for "
+                f"{', '.join(self.frame_embeddings) or 'no stream'}; set model.streams, or "
+                "data.limits of these to 0"
+            )
         parts_NLH = [self.embeddings(batch.text_ids_NT)]
         keeps_NL = [batch.text_mask_NT]
         type_H = self.embeddings.token_type_embeddings.weight[1]
-        if batch.face_NFC is not None:
-            embed = self._embedder("face")
-            embed.check_reach(batch.face_NFC.shape[1], batch.face_last_seconds, "faces")
-            parts_NLH.append(
-                embed(batch.face_NFC, batch.face_masked_NF, batch.face_seconds_NF, type_H)
-            )
-            keeps_NL.append(batch.face_mask_NF)
-        if batch.speech_NSD is not None:
-            embed = self._embedder("speech")
-            embed.check_reach(batch.speech_NSD.shape[1], batch.speech_last_seconds, "speech")
-            parts_NLH.append(
-                embed(batch.speech_NSD, batch.speech_masked_NS, batch.speech_seconds_NS, type_H)
-            )
-            keeps_NL.append(batch.speech_mask_NS)
+        present = [name for name in self.frame_embeddings if name in batch.frames]
+        for name in present:
+            embed, frames = self.frame_embeddings[name], batch.frames[name]
+            embed.check_reach(frames, name)
+            parts_NLH.append(embed(frames, type_H))
+            keeps_NL.append(frames.real_NF)
 
         hidden_NLH = self.encoder(torch.cat(parts_NLH, 1), torch.cat(keeps_NL, 1))
-        pieces = list(hidden_NLH.split([part.shape[1] for part in parts_NLH], 1))
+        text_NTH, *pieces = hidden_NLH.split([part.shape[1] for part in parts_NLH], 1)
         return Encoded(
             pooled_NH=self.pooler(hidden_NLH),
-            text_NTH=pieces.pop(0),
-            face_NFH=pieces.pop(0) if batch.face_NFC is not None else None,
-            speech_NSH=pieces.pop(0) if batch.speech_NSD is not None else None,
+            text_NTH=text_NTH,
+            frames_NFH=dict(zip(present, pieces, strict=True)),
         )
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Task to its predictions at the target rows alone.
-
-        wwmlm logits [M, V]; span_mvfr features [M, 342]; span_mvfc_kl logits [M, 8];
-        span_mafr features [M, D].
-        """
+        """Objective to its predictions at the target rows alone: logits over the vocabulary [M, V]
+        of wwmlm, and what the head of another one gives, such as features [M, C]."""
         encoded = self.encode(batch)
         predictions = {}
-        for task, targets in batch.targets.items():
-            if task == "wwmlm":
-                out = self.mask_logits(_rows(encoded.text_NTH, targets))
-            elif task == "span_mvfr":
-                linear_HC = self.face_embeddings.linear.weight
-                out = self.face_regression(_rows(encoded.face_NFH, targets), linear_HC)
-            elif task == "span_mvfc_kl":
-                out = self.face_expression(_rows(encoded.face_NFH, targets))
-            elif task == "span_mafr":
-                linear_HC = self.speech_embeddings.linear.weight
-                out = self.speech_regression(_rows(encoded.speech_NSH, targets), linear_HC)
+        for name, targets in batch.targets.items():
+            stream = OBJECTIVES[name].stream
+            hidden_MH = encoded[stream].flatten(0, 1).index_select(0, targets.index_M)
+            if OBJECTIVES[name].head is None:
+                predictions[name] = self.mask_logits(hidden_MH)
             else:
-                raise ValueError(f"no head for the task {task!r}")
-            predictions[task] = out
+                input_weight = self.frame_embeddings[stream].linear.weight
+                predictions[name] = self.heads[name](hidden_MH, input_weight)
         return predictions
 
     def mask_logits(self, hidden_MH: torch.Tensor) -> torch.Tensor:
@@ -232,15 +197,6 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
                 "or point to another checkpoint."
             )
         self.load_state_dict(tensors)
-
-    def _embedder(self, modality: str) -> FrameEmbedder:
-        embedder = getattr(self, f"{modality}_embeddings")
-        if embedder is None:
-            raise ValueError(
-                f"the batch has {modality} frames, but the model was built without "
-                f"({modality}_width is null); set its width, or limit {modality} frames to 0"
-            )
-        return embedder
 
     @classmethod
     def from_pretrained(
@@ -298,10 +254,6 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         if card.is_file():
             model.card = card.read_text(encoding="utf-8")
         return model.to(map_location).eval()
-
-
-def _rows(hidden_NLH: torch.Tensor, targets: Targets) -> torch.Tensor:
-    return hidden_NLH.flatten(0, 1).index_select(0, targets.index_M)
 
 
 def _init_as_bert(module: nn.Module) -> None:

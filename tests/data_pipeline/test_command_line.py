@@ -12,12 +12,17 @@ from typing import Literal
 
 import pytest
 
-from data_pipeline.command_line import config_from_command_line, field_docstrings, settings_of
+from data_pipeline.command_line import (
+    config_from_command_line,
+    field_docstrings,
+    run_command,
+    settings_of,
+)
 from data_pipeline.config import ConfigError, section_of
 from data_pipeline.paths import PathText
 
 CONFIGS = (
-    "data_pipeline.extract_config:DataConfig",
+    "data_pipeline.extraction.config:DataConfig",
     "pretrain.config:PretrainConfig",
     "pretrain.config:PairingConfig",
     "finetune.config:FinetuneConfig",
@@ -48,15 +53,15 @@ EXAMPLES = {
 }
 """Commands whose help is that of another one, which its example calls."""
 SLOW = {
-    "python -m data_pipeline.speaker_bench": "--table",
-    "python -m data_pipeline.speaker_turns": "--root",
-    "python -m data_pipeline.decode_check": "--starts",
+    "python -m data_pipeline.speaker.bench": "--table",
+    "python -m data_pipeline.speaker.turns": "--root",
+    "python -m data_pipeline.media.decode_check": "--starts",
     "python -m finetune.collect": "folder",
     "python -m finetune.page": "--output",
-    "python -m data_pipeline.models.fer": "--minutes",
-    "python -m data_pipeline.models.lip_sync": "--num-clips",
-    "python -m data_pipeline.models.speech_probes": "--only",
-    "python -m data_pipeline.models.distil_wav2vec2": "--stop-at",
+    "python -m data_pipeline.recipes.fer": "--minutes",
+    "python -m data_pipeline.recipes.lip_sync": "--num-clips",
+    "python -m data_pipeline.recipes.speech_probes": "--only",
+    "python -m data_pipeline.recipes.distil_wav2vec2": "--stop-at",
     "deepspeed launch/pretrain.sh": "optim.steps=INT",
     "accelerate launch finetune/run.py": "plans.direct.num_steps=INT",
 }
@@ -193,6 +198,9 @@ def _names(cls: type, above: str = "") -> list[str]:
         section = section_of(hints[f.name])
         name = above + f.name
         names += _names(section, f"{name}.") if section else [name]
+        if "sections" in f.metadata:
+            for inner in f.default_factory():
+                names += _names(f.metadata["sections"](inner), f"{name}.{inner}.")
     return names
 
 
@@ -241,3 +249,24 @@ def test_help_of_the_slower_commands(root: Path, command: str) -> None:
     text = help_of(command, root)
     assert SLOW[command] in text
     assert "\nexample:\n  " + command in text
+
+
+def test_what_a_user_can_mend_is_one_message_and_exit_code_2(capsys):
+    def ending(error: BaseException) -> tuple[int, str]:
+        def main(argv: list[str] | None) -> int:
+            assert argv == ["x"]
+            raise error
+
+        code = run_command(main, ["x"], name="cook", go_on="stir on")
+        out, said = capsys.readouterr()
+        assert out == ""
+        return code, said
+
+    assert run_command(lambda argv: 7, [], name="cook") == 7
+    assert ending(ConfigError("no salt; add some")) == (2, "cook: no salt; add some\n")
+    missing = FileNotFoundError(2, "No such file or directory", "pot")
+    assert ending(missing) == (2, "cook: cannot read or write pot: No such file or directory\n")
+    assert ending(OSError("odd")) == (2, "cook: cannot read or write: odd\n")
+    assert ending(KeyboardInterrupt()) == (130, "cook: interrupted; stir on\n")
+    with pytest.raises(ZeroDivisionError):  # a fault of the program keeps its traceback
+        ending(ZeroDivisionError())

@@ -5,7 +5,7 @@ import pytest
 from data_pipeline import doctor
 from data_pipeline.config import load_config
 from data_pipeline.doctor import check_encoders, check_output, check_quickly
-from data_pipeline.extract_config import DataConfig
+from data_pipeline.extraction.config import DataConfig
 from data_pipeline.schema import Clip
 
 
@@ -62,9 +62,9 @@ def test_an_output_that_an_extraction_refuses_is_an_error(tmp_path):
 
 
 def test_an_encoder_that_does_not_load_is_an_error_with_the_fix(tmp_path):
-    (finding,) = check_encoders(config(tmp_path, "speech.encoder=./nowhere"))
+    (finding,) = check_encoders(config(tmp_path, "streams.speech.encoder=./nowhere"))
     assert finding.level == "error" and "no folder ./nowhere" in finding.what
-    assert "speech.encoder=" in finding.fix
+    assert "streams.NAME.encoder=" in finding.fix
 
 
 def test_a_table_that_may_not_be_read_is_one_line(tmp_path, capsys, monkeypatch):
@@ -72,22 +72,24 @@ def test_a_table_that_may_not_be_read_is_one_line(tmp_path, capsys, monkeypatch)
         raise PermissionError(13, "Permission denied", "t.csv")
 
     monkeypatch.setattr(doctor, "load_clips", refused)
-    assert doctor.main(["clips=t.csv", f"output={tmp_path}/o"]) == 1
-    assert capsys.readouterr().out == "error   [Errno 13] Permission denied: 't.csv'\n"
+    assert doctor.main(["clips=t.csv", f"output={tmp_path}/o"]) == 2
+    assert capsys.readouterr().err == "doctor: cannot read or write t.csv: Permission denied\n"
 
 
-def test_the_command_ends_with_1_when_there_is_an_error(tmp_path, capsys):
+def test_the_command_ends_with_2_when_there_is_an_error(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("video\ngone.mp4\n")
-    words = [f"clips={tmp_path}/t.csv", f"output={tmp_path}/o", "speech.encoder=./nowhere"]
-    assert doctor.main(words) == 1
+    words = [f"clips={tmp_path}/t.csv", f"output={tmp_path}/o", "streams.speech.encoder=./nowhere"]
+    assert doctor.main(words) == 2
     out = capsys.readouterr().out
     assert out.count("error   ") == 2 and "gone.mp4" in out
-    assert doctor.main([f"clips={tmp_path}/none.csv", f"output={tmp_path}/o"]) == 1
-    assert "no clip table" in capsys.readouterr().out
+    assert doctor.main([f"clips={tmp_path}/none.csv", f"output={tmp_path}/o"]) == 2
+    assert "no clip table" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", ["clip=x", "speech.encodr=x", "workers=0", "array.index=3"])
+@pytest.mark.parametrize(
+    "word", ["clip=x", "streams.speech.encodr=x", "workers=0", "array.index=3"]
+)
 def test_a_wrong_setting_is_named(tmp_path, capsys, word):
-    assert doctor.main([f"clips={tmp_path}", f"output={tmp_path}/o", word]) == 1
-    out = capsys.readouterr().out
+    assert doctor.main([f"clips={tmp_path}", f"output={tmp_path}/o", word]) == 2
+    out = capsys.readouterr().err
     assert word.partition("=")[0] in out

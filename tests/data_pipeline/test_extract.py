@@ -16,19 +16,21 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline import clip_extractor, executor, extract
-from data_pipeline.claim import check_claim, write_claim
-from data_pipeline.clip_extractor import ClipExtractor
-from data_pipeline.clips import load_clips
+from data_pipeline import extract
 from data_pipeline.config import ConfigError, dump_config, load_config
-from data_pipeline.extract_config import DataConfig, num_workers, resolve_device
-from data_pipeline.ledger import Summary
-from data_pipeline.media import open_clip
+from data_pipeline.extraction import clip_extractor
+from data_pipeline.extraction.clip_extractor import ClipExtractor
+from data_pipeline.extraction.config import DataConfig, num_workers, resolve_device
+from data_pipeline.files.weights import ASSETS
+from data_pipeline.media.clip_media import open_clip
 from data_pipeline.report import data_report
-from data_pipeline.schema import Clip
+from data_pipeline.runs import executor
+from data_pipeline.runs.claim import check_claim, write_claim
+from data_pipeline.runs.ledger import Summary
+from data_pipeline.runs.worker_pool import ExtractionError
+from data_pipeline.schema import Clip, ClipSample
 from data_pipeline.shards import list_shards, load_passport, read_shard
-from data_pipeline.weights import ASSETS
-from data_pipeline.worker_pool import ExtractionError
+from data_pipeline.table.clips import load_clips
 
 SAMPLES = ASSETS / "samples"
 
@@ -81,36 +83,58 @@ def write_video(path: Path, *, sound: str | np.ndarray | None, seconds: float = 
 
 
 @pytest.mark.parametrize("name", ["default", "demo", "grid"])
-def test_every_config_that_ships_builds(root, name):
+def test_every_config_that_ships_builds_and_is_kept_as_it_came_out(root, tmp_path, name):
     path = root / "configs" / "data" / f"{name}.yaml"
     built = load_config(DataConfig, path, ["clips=x", "output=y"])
-    assert load_config(DataConfig, path, ["clips=x", "output=y"]) == built
     assert "-m data_pipeline.extract --config configs/data/" in path.read_text()
-    assert dump_config(built).startswith("clips: x")
+    assert {"face", "speech"} <= built.extractors.keys()
+    (tmp_path / "again.yaml").write_text(dump_config(built))
+    assert load_config(DataConfig, tmp_path / "again.yaml", []) == built
+
+
+def test_streams_of_yaml_and_command_line_are_laid_on_one_another(tmp_path):
+    (tmp_path / "a.yaml").write_text("streams: {speech: {encoder: mine, layer: 3}, fbank: }\n")
+    words = ["clips=x", "output=y", "streams.speech.pooling=2", "streams.face.encoder=2024"]
+    found = load_config(DataConfig, tmp_path / "a.yaml", words)
+    assert found.extractors == {
+        "face": {"encoder": "2024"},
+        "speech": {"encoder": "mine", "layer": 3, "pooling": 2},
+        "fbank": {"mel_bins": 80, "shift_ms": 10.0},
+    }
+    (tmp_path / "b.yaml").write_text(dump_config(found))
+    assert load_config(DataConfig, tmp_path / "b.yaml", []) == found
+    alone = load_config(DataConfig, tmp_path / "a.yaml", [*words[:2], *NO_FACE])
+    assert alone.extractors.keys() == {"speech", "fbank"}
+    (tmp_path / "b.yaml").write_text(dump_config(alone))
+    assert load_config(DataConfig, tmp_path / "b.yaml", []) == alone
+    assert config("speaker=none", "require=[speech]").extractors.keys() == {"speech"}
+
+
+NO_FACE = ("streams.face=false", "require=[speech]")
 
 
 def test_settings_are_what_decides_the_bytes():
     same = config("workers=7", "previews=9", "attempts=2", "array.count=4", "array.index=1")
     assert same.settings() == config().settings()
     assert config("min_seconds=1").settings() != config().settings()
-    assert config("speech.layer=2").settings() != config().settings()
+    assert config("streams.speech.layer=2").settings() != config().settings()
 
 
 def test_the_same_config_finds_its_folder_again(tmp_path):
     out = tmp_path / "out"
-    words = ["clips=x", f"output={out}", "speech.layer=2"]
+    words = ["clips=x", f"output={out}", "streams.speech.layer=2"]
     for _ in range(2):
         asked = load_config(DataConfig, None, words)
         check_claim(out, [], asked.settings(), dump_config(asked))
         write_claim(out, [], dump_config(asked), {})
-    other = load_config(DataConfig, None, [*words[:2], "speech.layer=3"])
-    with pytest.raises(ExtractionError, match="speech: found .*'layer': 2.* expected .*'layer': 3"):
+    other = load_config(DataConfig, None, [*words[:2], "streams.speech.layer=3"])
+    with pytest.raises(
+        ExtractionError, match="streams: found .*'layer': 2.* expected .*'layer': 3"
+    ):
         check_claim(out, [], other.settings(), dump_config(other))
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics.csv", "checkpoints", "recipes", "results.csv", "model.safetensors"]
-)
+@pytest.mark.parametrize("name", ["metrics.csv", "checkpoints", "results.csv", "model.safetensors"])
 def test_the_output_of_another_stage_is_no_place_for_shards(tmp_path, name):
     asked = load_config(DataConfig, None, ["clips=x", f"output={tmp_path}"])
     (tmp_path / name).touch()
@@ -121,23 +145,34 @@ def test_the_output_of_another_stage_is_no_place_for_shards(tmp_path, name):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("require=[face,sound]", "require"),
+        (
+            "require=[face,sound]",
+            "require names sound; expected text, or .*face, face_probs, speech",
+        ),
+        ("streams.face=false", "require names face; expected text, or one of the streams speech"),
         ("speaker=nobody", "speaker"),
         ("speaker=none", "require cannot name face"),
-        ("clips_per_shard=0", "expected more than 0"),
+        ("clips_per_shard=0", "clips_per_shard: Input should be greater than 0"),
         ("array.index=4", "the index runs from 0"),
         ("min_seconds=.nan", "min_seconds is nan; expected a number"),
-        ("min_seconds=.inf", "min_seconds is inf; expected 0 or more, and finite"),
-        ("clip_timeout_seconds=.inf", "expected more than 0, and finite"),
-        ("media.frames_per_second=0", "frames_per_second is 0.0; expected more than 0"),
-        ("media.max_height=0", "max_height is 0; expected more than 0"),
-        ("media.audio_track=-1", "audio_track is -1; expected 0 or more, or null"),
-        ("media.window_seconds=-1", "window_seconds is -1.0; expected more than 0"),
-        ("faces.detections_per_second=0", "detections_per_second is 0.0; expected more than 0"),
-        ("faces.batch_frames=0", "batch_frames is 0; expected more than 0"),
+        ("min_seconds=.inf", "min_seconds: Input should be a finite number"),
+        ("clip_timeout_seconds=.inf", "clip_timeout_seconds: Input should be a finite number"),
+        ("media.frames_per_second=0", "media.frames_per_second: Input should be greater"),
+        ("media.max_height=0", "media.max_height: Input should be greater than 0"),
+        ("media.audio_track=-1", "media.audio_track: Input should be greater than or equal"),
+        ("media.window_seconds=-1", "media.window_seconds: Input should be greater than 0"),
+        ("faces.detections_per_second=0", "faces.detections_per_second: Input should be"),
+        ("faces.batch_frames=0", "faces.batch_frames: Input should be greater than 0"),
         ("faces.crop_size=32", "there is no setting 'faces.crop_size'"),
         ("active_speaker.min_synchrony=.nan", "min_synchrony is nan; expected a number"),
-        ("speech.enkoder=x", "the nearest is 'speech.encoder'"),
+        ("streams.speech.enkoder=x", "the nearest is 'streams.speech.encoder'"),
+        ("streams.speech.pooling=0", "streams.speech.pooling: Input should be greater than 0"),
+        ("streams.speech.layer=top", r"streams.speech.layer: .* integer .*\(found 'top'\)"),
+        ("streams.fbnk={}", "streams.fbnk: cannot import data_pipeline.features.fbnk"),
+        ("streams={wave: {}}", "streams.wave: cannot import data_pipeline.features.wave"),
+        ("streams.densenet={}", "data_pipeline.features.densenet makes no stream, it has no NEEDS"),
+        ("speech.encoder=x", "is now called 'streams'; write streams.speech.encoder= for"),
+        ("expression=x", "is now called 'streams'; write streams.face.encoder= for expression="),
         ("min_second=1", "the nearest is 'min_seconds'"),
     ],
 )
@@ -167,13 +202,16 @@ def test_a_talking_face_gives_a_whole_sample(extractor):
     assert sample.id == clip.id and sample.text == clip.text
     assert sample.words == clip.text.split()
     seconds = extraction.media_seconds
-    assert len(sample.face) == pytest.approx(10 * seconds, abs=3)
-    assert len(sample.speech) == pytest.approx(50 / 3 * seconds, abs=3)
-    assert 0 <= sample.face_seconds[0] and sample.face_seconds[-1] <= seconds
-    assert sample.face_probs.sum(axis=1) == pytest.approx(np.ones(len(sample.face)), abs=0.01)
+    face = sample.streams["face"]
+    assert len(face) == pytest.approx(10 * seconds, abs=3)
+    assert len(sample.streams["speech"]) == pytest.approx(50 / 3 * seconds, abs=3)
+    assert 0 <= face.seconds_N[0] and face.seconds_N[-1] <= seconds
+    assert sample.streams["face_probs"].values_ND.sum(axis=1) == pytest.approx(
+        np.ones(len(face)), abs=0.01
+    )
     assert sample.meta["label"] == clip.label and sample.meta["end"] == pytest.approx(seconds)
     assert sample.meta["speaker_score"] > 0
-    assert set(extraction.seconds) >= {"media", "voice", "faces", "expression", "speech"}
+    assert set(extraction.seconds) >= {"media", "voice", "faces", "face", "speech"}
     preview = extraction.preview
     assert len(preview.about["frames"]) == 6
     assert len(preview.frames) == 6 + 1 and preview.about["crops"]  # the last one is of the crops
@@ -184,8 +222,10 @@ def test_a_talking_face_gives_a_whole_sample(extractor):
 
 def test_the_same_clip_gives_the_same_features_again(extractor):
     first, again = (extractor(sample_clip()).sample for _ in range(2))
-    for name in ("face", "face_probs", "face_seconds", "speech"):
-        assert np.array_equal(getattr(first, name), getattr(again, name))
+    assert first.streams.keys() == {"face", "face_probs", "speech"}
+    for name, stream in first.streams.items():
+        assert np.array_equal(stream.values_ND, again.streams[name].values_ND)
+        assert np.array_equal(stream.seconds_N, again.streams[name].seconds_N)
 
 
 def test_sound_alone_is_a_sample_only_where_no_face_is_required(with_settings):
@@ -195,8 +235,8 @@ def test_sound_alone_is_a_sample_only_where_no_face_is_required(with_settings):
     extraction = with_settings("require=[speech]")(clip, preview=True)
     assert extraction.preview.frames == [] and extraction.preview.about["waveform"]
     sample = extraction.sample
-    assert sample.face is None and sample.face_probs is None and sample.face_seconds is None
-    assert len(sample.speech) > 10 and sample.meta["speaker_score"] is None
+    assert sample.streams.keys() == {"speech"}
+    assert len(sample.streams["speech"]) > 10 and sample.meta["speaker_score"] is None
 
 
 def test_text_that_is_absent_stays_absent_unless_it_is_required(with_settings):
@@ -210,9 +250,29 @@ def test_text_that_is_absent_stays_absent_unless_it_is_required(with_settings):
 def test_the_speaker_can_be_any_face_or_none(with_settings):
     clip = sample_clip()
     sample = with_settings("speaker=any_face")(clip).sample
-    assert sample.face is not None and sample.meta["speaker_score"] is None
+    assert sample.has("face") and sample.meta["speaker_score"] is None
     sample = with_settings("speaker=none", "require=[speech]")(clip).sample
-    assert sample.face is None and sample.speech is not None
+    assert sample.streams.keys() == {"speech"}
+
+
+def test_a_stream_more_is_a_line_of_config_and_changes_no_other(extractor):
+    clip = sample_clip()
+    more = ClipExtractor(config("streams={fbank: {mel_bins: 40}, crops: {}}"))
+    sample, plain = more(clip).sample, extractor(clip).sample
+    assert sample.streams.keys() == {"face", "face_probs", "speech", "fbank", "crops"}
+    sample.check(more.passport)
+    for name, stream in plain.streams.items():
+        assert np.array_equal(sample.streams[name].values_ND, stream.values_ND)
+        assert np.array_equal(sample.streams[name].seconds_N, stream.seconds_N)
+    assert sample.streams["fbank"].values_ND.shape[1] == 40
+    crops = sample.streams["crops"]
+    assert crops.values_ND.dtype == np.uint8 and crops.values_ND.shape[1] == 48 * 48
+    assert np.array_equal(crops.seconds_N, sample.streams["face"].seconds_N)
+
+
+def test_faces_of_two_sizes_are_one_error():
+    with pytest.raises(ConfigError, match="streams.face 48, streams.crops 64; choose encoders of"):
+        ClipExtractor(config("streams.crops.size=64"))
 
 
 @pytest.mark.parametrize("size", [(2, 2), (16, 16), (16, 160), (160, 16)])
@@ -237,9 +297,9 @@ def test_no_mouth_in_step_with_the_voice_is_a_reject(with_settings):
 
 
 def test_a_speaker_missed_is_told_with_what_was_measured_and_the_setting(with_settings):
-    reject = with_settings("active_speaker.min_match_share=2")(sample_clip()).reject
+    reject = with_settings("active_speaker.min_match_share=1")(sample_clip()).reject
     assert reject.reason == "no_mouth_movement" and "in a share of 0." in reject.detail
-    assert "expected active_speaker.min_match_share=2" in reject.detail
+    assert "expected active_speaker.min_match_share=1" in reject.detail
     reject = with_settings("active_speaker.min_voice_seconds=60")(sample_clip()).reject
     assert reject.reason == "no_voice" and "s of voice; expected" in reject.detail
 
@@ -276,6 +336,10 @@ def write_tracks(path: Path, *sounds: np.ndarray) -> Path:
     return path
 
 
+def speech_of(sample: ClipSample) -> np.ndarray:
+    return sample.streams["speech"].values_ND
+
+
 def test_a_track_with_a_voice_is_taken_for_a_silent_one(tmp_path, with_settings):
     voice_T = open_clip(sample_clip(".mp3")).sound_T
     hum_T = (0.1 * np.sin(2 * np.pi * 50 * np.arange(len(voice_T)) / 16_000)).astype(np.float32)
@@ -288,9 +352,11 @@ def test_a_track_with_a_voice_is_taken_for_a_silent_one(tmp_path, with_settings)
     assert f"{tracks}, number 2 is taken, as track 0 is silent" in note
     assert extraction.sample.meta["notes"] == [note]
     plain = extract(Clip(id="x", video=str(write_tracks(tmp_path / "y.mkv", voice_T)))).sample
-    assert np.array_equal(extraction.sample.speech, plain.speech) and "notes" not in plain.meta
+    assert (
+        np.array_equal(speech_of(extraction.sample), speech_of(plain)) and "notes" not in plain.meta
+    )
     chosen = with_settings("require=[speech]", "media.audio_track=2")(clip)
-    assert np.array_equal(chosen.sample.speech, plain.speech)
+    assert np.array_equal(speech_of(chosen.sample), speech_of(plain))
 
 
 def test_a_voice_on_another_track_is_named_where_the_one_taken_has_none(tmp_path, with_settings):
@@ -309,7 +375,7 @@ def test_real_files_of_two_tracks_and_of_channels_that_cancel(shared_data, with_
     odd = shared_data / "odd_media"
     for name in ("two_tracks_first_silent.mkv", "antiphase.mkv"):
         extraction = with_settings()(Clip(id="x", video=str(odd / name)))
-        assert extraction.sample.speech is not None and extraction.sample.face is not None
+        assert extraction.sample.has("speech") and extraction.sample.has("face")
         assert len(extraction.notes) == 1
 
 
@@ -415,7 +481,7 @@ def test_a_table_of_bad_clips_ends_as_rows_and_the_counts_add_up(tmp_path, capsy
     samples = [sample for tar in list_shards(out) for sample in read_shard(tar, verify=True)]
     assert [sample.text for sample in samples] == ["hello there", None]
     assert samples[1].meta["start"] == 0.2
-    assert load_passport(out).keys() == {"face", "speech"}
+    assert load_passport(out).keys() == {"face", "face_probs", "speech"}
     report = data_report(out)
     assert report.num_rejects == num_rows - 2 and len(report.previews) == 2
     # Nothing was written beside the output folder.
@@ -427,7 +493,7 @@ def test_a_full_disk_is_told_with_the_way_on(tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(executor, "execute", full)
-    assert extract.main([f"clips={SAMPLES}", f"output={tmp_path}/out"]) == 1
+    assert extract.main([f"clips={SAMPLES}", f"output={tmp_path}/out"]) == 2
     said = capsys.readouterr().err
     assert f"the disk of {tmp_path}/out is full" in said and "goes on from here" in said
 
@@ -435,7 +501,7 @@ def test_a_full_disk_is_told_with_the_way_on(tmp_path, capsys, monkeypatch):
 def test_a_slip_in_the_config_is_told_before_torch_is_loaded(root):
     script = (
         "import sys; from data_pipeline import extract\n"
-        "assert extract.main(['clips=x', 'output=y', 'wrkers=2']) == 1\n"
+        "assert extract.main(['clips=x', 'output=y', 'wrkers=2']) == 2\n"
         "assert not {'torch', 'transformers', 'scipy'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
@@ -461,9 +527,9 @@ def test_a_run_without_samples_says_so():
 
 def test_a_table_that_is_none_ends_with_one_line(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("file,text\na.mp4,hello\n")
-    assert extract.main([f"clips={tmp_path}/t.csv", f"output={tmp_path}/out"]) == 1
+    assert extract.main([f"clips={tmp_path}/t.csv", f"output={tmp_path}/out"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("extract: ") and "no column `video`" in error
-    assert extract.main(["clips=x", f"output={tmp_path}/out", "wrkers=2"]) == 1
+    assert extract.main(["clips=x", f"output={tmp_path}/out", "wrkers=2"]) == 2
     assert "the nearest is 'workers'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.config import ConfigError, load_config
-from data_pipeline.extract_config import DataConfig
+from data_pipeline.extraction.config import DataConfig
 from data_pipeline.paths import (
     STAGE_FILES,
     check_distinct,
@@ -22,8 +22,8 @@ from pretrain.config import PairingConfig, PretrainConfig
 PATHS = [
     (DataConfig, "clips", []),
     (DataConfig, "output", []),
-    (DataConfig, "speech.encoder", []),
-    (DataConfig, "expression", []),
+    (DataConfig, "streams.speech.encoder", []),
+    (DataConfig, "streams.face.encoder", []),
     (DataConfig, "transcriber", []),
     (PretrainConfig, "model.text_checkpoint", []),
     (PretrainConfig, "data.shards", [0]),
@@ -47,7 +47,7 @@ def setting(config: type, name: str, inside: list[int], value: str) -> str:
     override = f"{name}=[{value}]" if inside else f"{name}={value}"
     found = load_config(config, None, [*GIVEN.get(config, []), override])
     for part in name.split("."):
-        found = getattr(found, part)
+        found = found[part] if isinstance(found, dict) else getattr(found, part)
     for index in inside:
         found = found[index]
     return str(found)

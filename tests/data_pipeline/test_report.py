@@ -8,22 +8,15 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import toy_extractor as toy
 from PIL import Image
 
 from data_pipeline import report
-from data_pipeline.faces import TrackedFace
-from data_pipeline.preview import PreviewTap, make_preview
+from data_pipeline.extraction.preview import PreviewTap, make_preview
+from data_pipeline.faces.finder import TrackedFace
 from data_pipeline.report import data_report, draw_preview
+from data_pipeline.runs.worker_pool import ExtractionError
 from data_pipeline.schema import Clip, FaceTrack
-from data_pipeline.worker_pool import ExtractionError
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    import toy_extractor
-
-    return toy_extractor
 
 
 def write_preview(folder: Path, name: str = "toy-000", **changes) -> Path:
@@ -61,7 +54,7 @@ def has_color(picture: Path, color: str) -> bool:
     return bool((np.abs(pixels - wanted).max(axis=-1) <= 60).any())
 
 
-def test_rows_agree_with_the_ledger(tmp_path, toy):
+def test_rows_agree_with_the_ledger(tmp_path):
     clips = toy.make_clips(["one two", "reject", "three"])
     toy.run_toy(tmp_path, clips, num_workers=1)
     write_preview(tmp_path / "previews")
@@ -74,7 +67,6 @@ def test_rows_agree_with_the_ledger(tmp_path, toy):
     }
     assert [(y.modality, y.samples, y.rows) for y in found.yields] == [
         ("text", 2, 3),
-        ("face", 0, 0),
         ("speech", 2, 40),
     ]
     assert found.clips_per_second > 0 and found.workers == 1 and found.media_seconds == 2.0
@@ -160,7 +152,7 @@ def test_a_reject_without_frames_or_sound_is_drawn_too(tmp_path):
 def test_a_folder_that_is_no_extraction_says_what_to_run(tmp_path, capsys):
     with pytest.raises(ExtractionError, match="run python -m data_pipeline.extract"):
         data_report(tmp_path)
-    assert report.main([str(tmp_path)]) == 1
+    assert report.main([str(tmp_path)]) == 2
     assert "no summary of an extraction" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         report.main([])
@@ -168,18 +160,18 @@ def test_a_folder_that_is_no_extraction_says_what_to_run(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["summary.json", "rejects.csv", "passport.json"])
-def test_a_file_that_is_gone_or_damaged_is_named(tmp_path, toy, capsys, name):
+def test_a_file_that_is_gone_or_damaged_is_named(tmp_path, capsys, name):
     toy.run_toy(tmp_path, toy.make_clips(["one"]), num_workers=1)
     path = tmp_path / name
     for content in (b"\xff", None):
         path.write_bytes(content) if content else path.unlink()
-        assert report.main([str(tmp_path)]) == 1
+        assert report.main([str(tmp_path)]) == 2
         said = capsys.readouterr().err
         assert str(path) in said and "extract" in said
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"frames": [1]}'])
-def test_a_damaged_preview_costs_itself_only(tmp_path, toy, caplog, content):
+def test_a_damaged_preview_costs_itself_only(tmp_path, caplog, content):
     toy.run_toy(tmp_path, toy.make_clips(["one"]), num_workers=1)
     write_preview(tmp_path / "previews")
     (tmp_path / "previews/bad.json").write_text(content)

@@ -6,13 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+import toys
 
 from data_pipeline.schema import (
+    FORMAT_VERSION,
     MAX_ID_LENGTH,
     ClipSample,
-    FeatureSpec,
     SchemaError,
     ShardManifest,
+    Stream,
     check_id,
     check_passport,
     clip_id,
@@ -21,24 +23,23 @@ from data_pipeline.schema import (
     slug,
 )
 
-FACE = FeatureSpec(
-    name="toy", weights_sha256="f" * 64, layer=-1, pooling=1, rate_hz=10.0, width=342
-)
-SPEECH = dataclasses.replace(FACE, name="toy-speech", pooling=3, rate_hz=50 / 3, width=4)
-PASSPORT = {"face": FACE, "speech": SPEECH}
+PASSPORT = toys.passport(speech_width=4)
+FACE, SPEECH = PASSPORT["face"], PASSPORT["speech"]
 
 
 def make_sample(**changes) -> ClipSample:
-    fields = {
-        "id": "toy-000000",
-        "text": "hello there",
-        "words": ["hello", "there"],
-        "face": np.zeros((2, 342), np.float16),
-        "face_probs": np.full((2, 8), 1 / 8, np.float16),
-        "face_seconds": np.array([0.0, 0.1], np.float32),
-        "speech": np.zeros((3, 4), np.float16),
-    }
-    return ClipSample(**(fields | changes))
+    """Of two faces and three states; a change of `face`, `face_probs` or `speech` is of a stream's
+    values or times, None leaves it out."""
+    sample = toys.sample("toy-000000", "hello there", faces=2, states=3, width=4)
+    streams = dict(sample.streams)
+    for name in [name for name in changes if name in PASSPORT]:
+        part = changes.pop(name)
+        streams[name] = dataclasses.replace(streams[name], **part) if part else None
+    streams = {name: stream for name, stream in streams.items() if stream is not None}
+    return dataclasses.replace(sample, streams=streams, **changes)
+
+
+NO_FACE = {"face": None, "face_probs": None}
 
 
 def test_schema_knows_no_torch(root):
@@ -86,10 +87,24 @@ def test_slug_keeps_what_is_safe():
 
 def test_a_whole_sample_and_one_of_each_single_modality_pass():
     make_sample().check(PASSPORT)
-    no_face = {"face": None, "face_probs": None, "face_seconds": None}
-    make_sample(**no_face, speech=None).check(PASSPORT)
-    make_sample(**no_face, text=None, words=[]).check(PASSPORT)
+    make_sample(**NO_FACE, speech=None).check(PASSPORT)
+    make_sample(**NO_FACE, text=None, words=[]).check(PASSPORT)
     make_sample(speech=None, text=None, words=[]).check(PASSPORT)
+
+
+def test_a_sample_can_be_cut_down_to_some_modalities():
+    sample = make_sample()
+    assert [m for m in ("text", "face", "speech", "fbank") if sample.has(m)] == [
+        *("text", "face", "speech")
+    ]
+    only = sample.only({"face"})
+    assert (only.text, only.words, list(only.streams)) == (None, [], ["face"])
+    assert only.streams["face"] is sample.streams["face"] and only.meta == sample.meta
+    assert sample.only({"text"}).words == sample.words
+
+
+def values(*shape, dtype=np.float16, of=0.0) -> dict:
+    return {"values_ND": np.full(shape, of, dtype)}
 
 
 @pytest.mark.parametrize(
@@ -98,21 +113,21 @@ def test_a_whole_sample_and_one_of_each_single_modality_pass():
         ({"id": "../x"}, "bad clip id"),
         ({"text": None}, "text None but words"),
         ({"words": []}, "but words"),
-        ({"face": None}, "go together"),
-        ({"face": np.zeros((2, 341), np.float16)}, "expected float16"),
-        ({"face": np.zeros((2, 342), np.float32)}, "float32"),
-        ({"face_probs": np.zeros((3, 8), np.float16)}, "face_probs"),
-        ({"face_seconds": np.array([0.1, 0.1], np.float32)}, "do not increase"),
-        ({"speech": np.zeros((0, 4), np.float16)}, "at least one row"),
-        ({"speech": np.zeros((3, 5), np.float16)}, "speech is"),
-        ({"speech": np.full((3, 4), np.inf, np.float16)}, "not finite"),
+        ({"face": None}, "face_probs is timed by face, which is absent"),
+        ({"face": values(2, 341)}, r"expected float16 \[N, 342\]"),
+        ({"face": values(2, 342, dtype=np.float32)}, "face is float32"),
+        ({"face_probs": values(3, 8)}, "face_probs has times of"),
+        ({"face": {"seconds_N": np.array([0.1, 0.1], np.float32)}}, "do not increase"),
+        ({"face": {"seconds_N": np.array([0.1, 0.2], np.float32)}}, "has other times"),
+        ({"face": {"seconds_N": np.array([0.1, 0.2])}}, "times of float64"),
+        ({"speech": values(0, 4)}, "at least one row"),
+        ({"speech": values(3, 5)}, "speech is"),
+        ({"speech": values(3, 4, of=np.inf)}, "not finite"),
         (
-            {
-                **{"face": None, "face_probs": None, "face_seconds": None},
-                **{"speech": None, "text": None, "words": []},
-            },
-            "no text, no face and no speech",
+            {"speech": {"seconds_N": np.array([0.0, 0.06, 0.13], np.float32)}},
+            "not those of 16.6667 rows a second",
         ),
+        ({**NO_FACE, "speech": None, "text": None, "words": []}, "no text and no stream"),
     ],
 )
 def test_a_sample_that_breaks_its_promise_is_refused(changes, message):
@@ -120,12 +135,24 @@ def test_a_sample_that_breaks_its_promise_is_refused(changes, message):
         make_sample(**changes).check(PASSPORT)
 
 
+def test_a_stream_that_the_passport_lacks_is_refused():
+    with pytest.raises(SchemaError, match="has speech, the passport only"):
+        make_sample().check({name: PASSPORT[name] for name in NO_FACE})
+
+
+def test_rows_of_a_stream_go_with_their_times():
+    stream = make_sample().streams["speech"]
+    assert isinstance(stream[1:], Stream) and len(stream[1:]) == 2
+    assert (stream[1:].seconds_N == stream.seconds_N[1:]).all()
+    assert (stream[np.array([True, False, True])].values_ND == stream.values_ND[[0, 2]]).all()
+
+
 def test_a_passport_survives_json_and_names_each_difference():
     assert passport_from_json(passport_to_json(PASSPORT)) == PASSPORT
     check_passport(PASSPORT, PASSPORT, "here")
     same_weights = dataclasses.replace(SPEECH, name="hub/toy-speech")
-    check_passport({"face": FACE, "speech": same_weights}, PASSPORT, "here")
-    other = {"face": FACE, "speech": dataclasses.replace(SPEECH, layer=9, pooling=1)}
+    check_passport(PASSPORT | {"speech": same_weights}, PASSPORT, "here")
+    other = PASSPORT | {"speech": dataclasses.replace(SPEECH, layer=9, pooling=1)}
     with pytest.raises(SchemaError) as error:
         check_passport(other, PASSPORT, "runs/x/000000.tar")
     text = str(error.value)
@@ -148,11 +175,15 @@ def test_a_manifest_survives_json_and_a_newer_one_is_refused():
         versions={"numpy": "2"},
         samples=["toy-000000"],
         rejects=[],
+        digests=["00" * 8],
     )
     assert ShardManifest.from_json(manifest.to_json(), "m.json") == manifest
-    newer = manifest.to_json().replace('"format_version": 1', '"format_version": 2')
-    with pytest.raises(SchemaError, match="m.json has format version 2, this code reads 1"):
-        ShardManifest.from_json(newer, "m.json")
+    mine = f'"format_version": {FORMAT_VERSION}'
+    for other in (FORMAT_VERSION - 1, FORMAT_VERSION + 1):
+        text = manifest.to_json().replace(mine, f'"format_version": {other}')
+        found = f"m.json has format version {other}, this code reads {FORMAT_VERSION}; extract"
+        with pytest.raises(SchemaError, match=found):
+            ShardManifest.from_json(text, "m.json")
     for text in ("{", "[]", '{"num_samples": 1}', '{"extra": 1}'):
         with pytest.raises(SchemaError, match="m.json is no shard manifest"):
             ShardManifest.from_json(text, "m.json")

@@ -4,18 +4,21 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
-import subprocess
 import tarfile
-import time
 
 import numpy as np
 import pytest
+import toys
 import webdataset as wds
 
-from data_pipeline import atomic
-from data_pipeline.atomic import atomic_file, remove_leftovers
-from data_pipeline.schema import ClipSample, FeatureSpec, Reject, SchemaError
+from data_pipeline.schema import (
+    FORMAT_VERSION,
+    ClipSample,
+    FeatureSpec,
+    Reject,
+    SchemaError,
+    Stream,
+)
 from data_pipeline.shards import (
     ShardError,
     list_shards,
@@ -25,31 +28,24 @@ from data_pipeline.shards import (
     write_shard,
 )
 
-PASSPORT = {
-    "face": FeatureSpec(
-        name="toy", weights_sha256="f" * 64, layer=-1, pooling=1, rate_hz=10.0, width=342
-    ),
-    "speech": FeatureSpec(
-        name="toy", weights_sha256="5" * 64, layer=-1, pooling=3, rate_hz=50 / 3, width=6
-    ),
-}
+PASSPORT = toys.passport(speech_width=6)
 REJECT = Reject(clip="lost", stage="media", reason="unreadable_video", detail="random bytes")
 
 
-def make_sample(number: int, **changes) -> ClipSample:
-    rng = np.random.default_rng(number)
-    frames = 3 + number
-    sample = ClipSample(
-        id=f"toy-{number:03d}",
-        text="say wörds",
-        words=["say", "wörds"],
-        face=rng.normal(size=(frames, 342)).astype(np.float16),
-        face_probs=rng.random((frames, 8)).astype(np.float16),
-        face_seconds=np.arange(frames, dtype=np.float32) / 10,
-        speech=rng.normal(size=(5, 6)).astype(np.float16),
-        meta={"corpus": "toy", "label": "anger", "start": 0.0, "end": 1.5},
+def make_sample(number: int, *, without: tuple[str, ...] = (), **changes) -> ClipSample:
+    about = {"corpus": "toy", "label": "anger", "start": 0.0, "end": 1.5}
+    sample = toys.sample(
+        f"toy-{number:03d}", "say wörds", faces=3 + number, states=5, width=6, seed=number, **about
     )
-    return dataclasses.replace(sample, **changes)
+    kept = {name: stream for name, stream in sample.streams.items() if name not in without}
+    return dataclasses.replace(sample, **({"streams": kept} | changes))
+
+
+def spoilt(number: int, name: str, values_ND: np.ndarray) -> ClipSample:
+    """A sample whose stream `name` has these values."""
+    streams = dict(make_sample(number).streams)
+    streams[name] = dataclasses.replace(streams[name], values_ND=values_ND)
+    return make_sample(number, streams=streams)
 
 
 def write(folder, samples, index=0, passport=PASSPORT, task="t"):
@@ -57,21 +53,26 @@ def write(folder, samples, index=0, passport=PASSPORT, task="t"):
 
 
 def same(a: ClipSample, b: ClipSample) -> bool:
-    for f in dataclasses.fields(ClipSample):
-        x, y = getattr(a, f.name), getattr(b, f.name)
-        if isinstance(x, np.ndarray):
-            if y is None or x.dtype != y.dtype or not np.array_equal(x, y):
-                return False
-        elif x != y:
-            return False
-    return True
+    """Equal to the bit, absent streams absent."""
+    return (
+        (a.id, a.text, a.words, a.meta) == (b.id, b.text, b.words, b.meta)
+        and a.streams.keys() == b.streams.keys()
+        and all(
+            x.dtype == y.dtype and np.array_equal(x, y)
+            for name in a.streams
+            for x, y in (
+                (a.streams[name].values_ND, b.streams[name].values_ND),
+                (a.streams[name].seconds_N, b.streams[name].seconds_N),
+            )
+        )
+    )
 
 
 def test_read_gives_back_what_was_written_and_absent_stays_absent(tmp_path):
     samples = [
         make_sample(0),
-        make_sample(1, face=None, face_probs=None, face_seconds=None),
-        make_sample(2, speech=None),
+        make_sample(1, without=("face", "face_probs")),
+        make_sample(2, without=("speech",)),
         make_sample(3, text=None, words=[]),
     ]
     manifest = write(tmp_path, samples)
@@ -82,7 +83,7 @@ def test_read_gives_back_what_was_written_and_absent_stays_absent(tmp_path):
     assert manifest.rejects == [dataclasses.asdict(REJECT)]
     assert read_manifest(tar.with_suffix(".json")) == manifest
     assert load_passport(tmp_path) == PASSPORT
-    read[0].face[0] = 0  # training may write into what it reads
+    read[0].streams["face"].values_ND[0] = 0  # training may write into what it reads
 
 
 def test_plain_webdataset_reads_a_shard(tmp_path):
@@ -91,7 +92,7 @@ def test_plain_webdataset_reads_a_shard(tmp_path):
     rows = list(wds.WebDataset(str(tmp_path / "000000.tar"), shardshuffle=False).decode())
     assert [row["__key__"] for row in rows] == [s.id for s in samples]
     assert rows[1]["json"]["words"] == ["say", "wörds"]
-    assert np.array_equal(rows[2]["face.npy"], samples[2].face)
+    assert np.array_equal(rows[2]["face.npy"], samples[2].streams["face"].values_ND)
     assert set(rows[0]) >= {"face_probs.npy", "face_seconds.npy", "speech.npy"}
 
 
@@ -163,19 +164,19 @@ def test_shards_of_two_passports_do_not_mix(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "bad",
     [
-        {"id": "../../x"},
-        {"id": "a.b"},
-        {"face": np.zeros((3, 7), np.float16)},
-        {"speech": np.full((5, 6), np.nan, np.float16)},
-        {"meta": {"label": object()}},
-        {"meta": {"score": float("nan")}},
+        make_sample(1, id="../../x"),
+        make_sample(1, id="a.b"),
+        spoilt(1, "face", np.zeros((4, 7), np.float16)),
+        spoilt(1, "speech", np.full((5, 6), np.nan, np.float16)),
+        make_sample(1, meta={"label": object()}),
+        make_sample(1, meta={"score": float("nan")}),
     ],
 )
-def test_a_sample_that_breaks_its_contract_is_not_written(tmp_path, changes):
+def test_a_sample_that_breaks_its_contract_is_not_written(tmp_path, bad):
     with pytest.raises(SchemaError):
-        write(tmp_path, [make_sample(0), make_sample(1, **changes)])
+        write(tmp_path, [make_sample(0), bad])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,8 +186,73 @@ def test_an_id_twice_in_a_shard_is_refused(tmp_path):
 
 
 def test_a_feature_the_passport_does_not_know_is_refused(tmp_path):
-    with pytest.raises(SchemaError, match="has speech, the passport has only"):
+    with pytest.raises(SchemaError, match="has face_probs, the passport only"):
         write(tmp_path, [make_sample(0)], passport={"face": PASSPORT["face"]})
+
+
+FBANK = {
+    "fbank": FeatureSpec(
+        name="fbank80",
+        weights_sha256="",
+        layer=0,
+        pooling=1,
+        rate_hz=100.0,
+        width=3,
+        dtype="float32",
+    )
+}
+
+
+def fbank_of(sample: ClipSample) -> ClipSample:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3) + int(sample.id[-1])
+    stream = Stream(values_ND=values, seconds_N=FBANK["fbank"].seconds(2))
+    return ClipSample(id=sample.id, streams={"fbank": stream})
+
+
+def add(folder, samples, beside: str) -> None:
+    write_shard(folder, 0, samples, [], FBANK, {"numpy": "2"}, "t2", added="fbank", beside=beside)
+
+
+def test_an_added_stream_is_joined_by_id_and_the_shard_stays_as_it_is(tmp_path):
+    samples = [make_sample(n) for n in range(4)]
+    manifest = write(tmp_path, samples)
+    tar = tmp_path / "000000.tar"
+    before = tar.read_bytes()
+    add(tmp_path, [fbank_of(samples[n]) for n in (0, 1, 3)], manifest.sha256)  # 2 has none of it
+    assert tar.read_bytes() == before and list_shards(tmp_path) == [tar]
+
+    assert all(same(a, b) for a, b in zip(samples, read_shard(tar), strict=True))
+    read = list(read_shard(tar, streams=["speech", "fbank"]))
+    assert [list(sample.streams) for sample in read] == [
+        *(["speech", "fbank"], ["speech", "fbank"], ["speech"], ["speech", "fbank"])
+    ]
+    assert (
+        read[3].streams["fbank"].values_ND == fbank_of(samples[3]).streams["fbank"].values_ND
+    ).all()
+    assert read[3].streams["fbank"].seconds_N == pytest.approx([0, 0.01])
+    assert load_passport(tmp_path) == PASSPORT
+    both = load_passport(tmp_path, ["speech", "fbank", "eeg"])
+    assert both == {"speech": PASSPORT["speech"], **FBANK}
+
+
+def test_a_stream_that_nobody_added_says_how(tmp_path):
+    write(tmp_path, [make_sample(0)])
+    with pytest.raises(ShardError, match=r"no stream 'fbank'; add it with .* 'add=\[fbank\]"):
+        list(read_shard(tmp_path / "000000.tar", streams=["fbank"]))
+
+
+def test_an_added_stream_of_another_shard_is_refused(tmp_path):
+    manifest = write(tmp_path, [make_sample(0), make_sample(1)])
+    tar = tmp_path / "000000.tar"
+    add(tmp_path, [fbank_of(make_sample(0))], "0" * 64)
+    with pytest.raises(ShardError, match="added to another 000000.tar"):
+        list(read_shard(tar, streams=["fbank"]))
+    add(tmp_path, [fbank_of(make_sample(7))], manifest.sha256)
+    with pytest.raises(ShardError, match="'toy-007' is not among its shard's samples"):
+        list(read_shard(tar, streams=["fbank"]))
+    (tmp_path / "000000.fbank.tar").write_bytes(b"")
+    with pytest.raises(ShardError, match="cut or"):
+        list(read_shard(tar, streams=["fbank"]))
 
 
 def forge(folder, members: dict[str, bytes], ids=("toy-000",)) -> None:
@@ -198,6 +264,7 @@ def forge(folder, members: dict[str, bytes], ids=("toy-000",)) -> None:
             info.size = len(payload)
             tar.addfile(info, io.BytesIO(payload))
     manifest = {
+        "format_version": FORMAT_VERSION,
         "num_samples": len(ids),
         "num_bytes": tar_path.stat().st_size,
         "sha256": hashlib.sha256(tar_path.read_bytes()).hexdigest(),
@@ -206,6 +273,7 @@ def forge(folder, members: dict[str, bytes], ids=("toy-000",)) -> None:
         "versions": {},
         "samples": list(ids),
         "rejects": [],
+        "digests": [""] * len(ids),
     }
     (folder / "000000.json").write_text(json.dumps(manifest))
 
@@ -241,7 +309,14 @@ ABOUT = json.dumps({"id": "toy-000", "text": "hi", "words": ["hi"], "meta": {}})
             {"toy-000.json": ABOUT, "toy-000.speech.npy": npy(np.ones((2, 6), "<f2"))[:-4]},
             "is not as written",
         ),
-        ({"toy-000.json": ABOUT, "toy-000.face.npy": npy(np.ones((2, 342), "<f2"))}, "go together"),
+        (
+            {"toy-000.json": ABOUT, "toy-000.face.npy": npy(np.ones((2, 342), "<f2"))},
+            "face is timed by face_seconds.npy, which is not there",
+        ),
+        (
+            {"toy-000.json": ABOUT, "toy-000.speech.npy": npy(np.ones((2, 6), "<f4"))},
+            "is not as written",
+        ),
     ],
 )
 def test_a_forged_tar_is_refused(tmp_path, members, message):
@@ -265,37 +340,3 @@ def test_another_tar_never_stands_beside_an_old_manifest(tmp_path, monkeypatch):
     with pytest.raises(KeyError):
         write(tmp_path, [make_sample(1)])
     assert [p.name for p in tmp_path.iterdir()] == ["000000.tar"]
-
-
-def test_atomic_file_leaves_the_old_content_when_writing_fails(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_file(path) as file:
-        file.write(b"half")
-        raise RuntimeError
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_a_long_name_on_a_machine_of_a_long_name_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "_HOST", atomic._short_host("node-" + "x" * 200 + ".example.org"))
-    for name in ("i" * 180 + "-strip.png", "é" * 120):
-        with atomic_file(tmp_path / name) as file:
-            (temporary,) = tmp_path.glob(".*.tmp")
-            assert atomic._TEMPORARY.fullmatch(temporary.name)
-            file.write(b"whole")
-        assert (tmp_path / name).read_bytes() == b"whole"
-
-
-def test_only_what_the_dead_left_is_removed(tmp_path):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    host = atomic._HOST
-    keep = [f".a.tar.{host}.{os.getpid()}.00.tmp", ".a.tar.elsewhere.1.00.tmp", "a.tmp", ".x.tmp"]
-    gone = [f".a.tar.{host}.{dead.pid}.00.tmp", ".old.tar.elsewhere.1.00.tmp"]
-    for name in keep + gone:
-        (tmp_path / name).touch()
-    two_days_ago = time.time() - 48 * 3600
-    os.utime(tmp_path / gone[1], (two_days_ago, two_days_ago))
-    assert {path.name for path in remove_leftovers(tmp_path)} == set(gone)
-    assert {path.name for path in tmp_path.iterdir()} == set(keep)

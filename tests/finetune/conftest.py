@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toys
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
-from data_pipeline.schema import ClipSample, FeatureSpec
+from data_pipeline.schema import ClipSample, Passport, Stream
 from data_pipeline.shards import write_shard
 from pretrain.checkpoint import save_checkpoint
 from pretrain.config import PretrainConfig
@@ -16,19 +17,7 @@ from pretrain.model.memobert import MEmoBert
 
 EMOTIONS = ("anger", "happy", "neutral", "sad")
 SPEECH_WIDTH = 6
-PASSPORT = {
-    "face": FeatureSpec(
-        name="toy", weights_sha256="f" * 64, layer=-1, pooling=1, rate_hz=10.0, width=342
-    ),
-    "speech": FeatureSpec(
-        name="toy",
-        weights_sha256="5" * 64,
-        layer=-1,
-        pooling=3,
-        rate_hz=50 / 3,
-        width=SPEECH_WIDTH,
-    ),
-}
+PASSPORT = toys.passport(speech_width=SPEECH_WIDTH)
 VOCABULARY = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "!", "i", "am", "it", "was"),
     *("do", "##n", "not", "forget", "a", "jacket", "the", "sur", "##face", "is", "slick"),
@@ -56,20 +45,20 @@ def make_clips(
         emotion = number % len(labels)
         speaker = number // per_speaker
         frames, states = rng.integers(3, 7), rng.integers(4, 9)
+        face_FC = rng.normal(size=(frames, 342)) + signal * face_E342[emotion]
+        probs_FE = rng.dirichlet(np.ones(8), size=frames)
+        speech_SD = rng.normal(size=(states, SPEECH_WIDTH)) + signal * speech_ED[emotion]
         words = ["Do", "not", "forget", "a", "jacket."] if number % 2 else ["The", "surface"]
         clips.append(
             ClipSample(
                 id=f"toy-s{speaker}-{number:03d}",
                 text=" ".join(words),
                 words=words,
-                face=(rng.normal(size=(frames, 342)) + signal * face_E342[emotion]).astype(
-                    np.float16
-                ),
-                face_probs=rng.dirichlet(np.ones(8), size=frames).astype(np.float16),
-                face_seconds=np.arange(frames, dtype=np.float32) / 10,
-                speech=(
-                    rng.normal(size=(states, SPEECH_WIDTH)) + signal * speech_ED[emotion]
-                ).astype(np.float16),
+                streams={
+                    "face": _stream("face", face_FC),
+                    "face_probs": _stream("face", probs_FE),
+                    "speech": _stream("speech", speech_SD),
+                },
                 meta={
                     "corpus": "toy",
                     "speaker": str(speaker),
@@ -81,11 +70,20 @@ def make_clips(
     return clips
 
 
+def _stream(clock: str, values_ND: np.ndarray) -> Stream:
+    seconds_N = PASSPORT[clock].seconds(len(values_ND))
+    return Stream(values_ND=values_ND.astype(np.float16), seconds_N=seconds_N)
+
+
+def without_face(clip: ClipSample) -> ClipSample:
+    return clip.only(("text", "speech"))
+
+
 @pytest.fixture
 def write_shards(tmp_path) -> Callable[..., Path]:
     """write_shards(clips, name="shards", passport=PASSPORT) -> folder."""
 
-    def write(clips: list[ClipSample], name: str = "shards", passport=PASSPORT) -> Path:
+    def write(clips: list[ClipSample], name: str = "shards", passport: Passport = PASSPORT) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         half = len(clips) // 2
@@ -109,7 +107,7 @@ def checkpoint(tmp_path_factory, tokenizer) -> Path:
         ffn_width=32,
         max_text_positions=48,
         max_frame_positions=40,
-        speech_width=SPEECH_WIDTH,
+        **toys.model_sizes(speech_width=SPEECH_WIDTH),
         dropout=0.0,
     )
     with torch.no_grad():

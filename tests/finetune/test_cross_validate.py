@@ -6,28 +6,30 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
+from PIL import Image
 from transformers import AutoTokenizer, BertForPreTraining, BertTokenizerFast
 
 from data_pipeline.config import load_config
-from data_pipeline.weights import sha256_of
+from data_pipeline.files.weights import sha256_of
 from finetune.collect import main as collect
 from finetune.config import SETTINGS, FinetuneConfig
-from finetune.encode import ClipEncoder
 from finetune.missing_modalities import as_markdown
 from finetune.protocols import load_protocol, save_protocol
+from finetune.reader import ClipReader
 from finetune.report import ReportError, finetune_report
 from finetune.results import ResultsRow, read_all_rows, read_recipes, read_rows
 from finetune.run import main
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.clip_index import index_shards, shard_digests
 from pretrain.config import DataSettings, PretrainConfig
-from pretrain.loader import index_shards, shard_digests
 from pretrain.seen import SeenClips
 
-from .conftest import PASSPORT, VOCABULARY, make_clips
+from .conftest import PASSPORT, VOCABULARY, make_clips, without_face
 
 FAST = [
     "seeds=[1]",
@@ -58,6 +60,11 @@ def arguments(tmp_path, write_shards, checkpoint) -> list[str]:
 
 def rows(tmp_path) -> list[ResultsRow]:
     return read_rows(tmp_path / "out")
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def stamps(tmp_path) -> dict[str, int]:
@@ -143,9 +150,13 @@ def test_the_report_has_a_row_a_setting_two_pictures_and_its_files(tmp_path, arg
     assert all(len(row) == len(report.columns) for row in report.rows)
     assert report.rows[0][4:] == ("3 (3 folds x 1 seed)", "24", "4 of 4", "test (oracle)")
     assert any("no honest number" in note for note in report.notes)
-    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in report.pictures)
-    for name in ("table.md", "table.csv", "results.csv"):
-        assert (tmp_path / "out" / name).stat().st_size
+    for picture in report.pictures:  # drawn on: lines, labels, cells
+        assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 20
+    assert (tmp_path / "out/table.md").read_text().startswith(report.markdown.splitlines()[0])
+    assert [len(csv_rows(tmp_path / "out" / f"{name}.csv")) for name in ("table", "results")] == [
+        3,
+        9,
+    ]
     assert not list(tmp_path.glob("out/missing_modalities*"))
     assert report.markdown.splitlines()[0].startswith("| Setting | WA | UA |")
 
@@ -173,7 +184,7 @@ def test_modalities_and_whole_vocabulary_decoding_are_switches(tmp_path, argumen
     [
         ("plans.pretrain_promt.num_steps=3", "nearest is 'plans.pretrain_prompt'"),
         ("settings=[]", "at least one"),
-        ("settings=[prompt]", "settings.0"),
+        ("settings=[prompt]", "settings: there is no 'prompt'; the nearest is 'pretrain_prompt'"),
         ("data.deal.folds=9", "too few for 9 folds"),
         ("folds=[3]", "has folds 0 to 2"),
         ("plans.direct.warmup_steps=16", "16 warmup_steps of 16 num_steps"),
@@ -186,19 +197,23 @@ def test_modalities_and_whole_vocabulary_decoding_are_switches(tmp_path, argumen
         ("model.checkpoint=null", "need model.checkpoint"),
         ("data.deal.by=clip", "data.deal.allow_shared_speakers=true"),
         ("data.protocol=.", "cannot read the fold file .: Is a directory; expected the JSON file"),
-        ("seeds=[-1]", "seeds [-1]; expected 0 or more"),
+        ("seeds=[-1]", "seeds.0: Input should be greater than or equal to 0"),
         ("output=", "output= has no value (an unset shell variable?)"),
-        ("label_share=0", "label_share 0.0; expected above 0, up to 1 (all)"),
-        ("label_share=10", "label_share 10.0; expected above 0"),
-        ("data.max_judged_pieces=0", "max_judged_pieces 0; expected at least 1"),
-        ("data.max_face_frames=-1", "max_face_frames -1; expected at least 0"),
-        ("data.max_faces=36", "'data.max_faces' is now called 'data.max_face_frames'"),
+        ("label_share=0", "label_share: Input should be greater than 0"),
+        ("label_share=10", "label_share: Input should be less than or equal to 1"),
+        ("data.max_judged_pieces=0", "data.max_judged_pieces: Input should be greater than 0"),
+        ("data.limits.face=-1", "limits.face -1; expected at least 0"),
+        (
+            "data.max_faces=36",
+            "'data.max_faces' is now called 'data.limits'; write data.limits.face=",
+        ),
         (
             "data.max_speech_states=null",
-            "now called 'data.max_speech_frames'; its null is now `check",
+            "now called 'data.limits'; write data.limits.speech=; its null is now `checkpoint`",
         ),
-        ("data.max_text_pieces=0", "lists text, but none of it would be read: data.max_text_pie"),
-        ("data.max_speech_frames=0", "leave speech out of data.modalities"),
+        ("data.limits.text=0", "lists text, but none of it would be read: data.limits.text is 0"),
+        ("data.modalities=[text, touch]", "lists touch, but the model reads text, face, speech"),
+        ("data.limits.speech=0", "leave speech out of data.modalities"),
         ("data.labels={sad: [sad], fear: [fear]}", "no class lists: anger 6, happy 6, neutral 6"),
     ],
 )
@@ -269,45 +284,45 @@ def test_the_log_says_what_came_from_bert(arguments, bert, capsys):
     assert main([*arguments, "plans.bert_direct.num_steps=1"]) == 0
     out = capsys.readouterr().out
     assert f"bert_direct: from {bert}: text embeddings (5)" in out
-    assert "bert_direct: new: face_embeddings" in out
+    assert "bert_direct: new: frame_embeddings" in out
 
 
 def test_a_modality_that_pretraining_left_out_cannot_be_in_use(
     tmp_path, arguments, checkpoint, tokenizer, capsys
 ):
-    blind = PretrainConfig(data=DataSettings(max_face_frames=0))
+    blind = PretrainConfig(data=DataSettings(limits={"face": 0}))
     model = load_checkpoint(checkpoint).model
     save_checkpoint(tmp_path / "blind", model, tokenizer, PASSPORT, blind)
     change = [f"model.checkpoint={tmp_path / 'blind'}", "folds=[0]", "settings=[direct]"]
     assert main([*arguments, *change]) == 2
     message = capsys.readouterr().err
-    assert "data.max_face_frames is checkpoint, which was pretrained on none" in message
+    assert "data.limits.face is checkpoint, which was pretrained on none" in message
     assert main([*arguments, *change, "data.modalities=[text, speech]"]) == 0
 
 
 def test_longer_than_pretraining_saw_is_told(tmp_path, arguments, checkpoint, tokenizer, capsys):
     """How many clips, and how to stop there; `checkpoint` reads no further, null all there is."""
-    limits = {"max_text_pieces": 3, "max_face_frames": 4, "max_speech_frames": 5}
-    settings = DataSettings(**limits)
+    limits = {"text": 3, "face": 4, "speech": 5}
+    settings = DataSettings(limits=limits)
     model = load_checkpoint(checkpoint).model
     config = PretrainConfig(data=settings)
     save_checkpoint(tmp_path / "short", model, tokenizer, PASSPORT, config)
-    same = [f"data.{name}=checkpoint" for name in limits]
+    same = [f"data.limits.{name}=checkpoint" for name in limits]
     short = [*arguments, f"model.checkpoint={tmp_path / 'short'}", "folds=[0]"]
 
     assert main([*short, *same]) == 0
     assert "pretraining stopped" not in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out")
-    assert main([*short, *(f"data.{name}=null" for name in limits)]) == 0
+    assert main([*short, *(f"data.limits.{name}=null" for name in limits)]) == 0
     told = [x for x in capsys.readouterr().out.splitlines() if "pretraining stopped" in x]
     clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
-    faces, states = [len(c.face) for c in clips], [len(c.speech) for c in clips]
+    faces, states = ([len(c.streams[name]) for c in clips] for name in ("face", "speech"))
     for setting in ("pretrain_finetune", "pretrain_prompt"):
         lines = [x for x in told if setting in x]
         assert len(lines) == 3
         # "Do not forget a jacket." of every second clip; "The surface" is three.
         assert "12 of 24 clips are read up to 6 text pieces" in lines[0]
-        assert "stopped at 3" in lines[0] and "data.max_text_pieces=checkpoint" in lines[0]
+        assert "stopped at 3" in lines[0] and "data.limits.text=checkpoint" in lines[0]
         beyond = sum(length > 4 for length in faces)
         assert f"{beyond} of 24 clips are read up to {max(faces)} face frames" in lines[1]
         beyond = sum(length > 5 for length in states)
@@ -328,10 +343,10 @@ def test_longer_than_pretraining_saw_is_told(tmp_path, arguments, checkpoint, to
 def test_label_words_are_checked_before_any_clip_is_read(
     arguments, capsys, monkeypatch, change, match
 ):
-    def read(*_):
+    def read(*_, **__):
         raise AssertionError("a shard was read")
 
-    monkeypatch.setattr("finetune.datasets.read_shard", read)
+    monkeypatch.setattr("finetune.labelled.open_shards", read)
     assert main([*arguments, change]) == 2
     assert match in capsys.readouterr().err
 
@@ -356,11 +371,11 @@ def test_what_decides_a_result_makes_a_rerun(tmp_path, arguments, checkpoint, be
         return found.recipe
 
     # The number of frames that a limit of null takes from the checkpoint.
-    short = PretrainConfig(data=DataSettings(max_face_frames=1))
+    short = PretrainConfig(data=DataSettings(limits={"text": 30, "face": 1, "speech": 64}))
     model = load_checkpoint(checkpoint).model
     save_checkpoint(tmp_path / "short", model, tokenizer, PASSPORT, short)
     direct = recipes("settings=[direct]")
-    assert recipes("settings=[direct]", "data.max_face_frames=36") == direct  # as the checkpoint's
+    assert recipes("settings=[direct]", "data.limits.face=36") == direct  # as the checkpoint's
     assert recipes("settings=[direct]", f"model.checkpoint={tmp_path / 'short'}") != direct
     assert recipes("settings=[direct]", "plans.direct.modality_cases=seven") != direct
 
@@ -381,15 +396,15 @@ def test_what_decides_a_result_makes_a_rerun(tmp_path, arguments, checkpoint, be
     assert recipes("settings=[direct]", f"model.checkpoint={turned}") != direct
 
 
-def test_each_clip_is_encoded_once_for_all_folds_and_seeds(arguments, monkeypatch):
+def test_each_clip_is_read_once_for_all_folds_and_seeds(arguments, monkeypatch):
     calls = []
-    encode = ClipEncoder.__call__
+    read = ClipReader.__call__
 
     def counted(self, sample, modalities):
         calls.append((sample.id, modalities))
-        return encode(self, sample, modalities)
+        return read(self, sample, modalities)
 
-    monkeypatch.setattr(ClipEncoder, "__call__", counted)
+    monkeypatch.setattr(ClipReader, "__call__", counted)
     change = ["settings=[direct, pretrain_prompt]", "seeds=[1, 2]"]
     assert main([*arguments, *change, "plans.pretrain_prompt.modality_cases=seven"]) == 0
     assert len(calls) == 24 * (1 + 7)
@@ -404,7 +419,7 @@ def test_the_output_always_has_the_results_and_the_protocol_in_use(tmp_path, arg
     save_protocol(other, tmp_path / "mine.json")
     (tmp_path / "out" / "results.csv").unlink()
     assert main(arguments) == 0  # nothing is left to run
-    assert (tmp_path / "out" / "results.csv").stat().st_size
+    assert len(csv_rows(tmp_path / "out" / "results.csv")) == len(rows(tmp_path))
     assert main([*arguments, f"data.protocol={tmp_path / 'mine.json'}"]) == 0
     (added,) = set(tmp_path.glob("out/protocols/*.json")) - {path}
     assert load_protocol(added) == other and load_protocol(path) == dealt
@@ -465,8 +480,13 @@ def test_clips_that_pretraining_saw_are_known_under_new_labels_and_ids(
     assert sorted(speakers.values()) == [0, 4, 8]
     assert {row.num_test_pretrained for row in rows(tmp_path) if row.setting == "direct"} == {None}
 
+    def louder(clip):
+        speech = clip.streams["speech"]
+        twice = dataclasses.replace(speech, values_ND=speech.values_ND * 2)
+        return dataclasses.replace(clip, streams=clip.streams | {"speech": twice})
+
     renamed = [dataclasses.replace(c, id=f"other-{c.id}") for c in clips]
-    made_otherwise = dataclasses.replace(clips[0], speech=clips[0].speech * 2)
+    made_otherwise = louder(clips[0])
     shards = write_shards([*renamed[1:], made_otherwise], "renamed")
     change = [f"model.checkpoint={seen}", f"data.shards=[{shards}]", "folds=[0]"]
     assert main([*arguments, *change, "settings=[pretrain_prompt]"]) == 0
@@ -564,7 +584,7 @@ def test_a_case_that_a_clip_has_nothing_of_is_judged_unseen_and_noted(
     tmp_path, arguments, write_shards
 ):
     clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
-    clips[3] = dataclasses.replace(clips[3], face=None, face_probs=None, face_seconds=None)
+    clips[3] = without_face(clips[3])
     change = [f"data.shards=[{write_shards(clips, 'faceless')}]", "evaluate_cases=seven"]
     assert main([*arguments, *change, "settings=[pretrain_finetune]"]) == 0
     every = read_all_rows(tmp_path / "out")
@@ -645,7 +665,7 @@ def test_long_texts_are_dropped_where_the_official_code_drops_them(tmp_path, arg
 
 def test_a_clip_without_the_modality_in_use_is_judged_and_noted(tmp_path, arguments, write_shards):
     clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
-    clips[3] = dataclasses.replace(clips[3], face=None, face_probs=None, face_seconds=None)
+    clips[3] = without_face(clips[3])
     shards = write_shards(clips, "faceless")
     change = [f"data.shards=[{shards}]", "data.modalities=[face]", "settings=[pretrain_prompt]"]
     assert main([*arguments, *change]) == 0
@@ -689,6 +709,7 @@ def test_every_shipped_config_opens_with_its_command_and_trains(
         f"output={tmp_path / 'out'}",
         *("seeds=[1]", "folds=[0]", "eval_every_steps=1", "num_resamples=10"),
         *(f"plans.{s}.{key}" for s in SETTINGS for key in ("num_steps=2", "warmup_steps=0")),
+        *(f"own_settings.{s}.plan.num_steps=4" for s in config.own_settings),
     ]
     assert main(["--config", str(path), *changes]) == 0
     assert {row.setting for row in rows(tmp_path)} == set(config.settings)
@@ -704,9 +725,8 @@ def test_the_reference_config_is_the_papers(root):
     assert (plans.pretrain_finetune.patience, plans.pretrain_prompt.patience) == (5, None)
     assert (optim.batch_size, optim.max_grad_norm, optim.weight_decay) == (32, 5.0, 0.01)
     assert (config.seeds, config.eval_every_steps) == ((1234, 4321, 5678), 100)
-    assert (config.data.max_text_pieces, config.data.max_face_frames) == (120, 36)
-    assert config.data.max_speech_frames == 64
-    cases = {setting: plans.of(setting).modality_cases for setting in SETTINGS}
+    assert config.data.limits == {"text": 120, "face": 36, "speech": 64}
+    cases = {setting: config.setting(setting).plan.modality_cases for setting in SETTINGS}
     assert cases == dict.fromkeys(SETTINGS, "full") | {"pretrain_prompt": "seven"}
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 import pretrain.report
 from data_pipeline.report import ClipPreview, DataReport, RejectRow, StageRow, YieldRow
 from finetune import demo
-from finetune.datasets import DatasetError
+from finetune.labelled import DatasetError
 from finetune.report import FinetuneReport, JudgedClip
-from pretrain.masking import TASKS
+from pretrain.objectives import OBJECTIVES
 from pretrain.report import ObjectiveRow, PretrainReport, ReportError, pretrain_report
 
 from .conftest import make_clips
@@ -102,12 +102,12 @@ def test_two_folders_called_clips_get_outputs_of_their_own(tmp_path: Path) -> No
 
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["clips=no/such/folder"]) == 1
+    assert demo.main(["clips=no/such/folder"]) == 2
     assert "no no/such/folder" in capsys.readouterr().err
 
 
 def test_a_stage_that_fails_ends_the_demo_by_name(tmp_path: Path) -> None:
-    with pytest.raises(demo.DemoError, match="exit code 1"):
+    with pytest.raises(demo.DemoError, match="exit code 2"):
         demo.extract(tmp_path / "nothing.csv", tmp_path / "shards")
 
 
@@ -142,7 +142,7 @@ def test_losses_of_objectives_that_no_held_out_clip_can_be_asked_are_left_out(
     tmp_path: Path,
 ) -> None:
     rows = [{"step": n, "split": "validation", "wwmlm": 3.0 - n, "span_mafr": 2.0} for n in (0, 1)]
-    table = pd.DataFrame(rows, columns=["step", "split", *TASKS])
+    table = pd.DataFrame(rows, columns=["step", "split", *OBJECTIVES])
     table.to_csv(tmp_path / "metrics.csv", index=False)
     report = pretrain_report(tmp_path)
     assert [(row.objective, row.start, row.end) for row in report.rows] == [
@@ -158,7 +158,7 @@ def test_only_objectives_that_were_asked_have_a_curve_and_no_step_is_half_a_step
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"step": n, "split": "train", "wwmlm": 3.0 - n, "span_mafr": 2.0} for n in (1, 2, 3)]
-    pd.DataFrame(rows, columns=["step", "split", *TASKS]).to_csv(
+    pd.DataFrame(rows, columns=["step", "split", *OBJECTIVES]).to_csv(
         tmp_path / "metrics.csv", index=False
     )
     ticks = []

@@ -9,15 +9,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from finetune.classifiers import HeadClassifier, PromptClassifier
-from finetune.config import OptimConfig, Plan
-from finetune.encode import ClipEncoder, modality_cases
-from finetune.fit import Encodings, FitError, fit, shuffled_batches
-from finetune.heads import LinearHead
+from finetune.classifier import Classifier
+from finetune.config import OptimConfig, TrainSettings
+from finetune.fit import Examples, FitError, fit
+from finetune.heads.linear import LinearHead
+from finetune.heads.prompt import PromptHead
 from finetune.metrics import score
 from finetune.prompt import Prompt, Verbalizer
+from finetune.reader import ClipReader, modality_cases
+from finetune.sampling import balanced_batches, shuffled_batches
 from pretrain.checkpoint import load_checkpoint
-from pretrain.example import collate
+from pretrain.example import Limits, collate
 
 from .conftest import EMOTIONS, make_clips
 
@@ -25,19 +27,13 @@ LOG = logging.getLogger("test")
 
 
 def encode(tokenizer, clips, labels, *, prompt=False, cases="full"):
-    encoder = ClipEncoder(
-        tokenizer,
-        prompt=Prompt("{text} I am [MASK] .", tokenizer) if prompt else None,
-        max_text_pieces=20,
-        max_faces=None,
-        max_speech=None,
-        max_text_positions=48,
-        max_frame_positions=40,
-        positions="index",
-    )
+    frames = {"face": None, "speech": None}
+    limits = Limits(text=20, frames=frames, max_text_positions=48, max_frame_positions=40)
+    asked = Prompt("{text} I am [MASK] .", tokenizer) if prompt else None
+    reader = ClipReader(tokenizer, limits, prompt=asked)
     modalities = modality_cases(("text", "face", "speech"), cases)
-    return Encodings(
-        cases_KN=[[encoder(clip, case) for clip in clips] for case in modalities],
+    return Examples(
+        cases_KN=[[reader(clip, case) for clip in clips] for case in modalities],
         label_N=np.array(labels, dtype=np.int64),
     )
 
@@ -46,8 +42,9 @@ def classifier(checkpoint, *, prompt=False):
     loaded = load_checkpoint(checkpoint)
     torch.manual_seed(0)
     if prompt:
-        return PromptClassifier(loaded.model, Verbalizer.build(EMOTIONS, {}, loaded.tokenizer))
-    return HeadClassifier(loaded.model, LinearHead(16, len(EMOTIONS)))
+        verbalizer = Verbalizer.build(EMOTIONS, {}, loaded.tokenizer)
+        return Classifier(loaded.model, PromptHead(loaded.model, verbalizer))
+    return Classifier(loaded.model, LinearHead(16, len(EMOTIONS)))
 
 
 def train(model, train, test, *, dev=None, steps=60, rate=1e-2, selection="last", **settings):
@@ -58,7 +55,9 @@ def train(model, train, test, *, dev=None, steps=60, rate=1e-2, selection="last"
         test=test,
         collate=functools.partial(collate, pad_id=0),
         num_classes=len(EMOTIONS),
-        plan=Plan(num_steps=steps, learning_rate=rate, patience=settings.pop("patience", None)),
+        plan=TrainSettings(
+            num_steps=steps, learning_rate=rate, patience=settings.pop("patience", None)
+        ),
         optim=OptimConfig(batch_size=16),
         selection=selection,
         eval_every_steps=settings.pop("every", steps),
@@ -152,3 +151,13 @@ def test_batches_are_never_short_and_visit_every_clip_equally_often():
     again = shuffled_batches(10, 4, seed=3)
     assert np.array_equal(drawn[:4], next(again))
     assert not np.array_equal(drawn[:10], drawn[10:])
+
+
+def test_balanced_batches_hold_as_many_of_each_class_and_visit_every_clip():
+    label_N = np.array([0] * 9 + [1] * 3 + [3])
+    batches = balanced_batches(label_N, 6, seed=3)
+    drawn = [next(batches) for _ in range(9)]
+    for batch in drawn:
+        assert np.bincount(label_N[batch], minlength=4).tolist() == [2, 2, 0, 2]
+    seen = np.bincount(np.concatenate(drawn), minlength=13)
+    assert set(seen[:9]) == {2} and set(seen[9:12]) == {6} and seen[12] == 18

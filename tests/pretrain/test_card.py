@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toys
 from huggingface_hub import ModelCard
 
 from data_pipeline.shards import list_shards, read_shard
@@ -13,7 +14,7 @@ from pretrain.checkpoint import CheckpointError, find_checkpoint, load_checkpoin
 from pretrain.cli import main
 from pretrain.example import Limits, collate, make_example
 from pretrain.masking import MaskingSettings
-from pretrain.model import MEmoBert
+from pretrain.model.memobert import MEmoBert
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +66,17 @@ def test_a_clip_and_a_tokenizer_are_enough_for_hidden_states(run: Path, toy_fold
     ]
     other = collate(spelled, pad_id=checkpoint.tokenizer.pad_token_id)
     assert torch.equal(batch.text_ids_NT, other.text_ids_NT)
-    assert torch.equal(batch.speech_NSD, other.speech_NSD)
+    speech, expected = batch.frames["speech"], other.frames["speech"]
+    assert torch.equal(speech.values_NFC, expected.values_NFC)
     with torch.inference_mode():
         encoded = checkpoint.model.encode(batch)
     assert encoded.text_NTH.shape == (len(samples), batch.text_ids_NT.shape[1], 24)
     assert encoded.pooled_NH.isfinite().all()
 
 
-def test_a_long_text_is_read_whole_by_default(run: Path, toy) -> None:
+def test_a_long_text_is_read_whole_by_default(run: Path) -> None:
     tokenizer = load_checkpoint(run).tokenizer
-    sample = toy.toy_clip(1, text=" ".join(["bin"] * 40))
+    sample = toys.numbered(1, text=" ".join(["bin"] * 40))
     assert len(make_example(sample, tokenizer).ids_T) == 42
 
 
@@ -100,6 +102,6 @@ def test_the_card_says_what_the_run_knows_and_travels_with_the_weights(
 
 def test_a_model_of_no_run_has_a_card_of_its_sizes(tmp_path: Path) -> None:
     sizes = {"vocab_size": 50, "width": 8, "num_layers": 1, "num_heads": 2, "ffn_width": 8}
-    MEmoBert(**sizes, speech_width=None).save_pretrained(tmp_path)
+    MEmoBert(**sizes, streams=[], objectives={}).save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "More Information Needed" not in text and "| vocab_size | 50 |" in text

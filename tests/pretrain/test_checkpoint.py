@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import random
 import re
@@ -9,15 +10,17 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+import toys
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from data_pipeline.config import load_config
-from data_pipeline.weights import sha256_of
+from data_pipeline.files.weights import sha256_of
 from pretrain.build import build_model
 from pretrain.checkpoint import (
     CheckpointError,
     CheckpointStore,
+    Progress,
     find_checkpoint,
     load_checkpoint,
     read_latest,
@@ -30,7 +33,7 @@ from pretrain.model.memobert import MEmoBert
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, start
 
-PROGRESS = {"step": 3, "loader": {"clips": "abc"}, "dropped": {}, "drawn": 24}
+PROGRESS = Progress(step=3, loader={"clips": "abc"}, dropped={"no_face": 2}, drawn=24)
 
 
 @pytest.fixture
@@ -39,8 +42,8 @@ def config(small):
 
 
 @pytest.fixture
-def model(config, toy):
-    return build_model(config.model, toy.passport())[0]
+def model(config):
+    return build_model(config.model, toys.passport())[0]
 
 
 @pytest.fixture
@@ -60,17 +63,17 @@ def engine(model, runtime):
 
 
 @pytest.fixture
-def save(store, engine, bert_tokenizer, toy, config):
+def save(store, engine, bert_tokenizer, config):
     def save(step: int):
-        progress = PROGRESS | {"step": step}
-        return store.save(step, engine, progress, bert_tokenizer, toy.passport(), config)
+        progress = dataclasses.replace(PROGRESS, step=step)
+        return store.save(engine, progress, bert_tokenizer, toys.passport(), config)
 
     return save
 
 
-def test_a_folder_that_transformers_users_know(tmp_path, model, bert_tokenizer, toy, config):
+def test_a_folder_that_transformers_users_know(tmp_path, model, bert_tokenizer, config):
     folder = tmp_path / "out"
-    save_checkpoint(folder, model, bert_tokenizer, toy.passport(), config)
+    save_checkpoint(folder, model, bert_tokenizer, toys.passport(), config)
     names = {path.name for path in folder.iterdir()}
     assert names >= {
         "config.json",
@@ -86,7 +89,7 @@ def test_a_folder_that_transformers_users_know(tmp_path, model, bert_tokenizer, 
     assert AutoTokenizer.from_pretrained(str(folder)).mask_token_id == bert_tokenizer.mask_token_id
 
     loaded = load_checkpoint(folder)
-    assert (loaded.config, loaded.passport) == (config, toy.passport())
+    assert (loaded.config, loaded.passport) == (config, toys.passport())
     assert not loaded.model.training
 
 
@@ -118,8 +121,10 @@ def test_load_restores_weights_optimizer_progress_and_generators(store, save, en
             parameter.zero_()
     engine.optimizer.state.clear()
 
-    progress = store.load(engine)
-    assert {name: progress[name] for name in PROGRESS} == PROGRESS
+    assert store.load(engine) == PROGRESS
+    on_disk = json.loads((store.root / "step-000003/state/progress.json").read_text())
+    about = {"engine": "adamw", "world_size": 1}
+    assert on_disk == dataclasses.asdict(PROGRESS) | about
     assert all(torch.equal(tensor, weights[n]) for n, tensor in engine.model.state_dict().items())
     assert torch.equal(engine.optimizer.state_dict()["state"][0]["exp_avg"], moments)
     again = (torch.rand(3), np.random.rand(3), random.random())  # noqa: NPY002
@@ -143,7 +148,7 @@ def test_a_half_written_checkpoint_is_never_loaded(store, save, engine, monkeypa
             save(6)
         assert read_latest(store.root) == whole
         assert not (store.root / "step-000006").exists()
-        assert store.load(engine)["step"] == 3
+        assert store.load(engine).step == 3
         monkeypatch.undo()
     assert save(6) == read_latest(store.root)  # the leftovers are in nobody's way
     assert not list(store.root.glob(".*"))
@@ -178,10 +183,10 @@ def test_weights_without_training_state_are_told(store, save, engine):
         store.load(engine)
 
 
-def test_a_model_of_another_size_is_told_with_both_sizes(store, save, small, toy, runtime):
+def test_a_model_of_another_size_is_told_with_both_sizes(store, save, small, runtime):
     save(3)
     config = load_config(PretrainConfig, None, [*small, "model.width=48"])
-    wide = build_model(config.model, toy.passport())[0]
+    wide = build_model(config.model, toys.passport())[0]
     with pytest.raises(CheckpointError, match=r"(?s)step-000003.*\[30522, 24\].*\[30522, 48\]"):
         store.load(TorchEngine(wide, build_adamw(wide), 5.0, runtime))
 
@@ -229,7 +234,7 @@ def test_a_byte_altered_in_the_middle_is_told(store, save, engine, name):
     with pytest.raises(CheckpointError, match=told):
         store.load(engine)
     (store.root / "latest").write_text("step-000003")
-    assert store.load(engine)["step"] == 3
+    assert store.load(engine).step == 3
 
 
 READ_BY_ALL = ("config.json", "model.safetensors", "tokenizer.json", "passport.json")
@@ -302,12 +307,12 @@ def test_a_tokenizer_of_another_size_than_the_model_is_told(save, bert_tokenizer
 
 
 def test_weights_saved_into_a_checkpoints_folder_are_compared_with_nothing_older(
-    save, model, bert_tokenizer, toy, config
+    save, model, bert_tokenizer, config
 ):
     folder = save(3)
     with torch.no_grad():
         model.pooler.dense.bias += 1
-    save_checkpoint(folder, model, bert_tokenizer, toy.passport(), config)
+    save_checkpoint(folder, model, bert_tokenizer, toys.passport(), config)
     assert torch.equal(load_checkpoint(folder).model.pooler.dense.bias, model.pooler.dense.bias)
 
 
@@ -339,7 +344,7 @@ def test_a_file_that_cannot_grow_is_told_and_the_checkpoint_before_is_kept(
     assert "goes on from step-000003, which is whole" in told
     assert sorted(path.name for path in store.root.iterdir()) == ["latest", "step-000003"]
     small_disk(resource.RLIM_INFINITY)
-    assert read_latest(store.root) == whole and store.load(engine)["step"] == 3
+    assert read_latest(store.root) == whole and store.load(engine).step == 3
     assert save(6) == read_latest(store.root)
 
 
@@ -379,7 +384,7 @@ def test_progress_that_was_cut_is_told_with_the_way_back(store, save, engine, te
     with pytest.raises(CheckpointError, match=r"progress\.json.*older.*step-000003.*latest"):
         store.load(engine)
     (store.root / "latest").write_text("step-000003")
-    assert store.load(engine)["step"] == 3
+    assert store.load(engine).step == 3
 
 
 def test_a_checkpoint_that_is_the_only_one_can_only_be_left(store, save, engine):
@@ -414,7 +419,7 @@ def test_another_engine_or_number_of_ranks_is_told(store, save, engine):
         store.load(engine)
     path.write_text(json.dumps(about | {"world_size": 2}))
     write_digests(folder)
-    assert store.load(engine)["step"] == 3  # plain AdamW goes on at any number of ranks
+    assert store.load(engine).step == 3  # plain AdamW goes on at any number of ranks
     engine.elastic = False
     with pytest.raises(CheckpointError, match="saved by 2 ranks.*this run has 1.*--num_gpus 2"):
         store.load(engine)

@@ -4,6 +4,7 @@ import pytest
 
 from data_pipeline.config import ConfigError, dump_config, load_config
 from pretrain.config import PretrainConfig
+from pretrain.objectives import OBJECTIVES
 
 YAMLS = ("reference.yaml", "tiny.yaml")
 
@@ -13,19 +14,20 @@ def test_every_yaml_builds_and_opens_with_its_command(root, name):
     path = root / "configs/pretrain" / name
     assert f"launch/pretrain.sh --config configs/pretrain/{name}" in path.read_text()
     config = load_config(PretrainConfig, path, [])
-    assert config.optim.steps > 0
+    assert config.objectives.shares().keys() == OBJECTIVES.keys()
+    assert config.run.output != PretrainConfig().run.output  # each has a folder of its own
 
 
 def test_reference_is_the_paper(root):
     """Every number of the paper's run that is a setting."""
     c = load_config(PretrainConfig, root / "configs/pretrain/reference.yaml", [])
     assert (c.model.text_checkpoint, c.model.text_init) == ("bert-base-uncased", "checkpoint")
-    assert (c.model.dropout, c.model.positions, c.model.speech_type) == (0.1, "index", "separate")
+    assert (c.model.dropout, c.model.positions, c.model.own_type) == (0.1, "index", True)
     assert (c.data.batch_clips, c.data.micro_batch_clips) == (640, 160)
-    limits = (c.data.max_text_pieces, c.data.max_face_frames, c.data.max_speech_frames)
-    assert limits == (30, 36, 64)
+    assert c.data.limits == {"text": 30, "face": 36, "speech": 64}
     m = c.masking
-    assert (m.word_ratio, m.face_ratio, m.speech_ratio, m.span_length) == (0.15, 0.2, 0.15, 3)
+    assert m.ratios == {name: objective.ratio for name, objective in OBJECTIVES.items()}
+    assert m.span_length == 3
     assert m.dice
     assert c.objectives.mixing == "step"
     assert c.objectives.shares() == {
@@ -47,8 +49,12 @@ def test_the_defaults_are_the_reference(root):
     c = load_config(PretrainConfig, root / "configs/pretrain/reference.yaml", [])
     default = PretrainConfig()
     assert dataclasses.replace(c.data, shards=default.data.shards) == default.data
-    same = ("model", "masking", "objectives", "optim", "engine")
+    same = ("model", "optim", "engine")
     assert all(getattr(c, name) == getattr(default, name) for name in same)
+    # Spelled out there; the objectives' own where nothing is said.
+    assert c.objectives.shares() == default.objectives.shares()
+    assert c.objectives.mixing == default.objectives.mixing
+    assert dataclasses.replace(c.masking, ratios={}) == default.masking
 
 
 def test_a_dumped_config_reads_back_equal(tmp_path, root):
@@ -65,27 +71,28 @@ def test_a_dumped_config_reads_back_equal(tmp_path, root):
         (["optim.steps=10"], ["warmup_steps=4000", "optim.steps=10"]),
         (["data.num_lanes=7"], ["num_lanes=7", "batch_clips=640"]),
         (["data.shards=[]"], ["data.shards", "at least one"]),
-        (["data.max_face_frames=-1"], ["max_face_frames", "-1"]),
-        (["objectives.weights.mlm=1"], ["weights.mlm'", "'objectives.weights.wwmlm'"]),
-        (["objectives.weights={wwmlm: 0, span_mvfr: 0, span_mvfc_kl: 0, span_mafr: 0}"], ["off"]),
+        (["data.limits.face=-1"], ["limits.face", "-1"]),
+        (["data.max_face_frames=9"], ["data.max_face_frames' is now called 'data.limits'"]),
         (["model.width=64"], ["'width': 64", "text_init"]),
         (["model.dropout=1"], ["model.dropout"]),
         (["engine.kind=torch", "engine.zero_stage=1"], ["zero_stage=1", "deepspeed"]),
         (["engine.zero_stage=2"], ["engine.zero_stage"]),
         (["run.checkpoint_every=15"], ["checkpoint_every=15", "log_every=50"]),
-        (["run.seed=-1"], ["seed is -1"]),
-        (["run.num_threads=-1"], ["num_threads is -1"]),
-        (["run.timeout_minutes=-1"], ["timeout_minutes is -1"]),
-        (["optim.betas=[1.5, 0.9]"], ["optim.betas is [1.5, 0.9]", "up to 1"]),
-        (["optim.peak_learning_rate=-1"], ["optim.peak_learning_rate is -1"]),
+        (["run.seed=-1"], ["run.seed: ", "-1"]),
+        (["run.num_threads=-1"], ["run.num_threads: ", "-1"]),
+        (["run.timeout_minutes=-1"], ["run.timeout_minutes: ", "-1"]),
+        (["optim.betas=[1.5, 0.9]"], ["optim.betas.0: ", "less than 1", "1.5"]),
+        (["optim.peak_learning_rate=-1"], ["optim.peak_learning_rate: ", "-1"]),
         (["optim.peak_learning_rate=.nan"], ["optim.peak_learning_rate is nan"]),
-        (["optim.weight_decay=-1"], ["optim.weight_decay is -1"]),
-        (["optim.eps=0"], ["optim.eps is 0"]),
-        (["model.text_init=none", "model.num_heads=0"], ["model.num_heads is 0"]),
-        (["model.text_init=none", "model.num_layers=0"], ["model.num_layers is 0"]),
-        (["model.max_frame_positions=0"], ["model.max_frame_positions is 0"]),
-        (["objectives.weights.wwmlm=.inf"], ["objectives.weights.wwmlm is inf"]),
-        (["masking.word_ratio=1.5"], ["word_ratio", "1.5"]),
+        (["optim.weight_decay=-1"], ["optim.weight_decay: ", "-1"]),
+        (["optim.eps=0"], ["optim.eps: ", "greater than 0"]),
+        (["model.text_init=none", "model.num_heads=0"], ["model.num_heads: ", "greater than 0"]),
+        (["model.text_init=none", "model.num_layers=0"], ["model.num_layers: ", "greater than 0"]),
+        (["model.max_frame_positions=0"], ["model.max_frame_positions: ", "found 0"]),
+        (["objectives.weights.wwmlm=.inf"], ["objectives.weights.wwmlm: ", "finite"]),
+        (["masking.ratios.wwmlm=1.5"], ["ratios.wwmlm", "1.5"]),
+        (["masking.ratios.wwmlm=0"], ["ratios.wwmlm", "greater than 0"]),
+        (["masking.span_length=0"], ["masking.span_length", "greater than 0"]),
     ],
 )
 def test_a_value_that_cannot_work_is_named(root, overrides, words):
@@ -93,6 +100,19 @@ def test_a_value_that_cannot_work_is_named(root, overrides, words):
         load_config(PretrainConfig, root / "configs/pretrain/reference.yaml", overrides)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("{mlm: 1}", "no objective 'mlm'; there are wwmlm, span_mvfr"),
+        ("{wwmlm: 0, span_mvfr: 0, span_mvfc_kl: 0, span_mafr: 0}", "every objective is off"),
+    ],
+)
+def test_objectives_that_cannot_be_are_told_before_any_data_is_read(weights, words):
+    config = load_config(PretrainConfig, None, [f"objectives.weights={weights}"])
+    with pytest.raises(ConfigError, match=words):
+        config.objectives.shares()
 
 
 def test_an_objective_with_weight_zero_is_off():

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+import toys
 
 from pretrain.build import build_model
 from pretrain.config import ModelSettings
 from pretrain.engine import EngineError, TorchEngine, _load_tensors_only
 from pretrain.example import Limits, collate, make_example
-from pretrain.masking import TASKS, MaskingSettings, random_generator
+from pretrain.masking import MaskingSettings, random_generator
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, seed_everything, start
@@ -21,7 +22,7 @@ def runtime():
 
 
 @pytest.fixture
-def model(toy, runtime):
+def model(runtime):
     seed_everything(3)
     return build_model(
         ModelSettings(
@@ -33,19 +34,19 @@ def model(toy, runtime):
             ffn_width=48,
             dropout=0.0,
         ),
-        toy.passport(),
+        toys.passport(),
     )[0]
 
 
 @pytest.fixture
-def examples(toy, bert_tokenizer):
+def examples(bert_tokenizer):
     """Eight clips, two of each objective."""
     return [
         make_example(
-            toy.toy_clip(n),
+            toys.numbered(n),
             bert_tokenizer,
             Limits(),
-            TASKS[n % 4],
+            list(OBJECTIVES)[n % 4],
             MaskingSettings(),
             random_generator(n),
         )
@@ -60,11 +61,12 @@ def run(engine: TorchEngine, examples, micro_batch: int, steps: int = 3) -> list
         batches = [
             collate(examples[i : i + micro_batch], 0) for i in range(0, len(examples), micro_batch)
         ]
-        counts = {task: sum(b.counts.get(task, 0) for b in batches) for task in TASKS}
+        counts = {task: sum(b.counts.get(task, 0) for b in batches) for task in OBJECTIVES}
         total = 0.0
         for batch in batches:
             sums = {
-                t: OBJECTIVES[t](x, batch.targets[t].values)[0] for t, x in engine(batch).items()
+                t: OBJECTIVES[t].loss(x, batch.targets[t].values)[0]
+                for t, x in engine(batch).items()
             }
             loss = sum(sums[task] / counts[task] for task in sums)
             engine.backward(loss)
@@ -95,7 +97,7 @@ def test_one_step_is_clipped_adamw_by_hand(model, runtime, examples):
     before = dict(engine.model.named_parameters())[name].detach().clone()
     batch = collate(examples, 0)
     predictions = engine(batch)
-    loss = sum(OBJECTIVES[t](x, batch.targets[t].values)[0] for t, x in predictions.items())
+    loss = sum(OBJECTIVES[t].loss(x, batch.targets[t].values)[0] for t, x in predictions.items())
     engine.backward(loss)
     grads = [p.grad for p in engine.model.parameters() if p.grad is not None]
     norm = torch.sqrt(sum((grad**2).sum() for grad in grads))
@@ -112,10 +114,10 @@ def test_a_head_without_targets_has_a_zero_gradient_not_none(model, runtime, exa
     """As under DeepSpeed: its moments decay, so both engines stay equal."""
     engine = build(model, runtime)
     run(engine, examples, 8, steps=1)
-    head = engine.model.face_regression.state_dict()
+    head = engine.model.heads.span_mvfr.state_dict()
     before = {name: tensor.clone() for name, tensor in head.items()}
-    run(engine, [e for e in examples if e.task == "wwmlm"], 8, steps=1)
-    after = engine.model.face_regression.state_dict()
+    run(engine, [e for e in examples if e.objective == "wwmlm"], 8, steps=1)
+    after = engine.model.heads.span_mvfr.state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 

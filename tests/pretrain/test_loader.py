@@ -5,11 +5,16 @@ import threading
 import numpy as np
 import pytest
 import torch
+import toys
 
 from data_pipeline.shards import ShardError
+from pretrain.clip_index import index_shards
 from pretrain.example import Batch, Limits
-from pretrain.loader import Loader, LoaderError, index_shards
-from pretrain.masking import REFERENCE_WEIGHTS, TASKS, MaskingSettings
+from pretrain.loader import Loader, LoaderError
+from pretrain.masking import MaskingSettings
+from pretrain.objectives import OBJECTIVES
+
+WEIGHTS = {name: objective.weight for name, objective in OBJECTIVES.items()}
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def build(toy_folder, bert_tokenizer):
             "batch_clips": 8,
             "micro_batch_clips": 3,
             "num_lanes": 4,
-            "weights": REFERENCE_WEIGHTS,
+            "weights": WEIGHTS,
             "mixing": "clip",
             "seed": 7,
         }
@@ -38,11 +43,14 @@ def build(toy_folder, bert_tokenizer):
 
 
 def fields_of(batch: Batch) -> dict[str, torch.Tensor]:
-    found = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    tensors = {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}
-    for task, targets in batch.targets.items():
-        tensors |= {f"{task}.index": targets.index_M, f"{task}.values": targets.values}
-    return tensors
+    """Every tensor of a batch, by its path."""
+    parts = {"": batch, **batch.frames, **batch.targets}
+    return {
+        f"{path}.{f.name}": getattr(part, f.name)
+        for path, part in parts.items()
+        for f in dataclasses.fields(part)
+        if isinstance(getattr(part, f.name), torch.Tensor)
+    }
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -141,7 +149,7 @@ def test_one_objective_a_step_in_the_ratio_2_1_1_1(build):
         tasks = {task for batch in loader.next_step().batches for task in batch.counts}
         assert len(tasks) == 1
         drawn[tasks.pop()] += 1
-    shares = [drawn[task] / 400 for task in TASKS]
+    shares = [drawn[task] / 400 for task in OBJECTIVES]
     assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.075)  # 3 sigma
 
 
@@ -170,10 +178,10 @@ def test_the_objectives_of_the_steps_depend_on_the_seed(build):
     assert drawn(7) != drawn(8)
 
 
-def test_mixing_by_clip_draws_among_what_the_clip_has(build, toy, tmp_path):
-    clips = [toy.toy_clip(n, face=n % 2 == 0, text="" if n % 3 else None) for n in range(24)]
-    loader = build(toy.write_toy_shards(tmp_path / "s", clips, 2), micro_batch_clips=1)
-    without_face = {clip.id for clip in clips if clip.face is None}
+def test_mixing_by_clip_draws_among_what_the_clip_has(build, tmp_path):
+    clips = [toys.numbered(n, face=n % 2 == 0, text="" if n % 3 else None) for n in range(24)]
+    loader = build(toys.write_shards(tmp_path / "s", clips, 2), micro_batch_clips=1)
+    without_face = {clip.id for clip in clips if not clip.has("face")}
     for _ in range(30):
         data = loader.next_step()
         assert not data.dropped
@@ -182,9 +190,9 @@ def test_mixing_by_clip_draws_among_what_the_clip_has(build, toy, tmp_path):
                 assert not {"span_mvfr", "span_mvfc_kl"} & batch.counts.keys()
 
 
-def test_clips_that_cannot_be_used_are_counted_and_replaced(build, toy, tmp_path):
-    clips = [toy.toy_clip(n, text="red " * 31 if n % 4 == 0 else "") for n in range(24)]
-    loader = build(toy.write_toy_shards(tmp_path / "s", clips, 2))
+def test_clips_that_cannot_be_used_are_counted_and_replaced(build, tmp_path):
+    clips = [toys.numbered(n, text="red " * 31 if n % 4 == 0 else "") for n in range(24)]
+    loader = build(toys.write_shards(tmp_path / "s", clips, 2))
     long = {clip.id for clip in clips if len(clip.words) == 31}
     dropped, used = 0, 0
     while used + dropped < 24 * 10:
@@ -196,10 +204,10 @@ def test_clips_that_cannot_be_used_are_counted_and_replaced(build, toy, tmp_path
     assert dropped / (used + dropped) == pytest.approx(0.25, abs=0.03)
 
 
-def test_a_modality_that_nobody_has_is_an_error_not_a_hang(build, toy, tmp_path):
-    clips = [toy.toy_clip(n, face=False) for n in range(16)]
+def test_a_modality_that_nobody_has_is_an_error_not_a_hang(build, tmp_path):
+    clips = [toys.numbered(n, face=False) for n in range(16)]
     loader = build(
-        toy.write_toy_shards(tmp_path / "s", clips, 2), mixing="step", weights={"span_mvfr": 1.0}
+        toys.write_shards(tmp_path / "s", clips, 2), mixing="step", weights={"span_mvfr": 1.0}
     )
     with pytest.raises(LoaderError, match="no_face.*mixing=clip"):
         loader.next_step()
@@ -209,13 +217,13 @@ def test_counts_are_those_of_the_targets(build):
     data = build().next_step()
     assert sum(len(batch.ids) for batch in data.batches) == data.num_clips == 8
     assert [len(batch.ids) for batch in data.batches] == [2, 3, 3]
-    for task in TASKS:
+    for task in OBJECTIVES:
         values = [b.targets[task].values for b in data.batches if task in b.targets]
         assert data.count(task) == sum(value.numel() for value in values)
     assert data.num_tokens == sum(
         int(mask.sum())
         for b in data.batches
-        for mask in (b.text_mask_NT, b.face_mask_NF, b.speech_mask_NS)
+        for mask in (b.text_mask_NT, *(frames.real_NF for frames in b.frames.values()))
     )
 
 
@@ -235,9 +243,9 @@ def test_ranks_lanes_and_shards_that_do_not_fit(build, changes, words):
         assert word in str(caught.value)
 
 
-def test_state_of_other_clips_is_refused(build, toy, tmp_path):
+def test_state_of_other_clips_is_refused(build, tmp_path):
     state = build().state_dict()
-    other = toy.write_toy_shards(tmp_path / "s", [toy.toy_clip(n) for n in range(39)], 4)
+    other = toys.write_shards(tmp_path / "s", [toys.numbered(n) for n in range(39)], 4)
     with pytest.raises(LoaderError, match="not those this checkpoint was made with"):
         build(other).load_state_dict(state)
     with pytest.raises(LoaderError, match="run.seed"):
@@ -245,8 +253,8 @@ def test_state_of_other_clips_is_refused(build, toy, tmp_path):
 
 
 @pytest.mark.parametrize("prefetch_steps", [0, 2])
-def test_an_altered_shard_stops_the_run_with_a_message(build, toy, tmp_path, prefetch_steps):
-    folder = toy.write_toy_shards(tmp_path / "s", [toy.toy_clip(n) for n in range(8)], 2)
+def test_an_altered_shard_stops_the_run_with_a_message(build, tmp_path, prefetch_steps):
+    folder = toys.write_shards(tmp_path / "s", [toys.numbered(n) for n in range(8)], 2)
     with open(folder / "000001.tar", "r+b") as tar:
         tar.seek(2000)
         tar.write(b"!")

@@ -4,12 +4,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import toys
 from safetensors.torch import load_file, save_file
 
-from pretrain.example import Example, collate
+from pretrain.example import Example, ExampleFrames, collate
 from pretrain.integrity import CheckpointError
-from pretrain.masking import IGNORED, TASKS, MaskingSettings, mask_spans, random_generator
-from pretrain.model import MEmoBert, WeightsMismatch, heads
+from pretrain.masking import MaskingSettings, mask_spans, random_generator
+from pretrain.model import heads
+from pretrain.model.memobert import MEmoBert, WeightsMismatch
 from pretrain.objectives import OBJECTIVES
 
 VOCAB, WIDTH, SPEECH = 40, 16, 6
@@ -25,7 +27,7 @@ def toy(**changes):
         num_heads=4,
         ffn_width=24,
         max_text_positions=64,
-        speech_width=SPEECH,
+        **toys.model_sizes(speech_width=SPEECH),
         max_frame_positions=80,
         dropout=0.0,
     )
@@ -39,35 +41,36 @@ def toy(**changes):
     return model
 
 
-def clip(task, pieces=7, faces=20, states=30, name=None, gap=0.0):
-    """An Example of random numbers; 0 leaves a modality out."""
-    rng = random_generator(name or str(task), pieces, faces, states)
+def clip(objective, pieces=7, faces=20, states=30, name=None, gap=0.0):
+    """An Example of random numbers; 0 leaves a stream out."""
+    rng = random_generator(name or str(objective), pieces, faces, states)
     ids = rng.integers(5, VOCAB, size=pieces)
-    labels = np.full(pieces, IGNORED)
-    if task == "wwmlm":
-        labels[1:3] = ids[1:3]
+    asked = OBJECTIVES.get(objective)
+    frames, target = {}, {}
+    if objective == "wwmlm":
+        target = {"target_at_M": np.array([1, 2]), "target_values": ids[1:3].copy()}
         ids[1:3] = 4
-    arrays = {}
-    for modality, n, width, shape in (("face", faces, 342, "F"), ("speech", states, SPEECH, "S")):
+    for stream, n, width, hz in (("face", faces, 342, 10), ("speech", states, SPEECH, 50 / 3)):
         if not n:
             continue
         x = rng.normal(size=(n, width)).astype(np.float16)
-        mine = task in ("span_mvfr", "span_mvfc_kl") if modality == "face" else task == "span_mafr"
-        none = np.zeros(n, dtype=bool)
+        mine = asked is not None and asked.stream == stream
         corrupted = mask_spans(x, 0.2, ALWAYS, rng) if mine else None
-        suffix = "F342" if modality == "face" else "SD"
-        seconds = np.arange(n) / (10 if modality == "face" else 50 / 3)
-        if modality == "face":
+        seconds = np.arange(n) / hz
+        values = {stream: x}
+        if stream == "face":
             seconds[n // 2 :] += gap
             probs = rng.random((n, 8)) + 0.1
-            probs = (probs / probs.sum(1, keepdims=True)).astype(np.float16)
-            arrays["face_probs_F8"] = probs
-        arrays[f"{modality}_{suffix}"] = corrupted.features_FC if mine else x
-        arrays[f"{modality}_original_{suffix}"] = x
-        arrays[f"{modality}_masked_{shape}"] = corrupted.masked_F if mine else none
-        arrays[f"{modality}_target_{shape}"] = corrupted.target_F if mine else none
-        arrays[f"{modality}_seconds_{shape}"] = seconds.astype(np.float32)
-    return Example(id=name or "c", task=task, ids_T=ids, wwmlm_labels_T=labels, **arrays)
+            values["face_probs"] = (probs / probs.sum(1, keepdims=True)).astype(np.float16)
+        frames[stream] = ExampleFrames(
+            values_FC=corrupted.features_FC if mine else x,
+            seconds_F=seconds.astype(np.float32),
+            masked_F=corrupted.masked_F if mine else np.zeros(n, dtype=bool),
+        )
+        if mine:
+            at_M = np.flatnonzero(corrupted.target_F)
+            target = {"target_at_M": at_M, "target_values": values[asked.target][at_M]}
+    return Example(id=name or "c", objective=objective, ids_T=ids, frames=frames, **target)
 
 
 def batch_of(*examples):
@@ -75,12 +78,12 @@ def batch_of(*examples):
 
 
 def all_tasks():
-    return batch_of(*(clip(task, 5 + i, 20 + 3 * i, 30 - i) for i, task in enumerate(TASKS)))
+    return batch_of(*(clip(task, 5 + i, 20 + 3 * i, 30 - i) for i, task in enumerate(OBJECTIVES)))
 
 
 def losses(model, batch):
     predictions = model(batch)
-    return {t: OBJECTIVES[t](predictions[t], batch.targets[t].values) for t in predictions}
+    return {t: OBJECTIVES[t].loss(predictions[t], batch.targets[t].values) for t in predictions}
 
 
 def layer_norm(x, norm):
@@ -104,8 +107,8 @@ def test_a_full_clip_in_pretraining_is_32_and_36_and_64_positions():
     encoded = model.encode(batch_of(clip("wwmlm", pieces=32, faces=36, states=64)))
     assert lengths == [32 + 36 + 64]
     assert encoded.text_NTH.shape == (1, 32, WIDTH)
-    assert encoded.face_NFH.shape == (1, 36, WIDTH)
-    assert encoded.speech_NSH.shape == (1, 64, WIDTH)
+    assert encoded["face"].shape == (1, 36, WIDTH)
+    assert encoded["speech"].shape == (1, 64, WIDTH)
     assert encoded.pooled_NH.shape == (1, WIDTH)
 
 
@@ -130,7 +133,7 @@ def test_fused_and_plain_attention_agree():
         sum(loss / count for loss, count in outs.values()).backward()
         results.append((outs, model.encoder.layer[0].attention.self.query.weight.grad))
     (a, grad_a), (b, grad_b) = results
-    gap = max((a[t][0] / a[t][1] - b[t][0] / b[t][1]).abs().item() for t in TASKS)
+    gap = max((a[t][0] / a[t][1] - b[t][0] / b[t][1]).abs().item() for t in OBJECTIVES)
     assert gap < 1e-5, f"greatest difference of a loss: {gap}"
     torch.testing.assert_close(grad_a, grad_b, atol=1e-6, rtol=1e-4)
 
@@ -162,8 +165,8 @@ def test_neither_padding_nor_the_neighbours_change_a_clip():
         together = model.encode(batch)
         close = dict(atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(together.text_NTH[1, :5], alone.text_NTH[0], **close)
-        torch.testing.assert_close(together.face_NFH[1, :16], alone.face_NFH[0], **close)
-        torch.testing.assert_close(together.speech_NSH[1, :20], alone.speech_NSH[0], **close)
+        torch.testing.assert_close(together["face"][1, :16], alone["face"][0], **close)
+        torch.testing.assert_close(together["speech"][1, :20], alone["speech"][0], **close)
         torch.testing.assert_close(together.pooled_NH[1], alone.pooled_NH[0], **close)
         torch.testing.assert_close(model(batch)["span_mvfr"], one_target, **close)
 
@@ -173,7 +176,7 @@ def test_an_absent_modality_is_no_position_at_all():
     model = toy().eval()
     mine = clip("wwmlm", pieces=6, faces=0, states=10)
     alone = batch_of(mine)
-    assert alone.face_NFC is None and model.encode(alone).face_NFH is None
+    assert "face" not in alone.frames and "face" not in model.encode(alone).frames_NFH
     together = model(batch_of(mine, clip("span_mafr")))["wwmlm"]
     torch.testing.assert_close(together, model(alone)["wwmlm"], atol=1e-5, rtol=1e-5)
 
@@ -182,7 +185,7 @@ def test_one_modality_reaches_the_others():
     model = toy().eval()
     a = clip("wwmlm", states=10)
     out = model(batch_of(a))["wwmlm"]
-    a.speech_SD[-1] += 1
+    a.frames["speech"].values_FC[-1] += 1
     assert (model(batch_of(a))["wwmlm"] - out).abs().max() > 1e-4
 
 
@@ -191,14 +194,10 @@ def test_frames_are_embedded_as_the_paper_says(modality):
     """LN(LN(W (x + mask vector) + b) + position + type), in numpy."""
     task = "span_mvfr" if modality == "face" else "span_mafr"
     model, batch = toy(), batch_of(clip(task))
-    e = getattr(model, f"{modality}_embeddings")
-    x, masked, seconds = (
-        (batch.face_NFC, batch.face_masked_NF, batch.face_seconds_NF)
-        if modality == "face"
-        else (batch.speech_NSD, batch.speech_masked_NS, batch.speech_seconds_NS)
-    )
+    e, frames = model.frame_embeddings[modality], batch.frames[modality]
+    x, masked = frames.values_NFC, frames.masked_NF
     type_H = model.embeddings.token_type_embeddings.weight[1]
-    found = e(x, masked, seconds, type_H)[0].detach().numpy()
+    found = e(frames, type_H)[0].detach().numpy()
 
     m = masked[0].numpy()
     assert m.any() and not x[0][m].any()  # a masked frame comes in as zeros
@@ -220,15 +219,15 @@ def test_the_heads_by_hand():
     expected = hidden @ words.T + word.bias.detach().numpy()
     np.testing.assert_allclose(model.mask_logits(x_MH).detach().numpy(), expected, atol=1e-4)
 
-    head, weight = model.face_regression, model.face_embeddings.linear.weight
+    head, weight = model.heads.span_mvfr, model.frame_embeddings.face.linear.weight
     hidden = layer_norm(gelu(linear(x, head.dense)), head.norm)
     expected = hidden @ weight.detach().numpy() + head.bias.detach().numpy()
     np.testing.assert_allclose(head(x_MH, weight).detach().numpy(), expected, atol=1e-4)
 
-    head = model.face_expression
+    head = model.heads.span_mvfc_kl
     hidden = layer_norm(gelu(linear(x, head.dense)), head.norm)
     expected = linear(hidden, head.classifier)
-    np.testing.assert_allclose(head(x_MH).detach().numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(head(x_MH, weight).detach().numpy(), expected, atol=1e-4)
 
 
 def decoder_pointers(model, batch, monkeypatch):
@@ -255,8 +254,8 @@ def test_decoders_share_the_storage_of_what_they_undo(reloaded, monkeypatch, tmp
     if reloaded:
         model.save_pretrained(tmp_path)
         model = MEmoBert.from_pretrained(tmp_path)
-    face = model.face_embeddings.linear.weight
-    speech = model.speech_embeddings.linear.weight
+    face = model.frame_embeddings.face.linear.weight
+    speech = model.frame_embeddings.speech.linear.weight
     words = model.embeddings.word_embeddings.weight
     found = decoder_pointers(model, all_tasks(), monkeypatch)
     assert found == [words.data_ptr(), face.data_ptr(), speech.data_ptr()]
@@ -273,18 +272,19 @@ def test_gradients_reach_every_parameter():
     assert model.pooler.dense.weight.grad.any()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", OBJECTIVES)
 def test_a_task_trains_what_it_uses(task):
     model = toy()
     loss, count = losses(model, batch_of(clip(task)))[task]
     (loss / count).backward()
     got = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert "face_embeddings.linear.weight" in got and "speech_embeddings.linear.weight" in got
+    assert "frame_embeddings.face.linear.weight" in got
+    assert "frame_embeddings.speech.linear.weight" in got
     own = {
         "wwmlm": "cls.predictions.bias",
-        "span_mvfr": "face_regression.bias",
-        "span_mvfc_kl": "face_expression.classifier.bias",
-        "span_mafr": "speech_regression.bias",
+        "span_mvfr": "heads.span_mvfr.bias",
+        "span_mvfc_kl": "heads.span_mvfc_kl.classifier.bias",
+        "span_mafr": "heads.span_mafr.bias",
     }
     assert {name for name in own.values() if name in got} == {own[task]}
 
@@ -296,7 +296,7 @@ def test_the_vector_of_frames_that_are_not_masked_stays_zero():
         optimizer.zero_grad()
         sum(loss / count for loss, count in losses(model, all_tasks()).values()).backward()
         optimizer.step()
-    for embeddings in (model.face_embeddings, model.speech_embeddings):
+    for embeddings in (model.frame_embeddings.face, model.frame_embeddings.speech):
         assert not embeddings.mask_embedding.weight[0].any()
         assert embeddings.mask_embedding.weight[1].any()
 
@@ -319,35 +319,35 @@ def test_by_index_a_gap_in_the_face_is_closed_and_by_seconds_it_stays():
     torch.testing.assert_close(by_index(steady)["wwmlm"], by_seconds(steady)["wwmlm"])
     assert (by_seconds(steady)["wwmlm"] - by_seconds(gapped)["wwmlm"]).abs().max() > 1e-4
 
-    embed = by_seconds.face_embeddings
-    found = embed._positions(gapped.face_seconds_NF)[0]
+    embed = by_seconds.frame_embeddings.face
+    found = embed._positions(gapped.frames["face"].seconds_NF)[0]
     ticks = list(range(10)) + list(range(20, 30))
     torch.testing.assert_close(found, embed.position_embeddings.weight[ticks])
-    speech = by_seconds.speech_embeddings
-    found = speech._positions(steady.speech_seconds_NS)[0]
+    speech = by_seconds.frame_embeddings.speech
+    found = speech._positions(steady.frames["speech"].seconds_NF)[0]
     torch.testing.assert_close(found, speech.position_embeddings.weight[:30])
 
 
 def test_a_frame_beyond_the_position_table_is_an_error_that_says_so():
-    with pytest.raises(ValueError, match=r"faces frame at position 80 .* ends at 79"):
+    with pytest.raises(ValueError, match=r"face frame at position 80 .* ends at 79"):
         toy()(batch_of(clip("wwmlm", faces=81)))
     with pytest.raises(ValueError, match=r"speech frame at position 80"):
         toy()(batch_of(clip("wwmlm", states=81)))
     late = batch_of(clip("wwmlm", gap=7.0))
     assert toy()(late)
-    with pytest.raises(ValueError, match=r"faces frame at position 89 \(8.9 s\)"):
+    with pytest.raises(ValueError, match=r"face frame at position 89 \(8.9 s\)"):
         toy(positions="seconds")(late)
     with pytest.raises(ValueError, match="65 word pieces"):
         toy()(batch_of(clip("wwmlm", pieces=65)))
 
 
 def test_the_type_of_speech():
-    assert toy().speech_embeddings.type_embedding is not None
-    assert toy(speech_type="shared").speech_embeddings.type_embedding is None
-    faceless = toy(face_width=None)
-    assert faceless.speech_embeddings.type_embedding is None  # it takes BERT's type 1
+    assert toy().frame_embeddings.speech.type_embedding is not None
+    assert toy(own_type=False).frame_embeddings.speech.type_embedding is None
+    faceless = toy(**toys.model_sizes(speech_width=SPEECH, face=False))
+    assert faceless.frame_embeddings.speech.type_embedding is None  # it takes BERT's type 1
     faceless(batch_of(clip("span_mafr", faces=0)))
-    with pytest.raises(ValueError, match="built without .face_width is null"):
+    with pytest.raises(ValueError, match="has face, but the model was built for speech"):
         faceless(batch_of(clip("wwmlm")))
 
 
@@ -356,7 +356,6 @@ def test_the_type_of_speech():
     [
         ({"num_heads": 5}, "width 16 is not a multiple of num_heads 5"),
         ({"positions": "time"}, "'time'"),
-        ({"speech_type": "x"}, "'x'"),
         ({"attention": "flash"}, "'flash'"),
     ],
 )
@@ -368,21 +367,26 @@ def test_wrong_arguments_are_refused(wrong, message):
 def test_fresh_weights_are_those_of_bert():
     torch.manual_seed(0)
     model = MEmoBert(
-        vocab_size=500, width=64, num_layers=1, num_heads=4, ffn_width=128, speech_width=32
+        vocab_size=500,
+        width=64,
+        num_layers=1,
+        num_heads=4,
+        ffn_width=128,
+        **toys.model_sizes(speech_width=32),
     )
     for name in ("embeddings.word_embeddings", "encoder.layer.0.attention.self.query"):
         assert model.get_submodule(name).weight.std().item() == pytest.approx(0.02, rel=0.1)
-    assert not model.face_embeddings.linear.bias.any()
-    assert not model.speech_embeddings.mask_embedding.weight[0].any()
-    norm = model.face_embeddings.input_norm
+    assert not model.frame_embeddings.face.linear.bias.any()
+    assert not model.frame_embeddings.speech.mask_embedding.weight[0].any()
+    norm = model.frame_embeddings.face.input_norm
     assert (norm.weight == 1).all() and norm.eps == 1e-12
 
 
 def test_saved_and_loaded_it_is_the_same_model(tmp_path):
-    model = toy(positions="seconds", speech_type="shared").eval()
+    model = toy(positions="seconds", own_type=False).eval()
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["positions"] == "seconds" and config["speech_width"] == SPEECH
+    assert config["positions"] == "seconds" and config["streams"][1]["width"] == SPEECH
     assert not (tmp_path / "pytorch_model.bin").exists()
     again = MEmoBert.from_pretrained(tmp_path)
     batch = all_tasks()
@@ -393,8 +397,10 @@ def test_saved_and_loaded_it_is_the_same_model(tmp_path):
 def test_weights_of_another_size_are_an_error_that_names_the_sizes(tmp_path):
     toy().save_pretrained(tmp_path)
     with pytest.raises(WeightsMismatch) as error:
-        MEmoBert.from_pretrained(tmp_path, speech_width=SPEECH + 1)
-    assert "speech_embeddings.linear.weight: found [16, 6], expected [16, 7]" in str(error.value)
+        MEmoBert.from_pretrained(tmp_path, **toys.model_sizes(speech_width=SPEECH + 1))
+    assert "frame_embeddings.speech.linear.weight: found [16, 6], expected [16, 7]" in str(
+        error.value
+    )
 
 
 def test_no_tensor_may_be_missing_or_left_over(tmp_path):
@@ -432,14 +438,14 @@ def test_it_learns_four_clips_by_heart():
         sum(loss / count for loss, count in outs.values()).backward()
         optimizer.step()
         history.append({task: loss.item() / count for task, (loss, count) in outs.items()})
-    for task in TASKS:
+    for task in OBJECTIVES:
         assert history[-1][task] < 0.5 * history[0][task]
 
 
 def test_the_paper_sizes():
     """Text side 109,482,240 weights, as BERT-base has; the rest by arithmetic."""
     with torch.device("meta"):
-        model = MEmoBert(vocab_size=30_522, speech_width=768)
+        model = MEmoBert(vocab_size=30_522, **toys.model_sizes(speech_width=768))
 
     def count(*names):
         return sum(p.numel() for n in names for p in model.get_submodule(n).parameters())
@@ -448,8 +454,8 @@ def test_the_paper_sizes():
     norm, square = 2 * 768, 768 * 768 + 768
     face = 2 * 342 + 342 * 768 + 768 + norm + 512 * 768 + norm
     speech = 2 * 768 + square + norm + 512 * 768 + 768 + norm
-    assert (count("face_embeddings"), count("speech_embeddings")) == (face, speech)
+    assert (count("frame_embeddings.face"), count("frame_embeddings.speech")) == (face, speech)
     assert count("cls") == square + norm + 30_522
-    assert count("face_regression") == square + norm + 342
-    assert count("face_expression") == square + norm + 768 * 8 + 8
-    assert count("speech_regression") == square + norm + 768
+    assert count("heads.span_mvfr") == square + norm + 342
+    assert count("heads.span_mvfc_kl") == square + norm + 768 * 8 + 8
+    assert count("heads.span_mafr") == square + norm + 768

@@ -2,13 +2,15 @@ import math
 
 import pytest
 import torch
+import toys
 
-from pretrain.model import MEmoBert
+from pretrain.model.memobert import MEmoBert
 from pretrain.optim import build_adamw, learning_rate, parameter_groups
 
 
 def toy():
-    return MEmoBert(vocab_size=20, width=8, num_layers=1, num_heads=2, ffn_width=16, speech_width=4)
+    sizes = {"width": 8, "num_layers": 1, "num_heads": 2, "ffn_width": 16}
+    return MEmoBert(vocab_size=20, **sizes, **toys.model_sizes(speech_width=4))
 
 
 def test_the_reference_exclusions_by_name():
@@ -24,17 +26,17 @@ def test_the_reference_exclusions_by_name():
         "encoder.layer.0.attention.output.LayerNorm.weight",
         "encoder.layer.0.output.LayerNorm.bias",
         "encoder.layer.0.attention.self.query.bias",
-        "face_embeddings.LayerNorm.weight",
+        "frame_embeddings.face.LayerNorm.weight",
         "cls.predictions.transform.LayerNorm.weight",
         "cls.predictions.bias",
-        "face_regression.bias",
+        "heads.span_mvfr.bias",
     ):
         assert name in spared
     for name in (
-        "face_embeddings.input_norm.weight",  # a norm, and decayed all the same
-        "speech_embeddings.input_norm.weight",
-        "face_regression.norm.weight",
-        "face_embeddings.mask_embedding.weight",
+        "frame_embeddings.face.input_norm.weight",  # a norm, and decayed all the same
+        "frame_embeddings.speech.input_norm.weight",
+        "heads.span_mvfr.norm.weight",
+        "frame_embeddings.face.mask_embedding.weight",
         "embeddings.word_embeddings.weight",
         "encoder.layer.0.attention.self.query.weight",
     ):

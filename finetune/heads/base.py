@@ -1,0 +1,77 @@
+"""What every head is. N clips of a batch, C classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from finetune.config import PromptConfig
+from finetune.labelled import LabelledClip
+from pretrain.model.batch import Batch
+from pretrain.model.memobert import Encoded, MEmoBert
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadOutput:
+    """What a head says of a batch."""
+
+    scores_NC: torch.Tensor
+    """Logits over the classes, float32."""
+    losses: dict[str, torch.Tensor]
+    """By name: scalars, each summed over the clips; training lowers their sum."""
+    prediction_N: torch.Tensor | None = None
+    """Class number, or C for none of the classes; None is the highest score."""
+    shared: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Rows [N, ...] that `Head.batch_losses` wants of every clip of the batch, of all processes."""
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a head that has nothing to set."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadParts:
+    """What a head may be built of."""
+
+    model: MEmoBert
+    width: int
+    """Of the model's hidden states."""
+    classes: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase
+    prompt: PromptConfig = PromptConfig()
+    settings: Any = NoSettings()
+    """What the setting's `options` say, as the head's own `Settings`."""
+
+
+class Head(nn.Module):
+    """From hidden states to scores and losses."""
+
+    Settings: ClassVar[type] = NoSettings
+    """A frozen dataclass of what a user may set, under `options`."""
+    asks: ClassVar[bool] = False
+    """True: clips are read with the prompt, and the batch asks for the word at its [MASK]."""
+
+    @classmethod
+    def build(cls, parts: HeadParts) -> "Head":
+        """A new head. Raises what it cannot be built of, before any clip is read."""
+        raise NotImplementedError
+
+    def prepare(self, train: Sequence[LabelledClip]) -> None:
+        """Look at the training clips of a run before its first step, for class weights and such."""
+
+    def forward(self, encoded: Encoded, batch: Batch, label_N: torch.Tensor) -> HeadOutput:
+        raise NotImplementedError
+
+    def batch_losses(
+        self, shared: dict[str, torch.Tensor], label_B: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Losses over the whole batch, such as a contrastive one: scalars, means over its B clips.
+
+        `shared`: what `forward` gave, of all processes, with gradients. No weights of the head may
+        be used here: they would miss the other processes' gradients.
+        """
+        return {}

@@ -1,0 +1,134 @@
+"""A fitted MEmoBERT, as it is loaded again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from data_pipeline.config import check_settings
+from data_pipeline.schema import (
+    ClipSample,
+    Passport,
+    SchemaError,
+    check_passport,
+    passport_from_json,
+)
+from finetune.classifier import Classifier
+from finetune.config import PromptConfig
+from finetune.heads import HeadParts, head_named
+from finetune.judge import probabilities
+from finetune.labelled import Modality
+from finetune.prompt import Prompt
+from finetune.reader import ClipReader
+from finetune.recognizer import Recognizer
+from pretrain.example import Limits, collate
+from pretrain.model.memobert import MEmoBert
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MemobertRecognizer(Recognizer):
+    """A fitted MEmoBERT, as `Memobert.save` left it."""
+
+    classifier: Classifier
+    reader: ClipReader
+    modalities: tuple[Modality, ...]
+    precision: str
+
+    @torch.no_grad()
+    def predict(
+        self,
+        samples: Sequence[ClipSample],
+        *,
+        passport: Passport | None = None,
+        batch_size: int = 32,
+    ) -> np.ndarray:
+        """Probabilities [N, C], float64, in the order of `classes`.
+
+        passport: by which the samples were made, where it is known; see `Recognizer.read`.
+        Raises SchemaError for clips of other features than the model's.
+        """
+        if passport is not None:
+            mine = {name: spec for name, spec in passport.items() if name in self.passport}
+            check_passport(mine, self.passport, "what is to be recognized")
+        for sample in samples:
+            self._check(sample)
+        device = next(self.classifier.parameters()).device
+        pad_id = self.reader.tokenizer.pad_token_id
+        scores = [np.zeros((0, len(self.classes)), np.float32)]
+        for start in range(0, len(samples), batch_size):
+            part = samples[start : start + batch_size]
+            examples = [self.reader(sample, self.modalities) for sample in part]
+            batch = collate(examples, pad_id=pad_id).to(device)
+            no_label_N = torch.zeros(len(part), dtype=torch.int64, device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                said = self.classifier(batch, no_label_N)
+            scores.append(said.scores_NC.float().cpu().numpy())
+        return probabilities(np.concatenate(scores))
+
+    def _check(self, sample: ClipSample) -> None:
+        """What of another passport shows in the clip itself: widths, types, times."""
+        seen = sample.only(("text", *self.passport))
+        if seen.streams:
+            try:
+                seen.check(self.passport)
+            except SchemaError as error:
+                raise SchemaError(
+                    f"{error}; the clip was made by another feature passport than the "
+                    "recognizer's: extract it with the encoders that recognizer.json names"
+                ) from error
+
+
+def build_classifier(
+    model: MEmoBert,
+    head: str,
+    options: dict[str, Any],
+    *,
+    width: int,
+    classes: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: PromptConfig,
+) -> Classifier:
+    """`model` with the head of that name, new, and its `options`. Raises ConfigError for one that
+    the head has not."""
+    kind = head_named(head)
+    parts = HeadParts(
+        model=model,
+        width=width,
+        classes=classes,
+        tokenizer=tokenizer,
+        prompt=prompt,
+        settings=check_settings(kind.Settings, options, "options"),
+    )
+    return Classifier(model, kind.build(parts))
+
+
+def load(folder: Path, told: dict[str, Any]) -> MemobertRecognizer:
+    """What `Memobert.save` left, on the CPU. `told`: recognizer.json, checked."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    classes, prompt = tuple(told["classes"]), PromptConfig(**told["prompt"])
+    classifier = build_classifier(
+        MEmoBert(**told["shape"]),
+        told["head"],
+        told["options"],
+        width=told["shape"]["width"],
+        classes=classes,
+        tokenizer=tokenizer,
+        prompt=prompt,
+    )
+    classifier.load_state_dict(load_file(folder / WEIGHTS))
+    asked = Prompt(prompt.template, tokenizer) if classifier.head.asks else None
+    return MemobertRecognizer(
+        classes=classes,
+        classifier=classifier.eval(),
+        reader=ClipReader(tokenizer, Limits(**told["limits"]), prompt=asked),
+        modalities=tuple(told["modalities"]),
+        precision=told["precision"],
+        passport=passport_from_json(told["passport"]),
+    )

@@ -1,0 +1,228 @@
+"""The system `memobert`: weights (new, bert, checkpoint) x head x plan."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from data_pipeline.schema import passport_to_json
+from finetune.classifier import Classifier
+from finetune.config import OptimConfig, PromptConfig, TrainSettings, Weights
+from finetune.fit import Examples, Fit, fit
+from finetune.labelled import LabelledClip, LabelledSet, Modality
+from finetune.portions import train_and_dev, without_long_texts
+from finetune.protocols import Splits
+from finetune.reader import ClipReader, Read, modality_cases
+from finetune.recognizer import write_recognizer
+from finetune.systems.memobert.recognizer import WEIGHTS, build_classifier
+from finetune.systems.memobert.source import Source
+from pretrain.checkpoint import Checkpoint
+from pretrain.example import collate
+from pretrain.model.bert_init import bert_sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How the step that is reported is found."""
+
+    selection: str
+    """dev, oracle or last."""
+    train_on: str
+    """train, or train+dev."""
+    eval_every_steps: int
+    evaluate_cases: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Memobert:
+    """One setting of MEmoBERT, ready to be fitted to any fold."""
+
+    name: ClassVar[str] = "memobert"
+    source: Source
+    weights: Weights
+    head: str
+    options: dict[str, Any]
+    """The head's settings."""
+    plan: TrainSettings
+    classes: tuple[str, ...]
+    modalities: tuple[Modality, ...]
+    prompt: PromptConfig
+    reader: ClipReader
+    read: Read
+    """The reader, which remembers what it read (finetune.reader.read_once)."""
+    long_texts: str
+    """cut, or drop: see finetune.config.DataConfig."""
+    max_judged_pieces: int
+    optim: OptimConfig
+    choice: Choice
+    accelerator: Accelerator
+    log: logging.Logger
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Those of the model."""
+        return tuple(self.source.passport)
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The pretrained weights, for a system that starts from them."""
+        return self.source.checkpoint if self.weights == "checkpoint" else None
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """Of the pretrained weights; empty for a system that starts without."""
+        return self.source.checkpoint_sha256 if self.weights == "checkpoint" else ""
+
+    @property
+    def refits(self) -> bool:
+        """A step is chosen on dev, and then a new model learns from train and dev up to there."""
+        return self.choice.train_on == "train+dev" and self.choice.selection == "dev"
+
+    def start(self, seed: int) -> list[str]:
+        """What its weights come from, for the log. Raises where it cannot be built."""
+        return self.classifier(seed)[1]
+
+    def warnings(self, clips: LabelledSet) -> list[str]:
+        """Of how many clips more is read than pretraining read of any."""
+        pretrained = self.source.pretraining
+        if pretrained is None or self.checkpoint is None:
+            return []
+        lines = []
+        for modality in self.modalities:
+            limit = pretrained.limits.get(modality)
+            lengths = [self.reader.num_read(clip.sample, modality) for clip in clips.clips]
+            longer = 0 if limit is None else sum(length > limit for length in lengths)
+            if longer:
+                lines.append(
+                    f"{longer} of {len(lengths)} clips are read up to {max(lengths)} {modality} "
+                    f"{'pieces' if modality == 'text' else 'frames'}, and pretraining stopped at "
+                    f"{limit}: it has taught nothing beyond; data.limits.{modality}=checkpoint "
+                    "stops there too"
+                )
+        return lines
+
+    def usable(self, splits: Splits, fold: int) -> Splits:
+        """Without long texts, where they are to be dropped."""
+        if self.long_texts != "drop" or "text" not in self.modalities:
+            return splits
+        return without_long_texts(
+            splits,
+            lambda clip: self.reader.num_pieces(clip.sample),
+            fold=fold,
+            max_trained=self.reader.text,
+            # The official linear runs read dev and test whole.
+            max_judged=None if self.reader.prompt is None else self.max_judged_pieces,
+        )
+
+    def classifier(self, seed: int) -> tuple[Classifier, list[str]]:
+        """As training starts from it, and lines for the log that say what its weights are."""
+        model, lines = self.source.model(self.weights, seed)
+        classifier = build_classifier(
+            model,
+            self.head,
+            self.options,
+            width=self.source.shape["width"],
+            classes=self.classes,
+            tokenizer=self.source.tokenizer,
+            prompt=self.prompt,
+        )
+        return classifier, lines
+
+    def fit(self, splits: Splits, seed: int) -> Fit:
+        """Train on a fold, choose the step, judge the test clips there."""
+        chosen = self._train(splits, seed, self.choice.selection)
+        if not self.refits:
+            return chosen
+        self.log.info(
+            f"step {chosen.step} was chosen on dev; now a new model on train and dev, up to there"
+        )
+        both = self._train(train_and_dev(splits, 0), seed, "last", chosen.step)
+        return dataclasses.replace(both, selection_ua=chosen.selection_ua, curve=chosen.curve)
+
+    def forget(self) -> None:
+        """Free what the reader remembers, after the last run."""
+        self.read.cache_clear()
+
+    def _train(
+        self, splits: Splits, seed: int, selection: str, last_step: int | None = None
+    ) -> Fit:
+        classifier, _ = self.classifier(seed)
+        classifier.head.prepare(splits.train)
+        return fit(
+            classifier,
+            train=self._examples(splits.train, self.plan.modality_cases),
+            dev=self._examples(splits.dev, self.choice.evaluate_cases),
+            test=self._examples(splits.test, self.choice.evaluate_cases),
+            collate=functools.partial(collate, pad_id=self.source.tokenizer.pad_token_id),
+            num_classes=len(self.classes),
+            plan=self.plan,
+            optim=self.optim,
+            selection=selection,
+            eval_every_steps=self.choice.eval_every_steps,
+            seed=seed,
+            accelerator=self.accelerator,
+            log=self.log,
+            last_step=last_step,
+        )
+
+    def _examples(self, clips: Sequence[LabelledClip], cases: str) -> Examples:
+        return Examples(
+            cases_KN=[
+                [self.read(clip, case) for clip in clips]
+                for case in modality_cases(self.modalities, cases)
+            ],
+            label_N=np.array([clip.label for clip in clips], dtype=np.int64),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """All of it that decides a result but the seed."""
+        return {
+            "system": self.name,
+            "weights": self.weights,
+            "head": self.head,
+            "options": self.options,
+            "plan": dataclasses.asdict(self.plan),
+            "classes": self.classes,  # in their order
+            "modalities": self.modalities,
+            # As they came out: a limit of `checkpoint` takes the checkpoint's.
+            "limits": {"text": self.reader.text, **self.reader.frames},
+            "shape": self.source.shape,
+            "optim": dataclasses.asdict(self.optim),
+            "choice": dataclasses.asdict(self.choice),
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "bert_sha256": bert_sha256(self.source.bert) if self.weights == "bert" else "",
+            "tokenizer_sha256": self.source.tokenizer_sha256,
+            "prompt": "" if self.reader.prompt is None else dataclasses.asdict(self.prompt),
+        }
+
+    def save(self, folder: Path, result: Fit) -> None:
+        """Keep what `result` learned in `folder`, for `load`."""
+        weights = {
+            name: tensor.detach().to("cpu").contiguous()
+            for name, tensor in result.learned.state_dict().items()
+        }
+        told = {
+            "system": self.name,
+            "head": self.head,
+            "options": self.options,
+            "classes": self.classes,
+            "modalities": self.modalities,
+            "prompt": dataclasses.asdict(self.prompt),
+            "limits": dataclasses.asdict(self.reader.wanted),
+            "precision": self.optim.precision,
+            "passport": passport_to_json(self.source.passport),
+            "shape": self.source.shape,
+        }
+
+        def write(folder: Path) -> None:
+            save_file(weights, folder / WEIGHTS)
+            self.source.tokenizer.save_pretrained(str(folder))
+
+        write_recognizer(folder, told, write)

@@ -1,0 +1,59 @@
+"""A stream that was added to finished shards is one more modality of finetuning, by its name."""
+
+import dataclasses
+
+import numpy as np
+import toys
+
+from data_pipeline.schema import Stream
+from data_pipeline.shards import list_shards, read_manifest, write_shard
+from finetune.recognizer import load_recognizer
+from finetune.results import read_rows
+from finetune.run import main
+
+from .conftest import make_clips
+from .test_cross_validate import FAST
+
+SPEC = dataclasses.replace(
+    toys.passport()["speech"], name="toy_fbank", weights_sha256="", rate_hz=50.0, width=5
+)
+
+
+def add_fbank(folder, clips):
+    """Of every clip but the first, beside its shard."""
+    rng = np.random.default_rng(0)
+    by_id = {clip.id: clip for clip in clips[1:]}
+    for index, tar in enumerate(list_shards(folder)):
+        manifest = read_manifest(tar.with_suffix(".json"))
+        added = []
+        for clip in filter(None, map(by_id.get, manifest.samples)):
+            values = rng.standard_normal((9, 5)).astype(np.float16)
+            stream = Stream(values_ND=values, seconds_N=SPEC.seconds(9))
+            added.append(dataclasses.replace(clip, streams={"fbank": stream}))
+        passport = {"fbank": SPEC}
+        write_shard(
+            *(folder, index, added, [], passport, {}, "toy"), added="fbank", beside=manifest.sha256
+        )
+
+
+def test_an_added_stream_is_read_judged_and_recognized(tmp_path, write_shards, bert):
+    clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
+    shards = write_shards(clips)
+    add_fbank(shards, clips)
+    arguments = [
+        *(f"data.shards=[{shards}]", "model.checkpoint=null", f"model.bert={bert}", "folds=[0]"),
+        *("settings=[bert_direct]", "data.modalities=[text, fbank]", *FAST),
+        *("plans.bert_direct.num_steps=4", f"output={tmp_path / 'out'}"),
+    ]
+    assert main(arguments) == 0
+    (row,) = read_rows(tmp_path / "out")
+    assert row.modalities == "text+fbank"
+    (folder,) = tmp_path.glob("out/runs/*/*/recognizer")
+    recognizer = load_recognizer(folder)
+    assert {"fbank", "face", "speech"} == recognizer.passport.keys()
+    samples = list(recognizer.read(shards))
+    assert [sample.has("fbank") for sample in samples] == [False] + [True] * 23
+    bare = [sample.only(("text",)) for sample in samples]
+    both_NC, text_NC = recognizer.predict(samples), recognizer.predict(bare)
+    differs = np.abs(both_NC - text_NC).max(1) > 1e-6
+    assert not differs[0] and differs[1:].all()
