@@ -125,7 +125,7 @@ class LabelledSet:
 
 
 def read_labelled(
-    folders: Sequence[str], labels: LabelMap, streams: Collection[str] | None = None
+    folders: Sequence[str], labels: LabelMap, streams: Collection[str]
 ) -> LabelledSet:
     """Read every finished shard of `folders`; `streams` as data_pipeline.shards.read_shard.
 

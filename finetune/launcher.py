@@ -23,10 +23,10 @@ OTHER_TRAINERS = {
 OFF = ("", "no", "0", "false")
 
 
-def build_accelerator(precision: str, environment: Mapping[str, str] = os.environ) -> Accelerator:
+def build_accelerator(precision: str) -> Accelerator:
     """The processes of this launch. Raises LaunchError, before they meet, for a launch that asks
     for what finetuning does not do or what its own config says already."""
-    check_launch(precision, environment)
+    check_launch(precision, os.environ)
     return Accelerator(
         mixed_precision="bf16" if precision == "bf16" else "no",
         # A head leaves some of the model's own heads without gradients.

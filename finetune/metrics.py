@@ -15,6 +15,8 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
+CONFIDENCE = 0.95  # of the intervals
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
@@ -36,7 +38,6 @@ def score(
     num_classes: int,
     *,
     num_resamples: int = 0,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Scores:
     """Scores of predictions 0..C-1, or C for none of the classes.
@@ -61,7 +62,7 @@ def score(
     wa, ua, macro_f1 = _of_confusion(confusion_CP)
     intervals: list[tuple[float, float] | None] = [None, None, None]
     if num_resamples and len(truth_N) > 1:
-        intervals = _bootstrap(truth_N, prediction_N, num_classes, num_resamples, confidence, seed)
+        intervals = _bootstrap(truth_N, prediction_N, num_classes, num_resamples, seed)
     return Scores(
         wa=wa,
         ua=ua,
@@ -88,7 +89,6 @@ def _bootstrap(
     prediction_N: np.ndarray,
     num_classes: int,
     num_resamples: int,
-    confidence: float,
     seed: int,
 ) -> list[tuple[float, float]]:
     width = num_classes + 1
@@ -101,7 +101,7 @@ def _bootstrap(
         (truth_N * width + prediction_N,),
         statistic,
         n_resamples=num_resamples,
-        confidence_level=confidence,
+        confidence_level=CONFIDENCE,
         vectorized=False,
         method="percentile",
         rng=np.random.default_rng(seed),

@@ -31,7 +31,7 @@ def build_adamw(
     model: nn.Module,
     *,
     learning_rate: float = 5e-5,
-    weight_decay: float = 0.01,
+    weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-6,
 ) -> torch.optim.AdamW:

@@ -16,7 +16,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -141,26 +141,21 @@ class Runtime:
             dist.destroy_process_group()
 
 
-def start(
-    settings: RuntimeSettings,
-    *,
-    name: str = "memobert",
-    environment: Mapping[str, str] = os.environ,
-) -> Runtime:
+def start(settings: RuntimeSettings, *, name: str = "memobert") -> Runtime:
     """Join the other ranks, choose device and precision, seed, and open the log.
 
     Every rank gets the same seed, so that all build the same model; `seed_rank` makes them
     differ afterwards. Raises LaunchError when ranks, port or GPUs are not there.
     """
     follow_launcher()
-    rank, local_rank, world_size = _ranks(environment)
+    rank, local_rank, world_size = _ranks()
     timeout = datetime.timedelta(minutes=settings.timeout_minutes)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     device = _device(settings.device, local_rank)
     dtype, why = _precision(settings.precision, device)
     log = _logger(name, rank, world_size)
-    _join(rank, world_size, device, timeout, environment)
+    _join(rank, world_size, device, timeout)
     seed_everything(settings.seed)
     log.info(
         f"{world_size} rank{'s' * (world_size > 1)} on {_device_name(device)}, "
@@ -229,9 +224,9 @@ def _backend(device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
-def _ranks(environment: Mapping[str, str]) -> tuple[int, int, int]:
+def _ranks() -> tuple[int, int, int]:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    found = {name: environment[name] for name in names if name in environment}
+    found = {name: os.environ[name] for name in names if name in os.environ}
     if "RANK" not in found and "WORLD_SIZE" not in found:
         return 0, 0, 1
     if len(found) != len(names):
@@ -278,17 +273,11 @@ def _precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float32, "auto: this GPU has no bf16"
 
 
-def _join(
-    rank: int,
-    world_size: int,
-    device: torch.device,
-    timeout: datetime.timedelta,
-    environment: Mapping[str, str],
-) -> None:
+def _join(rank: int, world_size: int, device: torch.device, timeout: datetime.timedelta) -> None:
     if world_size == 1 or dist.is_initialized():
         return
-    address = environment.get("MASTER_ADDR", "127.0.0.1")
-    port = environment.get("MASTER_PORT", "29500")
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    port = os.environ.get("MASTER_PORT", "29500")
     try:
         dist.init_process_group(
             _backend(device),

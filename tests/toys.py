@@ -1,17 +1,32 @@
 """Toy clips, shards and model sizes for the tests of all stages: random features, no media."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.schema import EXPRESSIONS, ClipSample, FeatureSpec, Passport, Stream, clip_id
-from data_pipeline.shards import write_shard
+from data_pipeline.shards import list_shards, read_manifest, read_shard, write_shard
 
 SPEECH_WIDTH = 24
 FACE_HZ, SPEECH_HZ = 10.0, 50 / 3
 WORDS = "bin blue at f two now place red by a nine please set green in white again soon".split()
+
+FAST = [
+    "seeds=[1]",
+    "data.deal.folds=3",
+    "eval_every_steps=8",
+    "num_resamples=50",
+    "optim.batch_size=8",
+    *(
+        f"plans.{setting}.{key}"
+        for setting in ("direct", "pretrain_finetune", "pretrain_prompt")
+        for key in ("num_steps=16", "warmup_steps=0", "learning_rate=1e-2")
+    ),
+]
+"""Settings of finetuning on toy clips that take seconds."""
 
 
 def passport(*, speech_width: int = SPEECH_WIDTH, face: bool = True) -> Passport:
@@ -110,3 +125,20 @@ def write_shards(folder: Path, clips: list[ClipSample], num_shards: int) -> Path
     for index, part in enumerate(np.array_split(np.arange(len(clips)), num_shards)):
         write_shard(folder, index, [clips[i] for i in part], [], passport(), {}, f"toy-{index}")
     return folder
+
+
+def add_stream(
+    folder: Path,
+    spec: FeatureSpec,
+    values_of: Callable[[ClipSample], np.ndarray | None],
+    name: str = "fbank",
+) -> None:
+    """A stream beside each shard of `folder`; a clip whose values are None has none of it."""
+    for index, tar in enumerate(list_shards(folder)):
+        added = []
+        for clip in read_shard(tar):
+            if (values_ND := values_of(clip)) is not None:
+                stream = Stream(values_ND=values_ND, seconds_N=spec.seconds(len(values_ND)))
+                added.append(ClipSample(id=clip.id, streams={name: stream}))
+        beside = read_manifest(tar.with_suffix(".json")).sha256
+        write_shard(folder, index, added, [], {name: spec}, {}, "toy", added=name, beside=beside)

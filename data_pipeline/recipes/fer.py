@@ -57,6 +57,8 @@ GFLOP_AT_64 = 0.575
 PRIOR_STRENGTHS = np.arange(-0.3, 0.8, 0.05)
 ACCURACY_FOR_UAR = 0.005
 TEMPERATURES = np.geomspace(0.5, 2.0, 41)
+STRIP_COLUMNS = 10
+MATMUL_WIDTH = 2048
 
 
 def export(run: Path, data: Path, out: Path) -> None:
@@ -73,7 +75,7 @@ def export(run: Path, data: Path, out: Path) -> None:
     lap = max(scored, key=lambda lap: lap.accuracy + lap.uar7)
     chosen = DenseNetFER()
     chosen.load_state_dict(torch.load(run / f"lap_{lap.lap:03d}.pt", weights_only=True))
-    chosen_logits = predict(chosen, valid.images_NHW, bfloat16=True)
+    chosen_logits = predict(chosen, valid.images_NHW)
     choices = []
     for strength in PRIOR_STRENGTHS:
         guess_N = (chosen_logits - strength * np.log(prior_8)).argmax(1)
@@ -199,7 +201,7 @@ def _write(path: Path, lines: list[str]) -> None:
     print("\n".join(lines) + f"\n-> {path}\n")
 
 
-def strip(encoder: ExpressionEncoder, videos: list[Path], out: Path, columns: int = 10) -> None:
+def strip(encoder: ExpressionEncoder, videos: list[Path], out: Path) -> None:
     """A row of aligned crops a video, as the pipeline cuts them, with the guessed emotion."""
     import matplotlib
 
@@ -210,8 +212,8 @@ def strip(encoder: ExpressionEncoder, videos: list[Path], out: Path, columns: in
     from data_pipeline.media.clip_media import open_clip
 
     finder = FaceFinder(FaceSettings(crop_size=encoder.crop_size))
-    size = (1.25 * columns, 1.6 * len(videos))
-    figure, axes = plt.subplots(len(videos), columns, figsize=size, dpi=90, squeeze=False)
+    size = (1.25 * STRIP_COLUMNS, 1.6 * len(videos))
+    figure, axes = plt.subplots(len(videos), STRIP_COLUMNS, figsize=size, dpi=90, squeeze=False)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=0.96, hspace=0.45)
     for row_axes, video in zip(axes, videos, strict=True):
         for ax in row_axes:
@@ -223,7 +225,7 @@ def strip(encoder: ExpressionEncoder, videos: list[Path], out: Path, columns: in
         crops = max(faces, key=lambda face: len(face.crops_KHW)).crops_KHW
         probs = encoder(crops)[1]
         mean = probs.mean(0)
-        at = np.linspace(0, len(crops) - 1, columns).round().astype(int)
+        at = np.linspace(0, len(crops) - 1, STRIP_COLUMNS).round().astype(int)
         for ax, i in zip(row_axes, at, strict=True):
             ax.imshow(crops[i], cmap="gray", vmin=0, vmax=255)
             top = probs[i].argmax()
@@ -256,14 +258,15 @@ def bench(folder: Path, repeats: int, results: Path) -> None:
                 f"{name},{batch},{median:.0f},{min(rates):.0f},{max(rates):.0f},"
                 f"{median * gflop / matmul:.2f}"
             )
-    print(f"{size} x {size}: {gflop:.3f} GFLOP a face; matmul of 2048, float32, one thread: "
-          f"{matmul:.0f} GFLOP/s, so {matmul / gflop:.0f} faces/s at most")  # fmt: skip
+    print(f"{size} x {size}: {gflop:.3f} GFLOP a face; matmul of {MATMUL_WIDTH}, float32, "
+          f"one thread: {matmul:.0f} GFLOP/s, so {matmul / gflop:.0f} faces/s at most")  # fmt: skip
     _write(results / "bench.csv", lines)
 
 
-def _matmul_rate(width: int = 2048) -> float:
+def _matmul_rate() -> float:
     """GFLOP/s of one thread at a square product, by the faster of torch's two libraries: MKL, which
     is slow on some makers' processors, and oneDNN, which torch uses for convolutions."""
+    width = MATMUL_WIDTH
     a = torch.randn(width, width)
     image = a.view(32, 8, width // 256, width).permute(0, 3, 1, 2)
     kernel = torch.randn(width, width, 1, 1).contiguous(memory_format=torch.channels_last)

@@ -24,6 +24,8 @@ from data_pipeline.features.densenet import DenseNetFER, normalize_faces
 from data_pipeline.recipes.fer_data import FerSplit, counted, read_split, usable, vote_distribution
 from data_pipeline.schema import EXPRESSIONS
 
+JUDGED_FACES = 32  # at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -118,22 +120,13 @@ def sampling_weights(targets_N8: np.ndarray, power: float) -> torch.Tensor:
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module,
-    images_NHW: np.ndarray,
-    *,
-    size: int = 48,
-    batch_size: int = 32,
-    bfloat16: bool = False,
-) -> np.ndarray:
-    """Logits [N, 8] of grey bytes [N, 48, 48], without augmentation, in float32."""
+def predict(model: nn.Module, images_NHW: np.ndarray) -> np.ndarray:
+    """Logits [N, 8] of grey bytes [N, 48, 48], without augmentation: float32, by bfloat16."""
     model.eval()
     logits = []
-    for start in range(0, len(images_NHW), batch_size):
-        x = normalize_faces(torch.from_numpy(images_NHW[start : start + batch_size]))
-        if size != x.shape[-1]:
-            x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    for start in range(0, len(images_NHW), JUDGED_FACES):
+        x = normalize_faces(torch.from_numpy(images_NHW[start : start + JUDGED_FACES]))
+        with torch.autocast("cpu", torch.bfloat16):
             logits.append(model(x.contiguous(memory_format=torch.channels_last))[1].float())
     return torch.cat(logits).numpy()
 
@@ -260,7 +253,7 @@ def train(config: TrainConfig, data: str | Path, out: str | Path) -> None:
         torch.save(state, out / "state.tmp")
         os.replace(out / "state.tmp", state_path)
         if seconds >= 60 * config.minutes * config.score_from:
-            row |= scores(predict(average.module, valid.images_NHW, bfloat16=True), valid)
+            row |= scores(predict(average.module, valid.images_NHW), valid)
         print(json.dumps(row), flush=True)
         with (out / "laps.csv").open("a", newline="") as file:
             csv.writer(file).writerow(row.values())

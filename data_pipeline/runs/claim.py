@@ -39,7 +39,7 @@ def check_claim(
     clips: list[Clip],
     settings: dict[str, Any],
     config_text: str,
-    clips_from: Path | None = None,
+    clips_from: Path | None,
 ) -> None:
     """Raise ExtractionError unless `folder` is free for this run or was begun by the same one.
 

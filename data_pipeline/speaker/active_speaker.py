@@ -82,11 +82,11 @@ def choose_speaker(
     faces: list[TrackedFace],
     voice: VoiceActivity,
     sound_T: np.ndarray | None,
-    settings: SpeakerSettings | None = None,
+    settings: SpeakerSettings,
 ) -> SpeakerChoice:
     """Which of `faces` speaks in this utterance. Sound is mono float32 [T] at 16 kHz, or None."""
-    s = settings or SpeakerSettings()
-    return decide([count_face(face, voice, sound_T, s) for face in faces], voice, sound_T, s)
+    counts = [count_face(face, voice, sound_T, settings) for face in faces]
+    return decide(counts, voice, sound_T, settings)
 
 
 def decide(

@@ -50,10 +50,9 @@ docs/results/active_speaker.md, with the weights trained on AVA-ActiveSpeaker.""
 class SpeakerEvidence:
     """One network, loaded once; judges one face at a time."""
 
-    def __init__(self, path: str | Path, device: str = "cpu") -> None:
-        self.network = load_speaker_network(path).to(device)
+    def __init__(self, path: str | Path) -> None:
+        self.network = load_speaker_network(path)
         self.joint = JOINT[type(self.network)]
-        self.device = device
 
     def score(
         self,
@@ -85,9 +84,9 @@ class SpeakerEvidence:
             pictures_NHW = face_FHW[nearest_N[start : start + WINDOW_FRAMES]]
             cepstra_SK = cepstra(_sound_of(sound_T, at_N[0], len(at_N)))
             with torch.inference_mode():
-                face = self.network.face(torch.from_numpy(pictures_NHW)[None].to(self.device))
-                sound = self.network.sound(torch.from_numpy(cepstra_SK)[None].to(self.device))
-                found.append(self.network(face, sound)[0].cpu().numpy())
+                face = self.network.face(torch.from_numpy(pictures_NHW)[None])
+                sound = self.network.sound(torch.from_numpy(cepstra_SK)[None])
+                found.append(self.network(face, sound)[0].numpy())
         return np.concatenate(found)
 
 

@@ -75,9 +75,9 @@ class LipSync:
 
 
 @functools.cache
-def load_lip_sync(name: str = "lip_sync") -> LipSync:
-    """The maps that ship, or those in a folder."""
-    path = Path(resolve_weights(name)) / "model.safetensors"
+def load_lip_sync() -> LipSync:
+    """The maps that ship."""
+    path = Path(resolve_weights("lip_sync")) / "model.safetensors"
     if not path.is_file():
         raise WeightsError(f"no {path}; make it with python -m data_pipeline.recipes.lip_sync")
     tensors = load_file(path)

@@ -34,8 +34,6 @@ class VoiceActivity:
 
     spans: list[tuple[float, float]]
     """Start and end of each piece of voice, in seconds from the clip's start, in order."""
-    detector: str
-    """Which detector ran: silero or energy."""
 
     @property
     def seconds(self) -> float:
@@ -71,7 +69,7 @@ def voice_activity(sound_T: np.ndarray | None, detector: str = "silero") -> Voic
     else:
         voiced_K = find_voice(np.ascontiguousarray(sound_T, np.float32))
     spans = _spans(voiced_K, hop / SAMPLE_RATE, len(sound_T) / SAMPLE_RATE)
-    voice = VoiceActivity(spans=spans, detector=detector)
+    voice = VoiceActivity(spans=spans)
     log.debug("voice by %s: %.2f s in %d spans", detector, voice.seconds, len(spans))
     return voice
 

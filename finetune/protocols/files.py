@@ -13,6 +13,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.shards import atomic_file
 
 FORMAT_VERSION = 1
+SHOWN = 8  # names in a message
 SPLITS = ("train", "dev", "test")
 Group = Literal["speaker", "recording", "clip"]
 ALLOW = (
@@ -128,7 +129,7 @@ def save_protocol(protocol: Protocol, path: str | Path) -> None:
         file.write(protocol.to_json().encode())
 
 
-def some(names: Sequence[str], limit: int = 8) -> str:
+def some(names: Sequence[str]) -> str:
     """The first few of many names, for a message."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -10,23 +10,16 @@ import toys
 import webdataset as wds
 
 from data_pipeline.arrow import open_shards, samples_of
-from data_pipeline.schema import ClipSample, FeatureSpec, Passport, SchemaError, Stream
-from data_pipeline.shards import (
-    list_shards,
-    load_passport,
-    read_manifest,
-    read_shard,
-    write_shard,
-)
+from data_pipeline.schema import ClipSample, FeatureSpec, SchemaError
+from data_pipeline.shards import list_shards, load_passport, read_shard, write_shard
 
-FBANK: Passport = {
-    "fbank": FeatureSpec(name="toy", weights_sha256="", layer=0, pooling=1, rate_hz=100.0, width=4)
-}
+FBANK = FeatureSpec(name="toy", weights_sha256="", layer=0, pooling=1, rate_hz=100.0, width=4)
+FBANK_ND = np.arange(8, dtype=np.float16).reshape(2, 4)
 
 
 @pytest.fixture
 def folder(tmp_path) -> tuple[Path, list[ClipSample]]:
-    """Two shards of three clips, of which the last has no face, and a stream beside the first."""
+    """Two shards of three clips, of which the last has no face, and a stream beside them."""
     samples = [
         toys.sample(f"toy-{n}", "say wörds", faces=0 if n == 5 else 3 + n, states=5, label="anger")
         for n in range(6)
@@ -34,10 +27,7 @@ def folder(tmp_path) -> tuple[Path, list[ClipSample]]:
     for index in range(2):
         part = samples[3 * index : 3 * index + 3]
         write_shard(tmp_path, index, part, [], toys.passport(), {}, "task")
-    values_ND = np.arange(8, dtype=np.float16).reshape(2, 4)
-    stream = Stream(values_ND=values_ND, seconds_N=FBANK["fbank"].seconds(2))
-    later = [ClipSample(id=s.id, streams={"fbank": stream}) for s in samples[:3]]
-    write_shard(tmp_path, 0, later, [], FBANK, {}, "task", added="fbank", beside="0" * 64)
+    toys.add_stream(tmp_path, FBANK, lambda _: FBANK_ND)
     return tmp_path, samples
 
 
@@ -99,16 +89,10 @@ def test_a_folder_opens_with_one_call_typed_and_checked(folder, tmp_path):
 
 def test_streams_are_chosen_and_other_bytes_are_read_anew(folder, tmp_path):
     home, samples = folder
-    for tar in list_shards(home):
-        stream = Stream(values_ND=np.ones((2, 4), np.float16), seconds_N=FBANK["fbank"].seconds(2))
-        later = [ClipSample(id=s.id, streams={"fbank": stream}) for s in read_shard(tar)]
-        beside = read_manifest(tar.with_suffix(".json")).sha256
-        index = int(tar.stem)
-        write_shard(home, index, later, [], FBANK, {}, "t", added="fbank", beside=beside)
     cache = tmp_path / "cache"
     clips = open_shards(home, streams=["fbank"], cache_dir=cache)
     assert set(clips.column_names) == {"id", "text", "words", "meta", "fbank"}
-    assert np.array_equal(clips.with_format("numpy")[4]["fbank"], np.ones((2, 4)))
+    assert np.array_equal(clips.with_format("numpy")[4]["fbank"], FBANK_ND)
     fewer = samples[3:5]
     write_shard(home, 1, fewer, [], toys.passport(), {}, "task")
     assert open_shards(home, cache_dir=cache).num_rows == 5

@@ -5,14 +5,11 @@ import dataclasses
 import numpy as np
 import toys
 
-from data_pipeline.schema import Stream
-from data_pipeline.shards import list_shards, read_manifest, write_shard
 from finetune.recognizer import load_recognizer
 from finetune.results import read_rows
 from finetune.run import main
 
 from .conftest import make_clips
-from .test_cross_validate import FAST
 
 SPEC = dataclasses.replace(
     toys.passport()["speech"], name="toy_fbank", weights_sha256="", rate_hz=50.0, width=5
@@ -22,18 +19,11 @@ SPEC = dataclasses.replace(
 def add_fbank(folder, clips):
     """Of every clip but the first, beside its shard."""
     rng = np.random.default_rng(0)
-    by_id = {clip.id: clip for clip in clips[1:]}
-    for index, tar in enumerate(list_shards(folder)):
-        manifest = read_manifest(tar.with_suffix(".json"))
-        added = []
-        for clip in filter(None, map(by_id.get, manifest.samples)):
-            values = rng.standard_normal((9, 5)).astype(np.float16)
-            stream = Stream(values_ND=values, seconds_N=SPEC.seconds(9))
-            added.append(dataclasses.replace(clip, streams={"fbank": stream}))
-        passport = {"fbank": SPEC}
-        write_shard(
-            *(folder, index, added, [], passport, {}, "toy"), added="fbank", beside=manifest.sha256
-        )
+
+    def values_of(clip) -> np.ndarray | None:
+        return None if clip.id == clips[0].id else rng.standard_normal((9, 5)).astype(np.float16)
+
+    toys.add_stream(folder, SPEC, values_of)
 
 
 def test_an_added_stream_is_read_judged_and_recognized(tmp_path, write_shards, bert):
@@ -42,7 +32,7 @@ def test_an_added_stream_is_read_judged_and_recognized(tmp_path, write_shards, b
     add_fbank(shards, clips)
     arguments = [
         *(f"data.shards=[{shards}]", "model.checkpoint=null", f"model.bert={bert}", "folds=[0]"),
-        *("settings=[bert_direct]", "data.modalities=[text, fbank]", *FAST),
+        *("settings=[bert_direct]", "data.modalities=[text, fbank]", *toys.FAST),
         *("plans.bert_direct.num_steps=4", f"output={tmp_path / 'out'}"),
     ]
     assert main(arguments) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import toys
 
 from data_pipeline.config import Positive
 from finetune.heads import Head, HeadOutput, head_named, register
@@ -17,7 +18,6 @@ from finetune.results import read_rows
 from finetune.run import main
 
 from .conftest import make_clips
-from .test_cross_validate import FAST
 
 PREPARED = []
 
@@ -72,7 +72,7 @@ def test_a_head_from_outside_is_prepared_trained_saved_and_loaded(
     PREPARED.clear()
     plan = "{num_steps: 16, learning_rate: 1e-2, sampler: balanced}"
     arguments = [
-        *(f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", "folds=[0]", *FAST),
+        *(f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", "folds=[0]", *toys.FAST),
         f"own_settings.mine={{weights: checkpoint, head: toy_contrast, plan: {plan}, "
         "options: {small: 0.5}}",
         *("settings=[mine]", f"output={tmp_path / 'out'}"),
@@ -103,7 +103,7 @@ def test_weights_head_and_plan_are_free(tmp_path, write_shards, checkpoint, bert
     shards = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0))
     arguments = [
         *(f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", f"model.bert={bert}"),
-        *("folds=[0]", *FAST, f"output={tmp_path / 'out'}", "settings=[bert_prompt, direct]"),
+        *("folds=[0]", *toys.FAST, f"output={tmp_path / 'out'}", "settings=[bert_prompt, direct]"),
         "own_settings.bert_prompt={weights: bert, head: prompt, plan: {num_steps: 4}}",
     ]
     assert main(arguments) == 0
@@ -135,7 +135,7 @@ def test_a_setting_that_cannot_be_is_told(
 ):
     shards = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0))
     arguments = [f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", "settings=[mine]"]
-    assert main([*arguments, *FAST, f"output={tmp_path / 'out'}", change]) == 2
+    assert main([*arguments, *toys.FAST, f"output={tmp_path / 'out'}", change]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -3,19 +3,19 @@
 import csv
 
 import pytest
+import toys
 
 from finetune.recognizer import load_recognizer
 from finetune.results import read_rows
 from finetune.run import main
 
 from .conftest import make_clips
-from .test_cross_validate import FAST
 
 
 def test_a_system_from_outside_is_judged_saved_and_loaded(tmp_path, write_shards, checkpoint):
     shards = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0))
     arguments = [
-        *(f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", "folds=[0]", *FAST),
+        *(f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", "folds=[0]", *toys.FAST),
         "own_settings.mine={system: own.nearest_mean, options: {scale: 0.5}}",
         *("settings=[mine, pretrain_finetune]", f"output={tmp_path / 'out'}"),
     ]
@@ -40,7 +40,7 @@ def test_a_system_from_outside_is_judged_saved_and_loaded(tmp_path, write_shards
 def test_it_needs_no_checkpoint(tmp_path, write_shards):
     shards = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0))
     arguments = [
-        *(f"data.shards=[{shards}]", "model.checkpoint=null", "settings=[mine]", *FAST),
+        *(f"data.shards=[{shards}]", "model.checkpoint=null", "settings=[mine]", *toys.FAST),
         "own_settings.mine={system: own.nearest_mean, options: {scale: 0.5}}",
         f"output={tmp_path / 'out'}",
     ]
@@ -60,5 +60,5 @@ def test_a_system_that_cannot_be_is_told(tmp_path, write_shards, capsys, system,
     shards = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0))
     arguments = [f"data.shards=[{shards}]", "model.checkpoint=null", "settings=[mine]"]
     change = f"own_settings.mine={{system: {system}}}"
-    assert main([*arguments, *FAST, f"output={tmp_path / 'out'}", change]) == 2
+    assert main([*arguments, *toys.FAST, f"output={tmp_path / 'out'}", change]) == 2
     assert message in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_the_command_writes_a_usable_file(tmp_path, write_shards, caplog):
     out = tmp_path / "folds.json"
     assert main(["make", "--shards", str(shards), "--folds", "4", "--output", str(out)]) == 0
     made = load_protocol(out)
-    clips = read_labelled([str(shards)], LabelMap.build(LABELS)).clips
+    clips = read_labelled([str(shards)], LabelMap.build(LABELS), ()).clips
     assert len(split_clips(clips, made, 0).test) == 4
     assert main(["make", "--shards", str(shards), "--folds", "9", "--output", str(out)]) == 2
     assert "too few for 9 folds; 4 is the most" in caplog.text

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import toys
 from safetensors import SafetensorError
 
 from data_pipeline.schema import SchemaError
@@ -17,7 +18,6 @@ from finetune.recognizer import RecognizerError, load_recognizer, write_recogniz
 from finetune.run import main
 
 from .conftest import PASSPORT, make_clips
-from .test_cross_validate import FAST
 
 ELSEWHERE = """
 import json, sys
@@ -39,7 +39,7 @@ def trained(tmp_path_factory, checkpoint, tokenizer):
     write_shard(top / "shards", 0, clips, [], PASSPORT, {}, "toy")
     arguments = [
         *(f"data.shards=[{top / 'shards'}]", f"model.checkpoint={checkpoint}", "folds=[0]"),
-        *("settings=[pretrain_finetune, pretrain_prompt]", f"output={top / 'out'}", *FAST),
+        *("settings=[pretrain_finetune, pretrain_prompt]", f"output={top / 'out'}", *toys.FAST),
     ]
     assert main(arguments) == 0
     folders = {path.parent.name: path for path in top.glob("out/runs/*/*")}
@@ -127,7 +127,8 @@ def test_recognizers_can_be_left_out(tmp_path, trained, checkpoint):
     _, shards = trained
     arguments = [
         *(f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", "folds=[0]"),
-        *("settings=[pretrain_finetune]", f"output={tmp_path}", *FAST, "save_recognizers=false"),
+        *(*toys.FAST, "settings=[pretrain_finetune]", "save_recognizers=false"),
+        f"output={tmp_path}",
     ]
     assert main(arguments) == 0
     (folder,) = tmp_path.glob("runs/*/*")

@@ -48,7 +48,7 @@ def model(config):
 
 @pytest.fixture
 def runtime():
-    return start(RuntimeSettings(device="cpu"), environment={})
+    return start(RuntimeSettings(device="cpu"))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def store(tmp_path, runtime):
 
 @pytest.fixture
 def engine(model, runtime):
-    return TorchEngine(model, build_adamw(model), 5.0, runtime)
+    return TorchEngine(model, build_adamw(model, weight_decay=0.01), 5.0, runtime)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_model_of_another_size_is_told_with_both_sizes(store, save, small, run
     config = load_config(PretrainConfig, None, [*small, "model.width=48"])
     wide = build_model(config.model, toys.passport())[0]
     with pytest.raises(CheckpointError, match=r"(?s)step-000003.*\[30522, 24\].*\[30522, 48\]"):
-        store.load(TorchEngine(wide, build_adamw(wide), 5.0, runtime))
+        store.load(TorchEngine(wide, build_adamw(wide, weight_decay=0.01), 5.0, runtime))
 
 
 def test_weights_that_are_not_of_their_config_are_told(save):

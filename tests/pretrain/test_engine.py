@@ -18,7 +18,7 @@ from pretrain.runtime import RuntimeSettings, seed_everything, start
 
 @pytest.fixture(scope="module")
 def runtime():
-    return start(RuntimeSettings(device="cpu"), environment={})
+    return start(RuntimeSettings(device="cpu"))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def run(engine: TorchEngine, examples, micro_batch: int, steps: int = 3) -> list
 
 def build(model, runtime, clip_norm: float = 5.0) -> TorchEngine:
     model = copy.deepcopy(model).train()
-    return TorchEngine(model, build_adamw(model), clip_norm, runtime)
+    return TorchEngine(model, build_adamw(model, weight_decay=0.01), clip_norm, runtime)
 
 
 def test_any_cut_into_micro_batches_gives_the_same_losses(model, runtime, examples):

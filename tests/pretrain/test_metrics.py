@@ -9,7 +9,7 @@ from pretrain.runtime import RuntimeSettings, start
 
 @pytest.fixture
 def meter():
-    return Meter(start(RuntimeSettings(device="cpu"), environment={}))
+    return Meter(start(RuntimeSettings(device="cpu")))
 
 
 def test_objectives_are_sums_over_counts_and_the_loss_a_mean_over_steps(meter):

@@ -71,7 +71,7 @@ def test_without_warm_up_the_first_step_is_the_peak_less_one_step():
 def test_adamw_takes_the_step_of_the_paper():
     """One update worked out by hand: bias correction, decoupled decay, eps outside the root."""
     model = toy()
-    optimizer = build_adamw(model, learning_rate=1e-3)
+    optimizer = build_adamw(model, learning_rate=1e-3, weight_decay=0.01)
     assert all(g["betas"] == (0.9, 0.98) and g["eps"] == 1e-6 for g in optimizer.param_groups)
     weight, bias = model.pooler.dense.weight, model.pooler.dense.bias
     w0 = weight[0, 0].item()

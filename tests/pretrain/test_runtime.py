@@ -7,10 +7,17 @@ import torch
 from pretrain.runtime import LaunchError, RankLost, RuntimeSettings, git_commit, seed_rank, start
 
 CPU = RuntimeSettings(device="cpu", timeout_minutes=0.05)
+TWO = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+
+
+def launch(monkeypatch, environment: dict[str, str]) -> None:
+    """What a launcher tells its processes by."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_without_a_launcher_this_is_one_process():
-    runtime = start(CPU, environment={})
+    runtime = start(CPU)
     assert (runtime.rank, runtime.world_size, runtime.is_main) == (0, 1, True)
     assert runtime.dtype == torch.float32
     assert runtime.sum_over_ranks(torch.ones(2)).tolist() == [1, 1]
@@ -25,23 +32,23 @@ def test_the_seed_fixes_what_is_drawn_and_ranks_differ():
     assert not torch.equal(draws[0], draws[2])
 
 
-def test_a_port_in_use_is_named_with_the_way_out():
+def test_a_port_in_use_is_named_with_the_way_out(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+        launch(monkeypatch, TWO | {"MASTER_PORT": str(port)})
         with pytest.raises(LaunchError, match=f"port {port}.*in use.*--master_port {port + 1}"):
-            start(CPU, environment=environment)
+            start(CPU)
 
 
-def test_a_rank_whose_peers_never_come_gives_up():
+def test_a_rank_whose_peers_never_come_gives_up(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": port}
+    launch(monkeypatch, TWO | {"MASTER_PORT": port})
     with pytest.raises(LaunchError, match=f"could not meet the other 1 ranks at 127.0.0.1:{port}"):
-        start(CPU, environment=environment)
+        start(CPU)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +61,7 @@ def test_a_rank_whose_peers_never_come_gives_up():
     ],
 )
 def test_what_a_collective_says_of_other_ranks_is_told_in_our_words(words, kind, told):
-    runtime = dataclasses.replace(start(CPU, environment={}), world_size=2)
+    runtime = dataclasses.replace(start(CPU), world_size=2)
     collective = {}
     exec(
         compile("def wait(m): raise RuntimeError(m)", "torch/distributed/c10d.py", "exec"),
@@ -74,15 +81,16 @@ def test_what_a_collective_says_of_other_ranks_is_told_in_our_words(words, kind,
         ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "rank 2 of 2"),
     ],
 )
-def test_an_odd_environment_is_told(environment, words):
+def test_an_odd_environment_is_told(monkeypatch, environment, words):
+    launch(monkeypatch, environment)
     with pytest.raises(LaunchError, match=words):
-        start(CPU, environment=environment)
+        start(CPU)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_told():
     with pytest.raises(LaunchError, match="sees no GPU"):
-        start(RuntimeSettings(device="cuda"), environment={})
+        start(RuntimeSettings(device="cuda"))
 
 
 def test_the_commit_is_asked_once_and_unknown_without_git(monkeypatch):
@@ -95,6 +103,6 @@ def test_the_commit_is_asked_once_and_unknown_without_git(monkeypatch):
 
 
 def test_bf16_runs_the_products_in_bf16():
-    runtime = start(RuntimeSettings(device="cpu", precision="bf16"), environment={})
+    runtime = start(RuntimeSettings(device="cpu", precision="bf16"))
     with runtime.autocast():
         assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16

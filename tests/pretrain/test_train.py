@@ -294,12 +294,11 @@ def test_the_reference_takes_a_step_on_a_shrunken_width(arguments, tmp_path):
 def test_tensorboard_on_request(arguments, tmp_path):
     few = ("optim.steps=2", "optim.warmup_steps=0", "run.tensorboard=true")
     assert main(arguments(tmp_path, *few)) == 0
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    with open(tmp_path / "metrics.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
-    told = [event.value for event in events.Scalars("train/loss")]
-    assert len(rows) == 2 and told == pytest.approx([float(row["loss"]) for row in rows])
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = board.Scalars("train/loss")
+    assert [event.step for event in losses] == [1, 2]
+    written = [float(row["loss"]) for row in of(tmp_path, "train")]
+    assert [event.value for event in losses] == pytest.approx(written)
 
 
 def test_bf16_trains(arguments, tmp_path):

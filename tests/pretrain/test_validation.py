@@ -28,16 +28,23 @@ def test_whole_files_are_held_out():
 
 def test_single_clips_where_every_file_is_too_large():
     ids = [clip_id("c", "film", second) for second in range(50)]
-    assert len(choose_held_out(ids, 5)) == 5
+    held = choose_held_out(ids, 5)
+    assert held == {clip_id("c", "film", second) for second in (17, 18, 21, 33, 46)}
+    assert choose_held_out(ids[::-1], 5) == held
+    assert held < choose_held_out(ids, 6)
 
 
 def test_ids_of_the_users_own_stand_alone():
-    assert len(choose_held_out([f"my-clip-{n}" for n in range(50)], 5)) == 5
+    held = choose_held_out([f"my-clip-{n}" for n in range(50)], 5)
+    assert held == {f"my-clip-{n}" for n in (6, 9, 25, 45, 47)}
 
 
-@pytest.mark.parametrize(("num_ids", "wanted", "expected"), [(10, 0, 0), (1, 5, 0), (3, 9, 2)])
+@pytest.mark.parametrize(
+    ("num_ids", "wanted", "expected"), [(10, 0, ()), (1, 5, ()), (3, 9, (0, 1))]
+)
 def test_training_keeps_at_least_one_clip(num_ids, wanted, expected):
-    assert len(choose_held_out([f"clip{n}" for n in range(num_ids)], wanted)) == expected
+    held = choose_held_out([f"clip{n}" for n in range(num_ids)], wanted)
+    assert held == {f"clip{n}" for n in expected}
 
 
 def test_split_shards_gives_every_clip_to_one_side(toy_folder):

@@ -205,12 +205,14 @@ def test_a_module_of_ones_own_reads_stored_faces(tmp_path, monkeypatch, capsys):
         assert np.array_equal(later.streams[name].seconds_N, once.streams[name].seconds_N)
     wrong = 'streams={"mylab.brightness": {size: 32}}'
     assert add(tmp_path / "at_once", name="mylab.brightness") == 2
-    assert "hold brightness already" in capsys.readouterr().err
+    assert f"the shards in {tmp_path}/at_once hold brightness already" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "at_once")
     for side in (tmp_path / "later").glob("*.brightness.*"):
         side.unlink()
     assert add(tmp_path / "later", wrong, name="mylab.brightness") == 2
-    assert "32" in (said := capsys.readouterr().err) and "48" in said
+    said = capsys.readouterr().err
+    assert "mylab.brightness wants faces of 32 pixels" in said
+    assert f"the crops in {tmp_path}/later have 48" in said
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_a_frame_of_one_pixel_gives_one_color():
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (np.full((5, 2), 30.0), "of one place"),
+        (np.full((5, 2), 30.0), "within 0.000 pixels of one place"),
         (np.full((5, 2), np.nan), "expected five finite"),
         (np.zeros((4, 2)), "expected five finite"),
         (TEMPLATE_52 * [-1, 1] + [48, 0], "are no face"),

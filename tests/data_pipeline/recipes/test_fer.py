@@ -15,6 +15,8 @@ from data_pipeline.recipes.fer_data import (
 from data_pipeline.recipes.fer_rivals import MiniXception, RivalError, load_mini_xception
 from data_pipeline.recipes.fer_train import TrainConfig, augment, sampling_weights
 
+DARKEST_BLUE = (8, 48, 107)  # of matplotlib's Blues
+
 
 def votes(*rows: list[int]) -> np.ndarray:
     return np.array(rows, np.uint8)
@@ -103,13 +105,17 @@ def test_calibration_error_is_the_gap_between_said_and_right():
 
 
 def test_a_confusion_matrix_becomes_a_picture(tmp_path):
-    truth = np.eye(8, dtype=np.int64) * 5
-    drawn = []
-    for name, counts in (("right", truth), ("wrong", truth[::-1])):
-        fs.draw_confusion(counts, tmp_path / "new" / f"{name}.png", "title")
-        drawn.append(np.asarray(Image.open(tmp_path / "new" / f"{name}.png").convert("L")))
-    right, wrong = drawn
-    assert right.shape == wrong.shape and (right != wrong).mean() > 0.05
+    """Raters' neutral called contempt, and nothing else: the upper right cell is dark."""
+    table = np.zeros((8, 8), np.int64)
+    table[0, 7] = 5
+    fs.draw_confusion(table, tmp_path / "new" / "c.png", "title")
+    pixels_HW3 = np.asarray(Image.open(tmp_path / "new" / "c.png").convert("RGB"))
+    assert pixels_HW3.shape == (638, 704, 3)
+    rows, columns = np.nonzero((pixels_HW3 == DARKEST_BLUE).all(2))
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert height == pytest.approx(width, abs=2) and 40 < height < 80  # one cell of 8 x 8
+    assert len(rows) > 0.7 * height * width  # the rest is its two lines of text
+    assert rows.max() < 638 / 4 and columns.min() > 704 * 3 / 4
 
 
 def test_the_rival_network_keeps_to_keras_shapes():

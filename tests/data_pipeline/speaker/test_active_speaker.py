@@ -64,11 +64,12 @@ def face_of(loud_N: np.ndarray, *, still: bool = False) -> TrackedFace:
 
 
 def voiced(*spans: tuple[float, float]) -> VoiceActivity:
-    return VoiceActivity(spans=list(spans), detector="silero")
+    return VoiceActivity(spans=list(spans))
 
 
 LOUD, OTHER = syllables(3, 1), syllables(3, 2)
 VOICE = voiced((0.2, 2.8))
+DEFAULT = SpeakerSettings()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def flaps(model, monkeypatch) -> None:
 
 def test_the_one_who_moves_speaks(flaps):
     faces = [face_of(LOUD, still=True), face_of(LOUD)]
-    choice = choose_speaker(faces, VOICE, sound_of(LOUD))
+    choice = choose_speaker(faces, VOICE, sound_of(LOUD), DEFAULT)
     assert (choice.index, choice.reason) == (1, "only_mover")
     assert choice.score > 0.5 and len(choice.counts) == 2
     assert choice.counts[0].match_share < 0.05 < 0.5 < choice.counts[1].match_share
@@ -92,32 +93,32 @@ def test_the_one_who_moves_speaks(flaps):
 
 def test_of_two_who_move_the_one_in_step_speaks(flaps):
     for speaker, loud in ((0, LOUD), (1, OTHER)):
-        choice = choose_speaker([face_of(LOUD), face_of(OTHER)], VOICE, sound_of(loud))
+        choice = choose_speaker([face_of(LOUD), face_of(OTHER)], VOICE, sound_of(loud), DEFAULT)
         assert (choice.index, choice.reason) == (speaker, "most_in_step")
 
 
 def test_a_still_face_does_not_speak_even_alone(flaps):
-    choice = choose_speaker([face_of(LOUD, still=True)], VOICE, sound_of(LOUD))
+    choice = choose_speaker([face_of(LOUD, still=True)], VOICE, sound_of(LOUD), DEFAULT)
     assert (choice.index, choice.score, choice.reason) == (None, 0.0, "no_mouth_movement")
 
 
 def test_lips_out_of_step_are_somebody_elses_voice(flaps):
     """The lips get livelier while the voice dies away."""
     rising = np.linspace(0.3, 1.2, 75)
-    choice = choose_speaker([face_of(rising)], VOICE, sound_of(rising[::-1]))
+    choice = choose_speaker([face_of(rising)], VOICE, sound_of(rising[::-1]), DEFAULT)
     assert (choice.index, choice.reason) == (None, "off_screen_voice")
 
 
 def test_nobody_and_why():
     face, sound = face_of(LOUD), sound_of(LOUD)
-    assert choose_speaker([], VOICE, sound).reason == "no_face"
-    assert choose_speaker([face], VOICE, None).reason == "no_sound"
-    assert choose_speaker([face], voiced(), sound).reason == "no_voice"
-    assert choose_speaker([face], voiced((1.0, 1.05)), sound).reason == "no_voice"
+    assert choose_speaker([], VOICE, sound, DEFAULT).reason == "no_face"
+    assert choose_speaker([face], VOICE, None, DEFAULT).reason == "no_sound"
+    assert choose_speaker([face], voiced(), sound, DEFAULT).reason == "no_voice"
+    assert choose_speaker([face], voiced((1.0, 1.05)), sound, DEFAULT).reason == "no_voice"
     # A voice before the face comes into view.
     late = face_of(LOUD)
     late.track.seconds_F[:] += 3
-    assert choose_speaker([late], voiced((0.0, 1.0)), sound).reason == "no_mouth_movement"
+    assert choose_speaker([late], voiced((0.0, 1.0)), sound, DEFAULT).reason == "no_mouth_movement"
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 7])
@@ -126,10 +127,10 @@ def test_very_short_clips_are_defined(frames):
     face = face_of(np.ones(frames))
     still = face_of(np.ones(frames), still=True)
     sound = sound_of(np.ones(frames))
-    choice = choose_speaker([still, face], voiced((0.0, 1.0)), sound)
+    choice = choose_speaker([still, face], voiced((0.0, 1.0)), sound, DEFAULT)
     assert choice.counts[1].synchrony is None
     assert choice.index in ((None,) if frames == 1 else (1, None))
-    assert choose_speaker([still], voiced((0.0, 1.0)), sound).index is None
+    assert choose_speaker([still], voiced((0.0, 1.0)), sound, DEFAULT).index is None
 
 
 def test_counts_strategy_ranks_as_the_reference_does(flaps):
@@ -200,7 +201,7 @@ def test_a_muted_face_that_fits_by_chance_is_rejected_with_a_network(shared_data
     voice_clip = open_clip(Clip(id="x", video=str(voice_path), start=0.32))
     faces, sound = finder.find(face_clip), voice_clip.sound_T
     voice = voice_activity(sound)
-    assert choose_speaker(faces, voice, sound).index == 0
+    assert choose_speaker(faces, voice, sound, DEFAULT).index == 0
     network = str(shared_data / "weights/light_asd/pretrain_AVA_CVPR.model")
     settings = SpeakerSettings(network=network)
     assert choose_speaker(faces, voice, sound, settings).index is None
@@ -210,7 +211,8 @@ def test_a_muted_face_that_fits_by_chance_is_rejected_with_a_network(shared_data
 
 def test_is_deterministic(flaps):
     faces, sound = [face_of(LOUD), face_of(OTHER)], sound_of(LOUD)
-    assert choose_speaker(faces, VOICE, sound) == choose_speaker(faces, VOICE, sound)
+    first, second = (choose_speaker(faces, VOICE, sound, DEFAULT) for _ in "ab")
+    assert first == second
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +223,7 @@ def finder() -> FaceFinder:
 def choice_of(path, finder, **span):
     media = open_clip(Clip(id="x", video=str(path), **span))
     faces = finder.find(media)
-    return faces, choose_speaker(faces, voice_activity(media.sound_T), media.sound_T)
+    return faces, choose_speaker(faces, voice_activity(media.sound_T), media.sound_T, DEFAULT)
 
 
 @pytest.mark.parametrize("turn", [(0.0, 3.0), (3.0, 6.0)])

@@ -100,5 +100,5 @@ def test_a_real_face_speaks_with_its_own_sound(shared_data, name):
     assert own > theirs + 1
     assert own > evidence.score(still, seconds, media.sound_T, voice) + 3
     assert own > evidence.score(face.picture_FHW, seconds, 0 * media.sound_T, voice) + 3
-    nobody = VoiceActivity(spans=[], detector="silero")
+    nobody = VoiceActivity(spans=[])
     assert evidence.score(face.picture_FHW, seconds, media.sound_T, nobody) is None

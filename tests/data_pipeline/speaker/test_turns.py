@@ -34,7 +34,7 @@ def talk(speaker: str, *, group: str = "a", seconds: float = 4.0, seen: bool = T
         seconds_N=np.arange(count) / FPS,
         box_4=np.array([45.0, 30, 75, 60]) if seen else None,
         sound_T=np.full(int(seconds * SAMPLE_RATE), 0.1, np.float32),
-        voice=VoiceActivity(spans=[(0.5, seconds - 0.5)], detector="silero"),
+        voice=VoiceActivity(spans=[(0.5, seconds - 0.5)]),
     )
 
 

@@ -2,6 +2,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -142,8 +143,11 @@ def test_a_name_never_leaves_the_output_folder(tmp_path):
     table = write(
         tmp_path / "t.csv", "video,recording,corpus\n../../x.mp4,,../evil\na.mp4,../../etc,c\n"
     )
-    clips, _ = read(table)
-    assert len(clips) == 2 and all("/" not in clip.id and "." not in clip.id for clip in clips)
+    clips, rejects = read(table)
+    assert rejects == []
+    above, named = clips
+    assert re.fullmatch(r"evil-.*_x-[0-9a-f]{8}-000000", above.id)
+    assert re.fullmatch(r"c-etc-a-[0-9a-f]{8}-000000", named.id)
     for clip in clips:
         check_id(clip.id)
 
@@ -227,12 +231,16 @@ def test_what_is_no_parquet(tmp_path):
 
 def test_rows_are_clips_plus_rejects(tmp_path):
     rows = [["a.mp4", "0"], ["a.mp4", "0"], ["", "1"], ["b.mp4", "x"], ["c.mp4", ""]]
-    with open(tmp_path / "t.csv", "w", newline="") as file:
+    (tmp_path / "film").mkdir()
+    with open(tmp_path / "film/t.csv", "w", newline="") as file:
         csv.writer(file).writerows([["video", "start"], *rows])
-    clips, rejects = read(tmp_path / "t.csv")
-    assert [(Path(clip.video).name, clip.start) for clip in clips] == [("a.mp4", 0), ("c.mp4", 0)]
-    reasons = {"t.csv:3": "duplicate_id", "t.csv:4": "no_video_named", "t.csv:5": "bad_number"}
-    assert {reject.clip: reject.reason for reject in rejects} == reasons
+    clips, rejects = read(tmp_path / "film/t.csv")
+    assert [c.id for c in clips] == ["film-a-000000", "film-c-000000"]
+    assert [(r.clip, r.reason) for r in rejects] == [
+        ("t.csv:3", "duplicate_id"),
+        ("t.csv:4", "no_video_named"),
+        ("t.csv:5", "bad_number"),
+    ]
 
 
 @pytest.mark.parametrize(("line", "delimiter"), [("sep=;", ";"), ('"sep=;"', ";"), ("sep=|", "|")])
