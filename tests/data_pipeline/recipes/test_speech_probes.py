@@ -5,6 +5,7 @@ import pytest
 
 from data_pipeline.recipes import speech_corpora as corpora
 from data_pipeline.recipes import speech_probes as probes
+from data_pipeline.recipes import speech_scores as scores_file
 
 
 def system(describe) -> probes.System:
@@ -34,8 +35,9 @@ def test_a_probe_finds_what_is_there_and_nothing_where_nothing_is():
     for informative, low, high in ((True, 0.95, 1.0), (False, 0.15, 0.5)):
         utterances, sounds = toy_emotions(informative)
         scores = probes.emotion_scores(system(lambda x: x), "emodb", utterances, sounds)
-        folds, held = scores
+        folds, few, held = scores
         assert low <= folds.mean <= high and folds.tested == 120
+        assert low - 0.1 <= few.mean <= high and few.tested == 120
         assert low <= held.mean <= high and held.tested == 40
 
 
@@ -58,16 +60,26 @@ def test_a_word_is_described_by_the_states_of_its_interval():
 
 def test_scores_are_written_as_csv_and_as_a_table(tmp_path):
     scores = [
-        probes.Score(system=s, probe=p, measure="UAR", mean=0.5, spread=d, tested=9)
+        scores_file.Score(system=s, probe=p, measure="UAR", mean=0.5, spread=d, tested=9)
         for s in ("a", "b")
         for p, d in (("x", 0.01), ("y", 0.0))
     ]
-    probes.write_scores(scores, "probes", tmp_path)
+    scores_file.write_scores(scores, "probes", tmp_path)
     with open(tmp_path / "probes.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and rows[0]["mean"] == "0.5000"
     text = (tmp_path / "probes.md").read_text()
     assert "| b | 0.500 ± 0.010 | 0.500 |" in text and "x (UAR, n=9)" in text
+
+
+def test_a_system_that_was_not_measured_has_a_dash():
+    scores = [
+        scores_file.Score(system=s, probe=p, measure="UAR", mean=0.5, spread=0.0, tested=9)
+        for s, p in (("a", "x"), ("b", "x"), ("b", "y"))
+    ]
+    text = scores_file.markdown(scores)
+    assert "| a | 0.500 | - |" in text and "| b | 0.500 | 0.500 |" in text
+    assert "y (UAR, n=9)" in text
 
 
 def test_corpora_are_read_with_held_out_speakers(shared_data):
