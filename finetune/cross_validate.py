@@ -109,16 +109,12 @@ def gather(config: FinetuneConfig, accelerator: Accelerator, log: logging.Logger
             log.warning(f"{name}: {line}")
     protocol = build_protocol(data, clips)
     folds = build_folds(config, protocol)
-    checkpoints = {name: system.checkpoint for name, system in systems.items()}
-    looked = {
-        id(c): clips_seen(c, clips) for c in {id(c): c for c in checkpoints.values()}.values()
-    }
     return Gathered(
         systems=systems,
         clips=clips,
         protocol=protocol,
         folds=folds,
-        seen={name: looked[id(checkpoint)] for name, checkpoint in checkpoints.items()},
+        seen={name: clips_seen(system.checkpoint, clips) for name, system in systems.items()},
     )
 
 
