@@ -25,19 +25,14 @@ from data_pipeline.config import NonNegative, Positive
 from data_pipeline.paths import PathText, check_distinct
 from finetune.labelled import Modality
 from finetune.protocols.files import Group
+from pretrain.config import FORMER_LIMITS as PRETRAIN_FORMER_LIMITS
 
 Weights = Literal["new", "bert", "checkpoint"]
 Limit = int | Literal["checkpoint"] | None
 """checkpoint: what pretraining read; null: no limit, as in pretraining's own config."""
-FORMER_LIMITS = {
-    f"max_{name}": f"write data.limits.{modality}={more}"
-    for name, modality, more in (
-        ("text_pieces", "text", ""),
-        ("face_frames", "face", ""),
-        ("speech_frames", "speech", ""),
-        ("faces", "face", "; its null is now `checkpoint`, null is no limit"),
-        ("speech_states", "speech", "; its null is now `checkpoint`, null is no limit"),
-    )
+FORMER_LIMITS = PRETRAIN_FORMER_LIMITS | {
+    f"max_{name}": f"write data.limits.{stream}=; its null is now `checkpoint`, null is no limit"
+    for name, stream in (("faces", "face"), ("speech_states", "speech"))
 }
 PRESETS: dict[str, tuple[Weights, str]] = {
     "direct": ("new", "linear"),
