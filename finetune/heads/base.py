@@ -1,5 +1,6 @@
 """What every head is. N clips of a batch, C classes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -47,7 +48,7 @@ class HeadParts:
     """What the setting's `options` say, as the head's own `Settings`."""
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """From hidden states to scores and losses."""
 
     Settings: ClassVar[type] = NoSettings
@@ -56,15 +57,16 @@ class Head(nn.Module):
     """True: clips are read with the prompt, and the batch asks for the word at its [MASK]."""
 
     @classmethod
+    @abstractmethod
     def build(cls, parts: HeadParts) -> "Head":
         """A new head. Raises what it cannot be built of, before any clip is read."""
-        raise NotImplementedError
 
     def prepare(self, train: Sequence[LabelledClip]) -> None:
         """Look at the training clips of a run before its first step, for class weights and such."""
 
+    @abstractmethod
     def forward(self, encoded: Encoded, batch: Batch, label_N: torch.Tensor) -> HeadOutput:
-        raise NotImplementedError
+        """What it says of a batch."""
 
     def batch_losses(
         self, shared: dict[str, torch.Tensor], label_B: torch.Tensor
