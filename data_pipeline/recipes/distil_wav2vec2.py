@@ -184,7 +184,7 @@ def train(work: Path, recipe: Recipe, lessons: Path, save_every: int, stop_at: i
     optimizer = torch.optim.AdamW(
         parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
-    own_mean = new_student(recipe).eval()
+    own_mean = new_student(recipe).eval() if recipe.own_weight else None
     ema = {name: value.detach().clone() for name, value in student.state_dict().items()}
     first = 0
     state_path = work / "state.pt"
@@ -213,11 +213,11 @@ def train(work: Path, recipe: Recipe, lessons: Path, save_every: int, stop_at: i
                 group["lr"] = learning_rate(recipe, step)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 answers = student(batch.sound_BT, batch.mask_BS)
-                if recipe.own_weight:
+                if own_mean is not None:
                     own_mean.load_state_dict(ema)
                     target_BSD = own_mean.own_states(batch.sound_BT)
             parts = losses(answers, batch, recipe)
-            if recipe.own_weight:
+            if own_mean is not None:
                 loss = own_loss(answers.own_BSD, target_BSD, batch.mask_BS)
                 parts["own_loss"] = recipe.own_weight * loss
             optimizer.zero_grad()
