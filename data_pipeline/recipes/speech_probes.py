@@ -5,6 +5,7 @@
     python -m data_pipeline.recipes.speech_probes table --beside FOLDER    # and another encoder
     python -m data_pipeline.recipes.speech_probes layers    # the same for every hidden state
     python -m data_pipeline.recipes.speech_probes bench     # writes bench.csv
+    python -m data_pipeline.recipes.speech_probes scale     # deviations of the features
 
 They go to docs/results/wav2vec2_small. Rows: the encoder that ships, every state and the mean of
 every 3, its teachers, log-mel statistics, an untrained network of the same shape. A probe is
@@ -278,10 +279,22 @@ def bench(name: str, seconds: float, repeats: int, out: Path) -> None:
             )
 
 
+def scale(encoder: SpeechEncoder) -> None:
+    """The deviations of the features' numbers over the speakers kept out: near 1, as pretraining
+    needs, which normalizes nothing."""
+    for corpus in EMOTIONAL:
+        sounds = [read_sound(u.path) for u in read_corpus(corpus) if u.held_out]
+        deviation_D = np.concatenate([encoder(sound) for sound in sounds]).astype(float).std(0)
+        print(
+            f"{corpus:10} {len(sounds)} sounds: deviations {deviation_D.min():.2f} to "
+            f"{deviation_D.max():.2f}, median {np.median(deviation_D):.2f}"
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     name = "python -m data_pipeline.recipes.speech_probes"
     parser = command_parser(name, __doc__.splitlines()[0], f"{name} table --only encoder")
-    parser.add_argument("command", choices=("table", "layers", "bench"))
+    parser.add_argument("command", choices=("table", "layers", "bench", "scale"))
     parser.add_argument("--encoder", default="wav2vec2_small", help="name, folder or hub name")
     parser.add_argument(
         "--only",
@@ -297,6 +310,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     if args.command == "bench":
         bench(args.encoder, args.seconds, args.repeats, args.out)
+    elif args.command == "scale":
+        scale(load_speech_encoder(args.encoder))
     elif args.command == "table":
         rows = systems(args.encoder, args.beside)
         measured = all_scores([row for key in args.only or rows for row in rows[key]])

@@ -1,4 +1,5 @@
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,3 +122,11 @@ def test_bench_times_both_on_the_same_sound(shared_data, tmp_path):
         small, base = csv.DictReader(file)
     assert float(small["sound_s"]) == float(base["sound_s"]) == 2.0
     assert int(base["weights"]) == 94_371_712 and float(base["times_base"]) == 1.0
+
+
+def test_scale_tells_the_spread_of_what_was_kept_out(monkeypatch, capsys):
+    heard = [SimpleNamespace(path=n, held_out=n > 0) for n in range(3)]
+    monkeypatch.setattr(probes, "read_corpus", lambda corpus: heard)
+    monkeypatch.setattr(probes, "read_sound", lambda path: np.full(4, path))
+    probes.scale(lambda sound_T: np.outer(sound_T, [1.0, 4.0]))
+    assert "2 sounds: deviations 0.50 to 2.00, median 1.25" in capsys.readouterr().out
