@@ -38,9 +38,9 @@ class ModelSettings:
     """`none`: every weight is new, the "Direct" setting."""
     width: PositiveInt | None = None
     """Of the hidden states, for runs with `text_init: none`; null here and in the three sizes below
-    is the checkpoint's own."""
+    is the checkpoint's own, of which only num_layers can be less."""
     num_layers: PositiveInt | None = None
-    """Transformer layers."""
+    """Transformer layers; with `text_init: checkpoint` the lowest so many of its own."""
     num_heads: PositiveInt | None = None
     """Attention heads of a layer; they divide the width."""
     ffn_width: PositiveInt | None = None
@@ -64,9 +64,10 @@ class ModelSettings:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __post_init__(self) -> None:
-        if self.text_init == "checkpoint" and self.sizes():
+        fixed = {name: size for name, size in self.sizes().items() if name != "num_layers"}
+        if self.text_init == "checkpoint" and fixed:
             raise ConfigError(
-                f"model sizes {self.sizes()} are set, but text_init=checkpoint takes its own; "
+                f"model sizes {fixed} are set, but text_init=checkpoint takes its own; "
                 "leave them out, or set model.text_init=none"
             )
 

@@ -44,8 +44,10 @@ def bert_shape(checkpoint: str) -> dict[str, int]:
 def load_bert(model: MEmoBert, checkpoint: str) -> list[str]:
     """Copy a BERT checkpoint into `model`; return lines for the log: what came in, what is new.
 
+    A model of fewer layers takes the lowest, as small BERTs are started from large ones.
+
     Raises:
-        BertError: the checkpoint is no BERT, or its sizes are not the model's.
+        BertError: the checkpoint is no BERT, has fewer layers, or its sizes are not the model's.
     """
     _config(checkpoint)
     found = _read_tensors(checkpoint)
@@ -56,8 +58,9 @@ def load_bert(model: MEmoBert, checkpoint: str) -> list[str]:
         if name in found and found[name].shape != own[name].shape
     ]
     layers = len({name.split(".")[2] for name in found if name.startswith("encoder.layer.")})
-    if layers != len(model.encoder.layer):
-        wrong.append(f"layers: {checkpoint} has {layers}, the model {len(model.encoder.layer)}")
+    mine = len(model.encoder.layer)
+    if layers < mine:
+        wrong.append(f"layers: {checkpoint} has {layers}, the model {mine}")
     if wrong:
         raise BertError(
             "the BERT checkpoint does not fit the model:\n  "
@@ -69,7 +72,8 @@ def load_bert(model: MEmoBert, checkpoint: str) -> list[str]:
         for name in taken:
             own[name].copy_(found[name])
     new = [name for name in own if name not in found]
-    return [f"from {checkpoint}: {_summary(taken)}", f"new: {_summary(new)}"]
+    some = "" if layers == mine else f", the lowest {mine} of {layers} layers"
+    return [f"from {checkpoint}: {_summary(taken)}{some}", f"new: {_summary(new)}"]
 
 
 def bert_sha256(checkpoint: str) -> str:

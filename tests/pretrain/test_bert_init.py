@@ -107,12 +107,24 @@ def test_an_encoder_alone_leaves_the_word_head_new():
 def test_another_size_is_an_error_that_names_both(bert_folder):
     shape = bert_shape(bert_folder)
     model = MEmoBert(
-        **{**shape, "vocab_size": 61, "num_layers": 2}, **toys.model_sizes(speech_width=5)
+        **{**shape, "vocab_size": 61, "num_layers": 4}, **toys.model_sizes(speech_width=5)
     )
     with pytest.raises(BertError) as error:
         load_bert(model, bert_folder)
     assert "[60, 24], the model [61, 24]" in str(error.value)
-    assert "has 3, the model 2" in str(error.value)
+    assert "has 3, the model 4" in str(error.value)
+
+
+def test_a_model_of_fewer_layers_takes_the_lowest(bert_folder):
+    models = [
+        MEmoBert(**{**bert_shape(bert_folder), "num_layers": n}, **toys.model_sizes(speech_width=5))
+        for n in (2, 3)
+    ]
+    told, _ = [load_bert(model, bert_folder)[0] for model in models]
+    assert "the lowest 2 of 3 layers" in told
+    small, whole = [model.state_dict() for model in models]
+    layers = [name for name in small if name.startswith("encoder.")]
+    assert len(layers) == 2 * 16 and all(torch.equal(small[n], whole[n]) for n in layers)
 
 
 def test_the_digest_is_of_the_weights_not_of_their_place(bert_folder, tmp_path):
