@@ -26,15 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data_pipeline.command_line import command_parser, run_command
-from data_pipeline.features.densenet import MIN_STD, DenseNetFER, FoldedDenseNet
-from data_pipeline.features.expression import (
-    ExpressionEncoder,
-    load_densenet,
-    load_expression_encoder,
-)
-from data_pipeline.files.weights import ASSETS, sha256_of
-from data_pipeline.recipes import fer_scores as fs
-from data_pipeline.recipes.fer_data import (
+from data_pipeline.corpora._ferplus import (
     IMAGE_SIZE,
     FerSplit,
     counted,
@@ -43,6 +35,14 @@ from data_pipeline.recipes.fer_data import (
     usable,
     vote_distribution,
 )
+from data_pipeline.features.densenet import MIN_STD, DenseNetFER, FoldedDenseNet
+from data_pipeline.features.expression import (
+    ExpressionEncoder,
+    load_densenet,
+    load_expression_encoder,
+)
+from data_pipeline.files.weights import ASSETS, sha256_of
+from data_pipeline.recipes import fer_scores as fs
 from data_pipeline.recipes.fer_rivals import (
     guesses,
     load_facial_cnn,

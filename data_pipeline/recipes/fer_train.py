@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from data_pipeline.corpora._ferplus import FerSplit, counted, read_split, usable, vote_distribution
 from data_pipeline.features.dense_block import fused_forward
 from data_pipeline.features.densenet import DenseNetFER, normalize_faces
-from data_pipeline.recipes.fer_data import FerSplit, counted, read_split, usable, vote_distribution
 from data_pipeline.schema import EXPRESSIONS
 
 JUDGED_FACES = 32  # at once

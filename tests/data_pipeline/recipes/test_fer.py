@@ -3,8 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipeline.recipes import fer_scores as fs
-from data_pipeline.recipes.fer_data import (
+from data_pipeline.corpora._ferplus import (
     FerDataError,
     clean_votes,
     counted,
@@ -12,6 +11,7 @@ from data_pipeline.recipes.fer_data import (
     usable,
     vote_distribution,
 )
+from data_pipeline.recipes import fer_scores as fs
 from data_pipeline.recipes.fer_rivals import MiniXception, RivalError, load_mini_xception
 from data_pipeline.recipes.fer_train import TrainConfig, augment, sampling_weights
 

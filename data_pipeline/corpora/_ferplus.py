@@ -5,8 +5,10 @@ face` is dropped. An image counts in evaluation where one emotion holds more tha
 remaining votes (Barsoum et al. 2016, arXiv:1608.01041).
 """
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,22 @@ def default_folder() -> Path:
 
 def read_split(folder: str | Path, split: str) -> FerSplit:
     """`train`, `valid` or `test` from `folder/ferplus_<split>.npz`."""
+    with _opened(folder, split) as data:
+        blob, offsets, votes = data["blob"].tobytes(), data["offsets"], data["votes"]
+    images = np.empty((len(votes), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    for i, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        images[i] = np.asarray(Image.open(io.BytesIO(blob[start:end])).convert("L"))
+    return FerSplit(images_NHW=images, votes_N10=votes)
+
+
+def read_votes(folder: str | Path, split: str) -> np.ndarray:
+    """[N, 10] uint8, the votes of `read_split` alone."""
+    with _opened(folder, split) as data:
+        return data["votes"]
+
+
+@contextlib.contextmanager
+def _opened(folder: str | Path, split: str) -> Iterator[np.lib.npyio.NpzFile]:
     path = Path(folder) / f"ferplus_{split}.npz"
     if not path.is_file():
         raise FerDataError(
@@ -55,14 +73,10 @@ def read_split(folder: str | Path, split: str) -> FerSplit:
             "ferplus_valid.npz and ferplus_test.npz"
         )
     with np.load(path, allow_pickle=False) as data:
-        blob, offsets, votes = data["blob"].tobytes(), data["offsets"], data["votes"]
         columns = tuple(str(c) for c in data["columns"])
-    if columns != VOTE_COLUMNS:
-        raise FerDataError(f"{path}: vote columns {columns}, expected {VOTE_COLUMNS}")
-    images = np.empty((len(votes), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    for i, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
-        images[i] = np.asarray(Image.open(io.BytesIO(blob[start:end])).convert("L"))
-    return FerSplit(images_NHW=images, votes_N10=votes)
+        if columns != VOTE_COLUMNS:
+            raise FerDataError(f"{path}: vote columns {columns}, expected {VOTE_COLUMNS}")
+        yield data
 
 
 def clean_votes(votes_N10: np.ndarray) -> np.ndarray:

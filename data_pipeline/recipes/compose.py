@@ -1,0 +1,139 @@
+"""Shards of the composed benchmark (data_pipeline.corpora.composed), with the encoders that ship.
+
+    python -m data_pipeline.corpora composed ../shared/data --output runs/composed.csv
+    python -m data_pipeline.recipes.compose runs/composed.csv --output runs/composed
+
+leaves `pool`, for pretraining, and `labelled`, for finetuning with the fold file
+`composed-actor`. The faces are given, so nothing is detected; from there on a clip goes the way of
+any other: the extractors of data_pipeline.features, the words, a shard. 2 minutes on one core.
+"""
+
+import csv
+import functools
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.command_line import command_parser, run_command
+from data_pipeline.corpora._ferplus import default_folder, read_split
+from data_pipeline.paths import new_file_argument, path_argument
+from data_pipeline.schema import EXTRACTION_VERSION, Clip, ClipSample, Passport, Stream
+from data_pipeline.table.clips import ClipTableError, load_clips
+from data_pipeline.table.words import split_words
+
+CLIPS_PER_SHARD = 256
+FOLDERS = {"pool": "pool", "train": "labelled", "dev": "labelled", "test": "labelled"}
+"""Split to the folder that it lies in."""
+
+
+class Composer:
+    """Makes the sample of a composed clip. Each sound and each image is encoded once."""
+
+    def __init__(self, ferplus: Path) -> None:
+        from data_pipeline.features.extractors import load_extractors  # loads torch
+
+        self.ferplus = ferplus
+        self.extractors = load_extractors({"face": {}, "speech": {}}, "cpu")
+        self.passport: Passport = {}
+        for extractor in self.extractors.values():
+            self.passport |= extractor.passport
+        self._faces = functools.cache(self._encode_faces)
+        self._speech = functools.cache(self._encode_speech)
+
+    def sample(self, clip: Clip, images: str) -> ClipSample:
+        """`images`: a split of FER+ and rows of it."""
+        split, *rows = images.split()
+        seconds_F = (np.arange(len(rows)) / self.passport["face"].rate_hz).astype(np.float32)
+        faces = {
+            name: Stream(values_ND=values_ND[np.array(rows, dtype=int)], seconds_N=seconds_F)
+            for name, values_ND in self._faces(split).items()
+        }
+        return ClipSample(
+            id=clip.id,
+            text=clip.text,
+            words=split_words(clip.text or ""),
+            streams=faces | self._speech(clip.video),
+            meta={
+                "corpus": clip.corpus,
+                "recording": clip.recording,
+                "speaker": clip.speaker,
+                "label": clip.label,
+            },
+        )
+
+    def _encode_faces(self, split: str) -> dict[str, np.ndarray]:
+        """`face` and `face_probs` of every image of a split."""
+        from data_pipeline.features.extractors import Evidence
+
+        images_NHW = read_split(self.ferplus, split).images_NHW
+        times_N = np.arange(len(images_NHW))
+        said = self.extractors["face"](Evidence(crops_KHW=images_NHW, crop_seconds_K=times_N))
+        return {name: stream.values_ND for name, stream in said.items()}
+
+    def _encode_speech(self, path: str) -> dict[str, Stream]:
+        from data_pipeline.features.extractors import Evidence
+        from data_pipeline.recipes.speech_corpora import read_sound
+
+        return self.extractors["speech"](Evidence(sound_T=read_sound(Path(path)), has_voice=True))
+
+
+def compose(table: Path, ferplus: Path, output: Path) -> dict[str, int]:
+    """Write the shards of every split; folder to number of its clips."""
+    from data_pipeline.extraction.clip_extractor import library_versions
+    from data_pipeline.shards import write_shard
+
+    composer = Composer(ferplus)
+    written: dict[str, int] = {}
+    for folder in dict.fromkeys(FOLDERS.values()):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+        clips = [c for c in _read(table) if FOLDERS[c[1]["split"]] == folder]
+        for index, start in enumerate(range(0, len(clips), CLIPS_PER_SHARD)):
+            part = clips[start : start + CLIPS_PER_SHARD]
+            task = hashlib.sha256(f"{EXTRACTION_VERSION} {part}".encode()).hexdigest()
+            samples = (composer.sample(clip, row["images"]) for clip, row in part)
+            write_shard(
+                output / folder, index, samples, [], composer.passport, library_versions(), task
+            )
+        written[folder] = len(clips)
+    return written
+
+
+def _read(table: Path) -> Iterator[tuple[Clip, dict[str, str]]]:
+    """Each clip, and its row with the columns that a clip table has not."""
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file) if "images" in row}
+    rejects: list = []
+    clips = load_clips(table, rejects)
+    if rejects or not clips or any(clip.id not in rows for clip in clips):
+        why = rejects[0].detail if rejects else "no column `images`, or no `id`"
+        raise ClipTableError(
+            f"{table}: {why}; expected what python -m data_pipeline.corpora composed writes"
+        )
+    return ((clip, rows[clip.id]) for clip in clips)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(_main, argv, name="compose")
+
+
+def _main(argv: list[str] | None) -> int:
+    parser = command_parser(
+        "python -m data_pipeline.recipes.compose",
+        "Shards of the composed benchmark, for pretraining (pool) and finetuning (labelled).",
+        "python -m data_pipeline.recipes.compose runs/composed.csv --output runs/composed",
+    )
+    parser.add_argument("table", type=path_argument, help="of data_pipeline.corpora composed")
+    parser.add_argument("--ferplus", type=path_argument, help="folder of ferplus_*.npz")
+    parser.add_argument("--output", type=new_file_argument, required=True, help="folder to write")
+    arguments = parser.parse_args(argv)
+    ferplus = arguments.ferplus or default_folder()
+    for folder, count in compose(arguments.table, ferplus, arguments.output).items():
+        print(f"{count} clips in {arguments.output / folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
