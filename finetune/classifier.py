@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from finetune.heads import Head
+from finetune.whole_batch import WholeBatch
 from pretrain.model.batch import Batch
 from pretrain.model.memobert import MEmoBert
 
@@ -14,19 +15,11 @@ class ClassifierOutput(NamedTuple):
     """What a classifier says of a batch."""
 
     losses: dict[str, torch.Tensor]
-    """By name: scalars, summed over the clips."""
+    """By name: scalars, summed over the clips of this process."""
     scores_NC: torch.Tensor
     """Logits over the classes."""
     prediction_N: torch.Tensor
     """Class number, or C for none of the classes."""
-    shared: dict[str, torch.Tensor]
-    """See finetune.heads.HeadOutput."""
-
-    @property
-    def loss_sum(self) -> torch.Tensor:
-        """What training lowers."""
-        first, *rest = self.losses.values()
-        return sum(rest, first)
 
 
 class Classifier(nn.Module):
@@ -37,9 +30,16 @@ class Classifier(nn.Module):
         self.model = model
         self.head = head
 
-    def forward(self, batch: Batch, label_N: torch.Tensor) -> ClassifierOutput:
+    def forward(
+        self, batch: Batch, label_N: torch.Tensor, whole: WholeBatch | None = None
+    ) -> ClassifierOutput:
+        """`whole`: in training, the batch that these clips are a part of; without it there are no
+        losses over all of it."""
         said = self.head(self.model.encode(batch), batch, label_N)
+        losses = dict(said.losses)
+        if whole is not None and said.shared:
+            losses |= self.head.batch_losses(whole.gather(said.shared), whole.label_B, whole.mine)
         prediction_N = said.prediction_N
         if prediction_N is None:
             prediction_N = said.scores_NC.argmax(-1)
-        return ClassifierOutput(said.losses, said.scores_NC, prediction_N, said.shared)
+        return ClassifierOutput(losses, said.scores_NC, prediction_N)

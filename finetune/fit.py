@@ -23,7 +23,7 @@ from finetune.classifier import Classifier
 from finetune.config import OptimConfig, TrainSettings
 from finetune.metrics import Scores, score
 from finetune.sampling import batches_of
-from finetune.whole_batch import gather_rows
+from finetune.whole_batch import WholeBatch
 from pretrain.example import Example
 from pretrain.model.batch import Batch
 from pretrain.optim import build_adamw, learning_rate
@@ -129,17 +129,13 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             case_N = train.cases_KN[draws.integers(len(train.cases_KN))]
-            mine = next(batches)[accelerator.process_index :: accelerator.num_processes]
-            batch, label_N = _load(case_N, train.label_N, mine, collate, accelerator.device)
+            batch, whole = _deal(case_N, train.label_N, next(batches), collate, accelerator)
             model.train()
             with accelerator.autocast():
-                said = model(batch, label_N)
+                said = model(batch, whole.label_B[whole.mine], whole)
                 # Gradients are averaged over processes; the loss is a mean over the whole batch.
                 scale = accelerator.num_processes / batch_size
                 parts = {name: loss_sum * scale for name, loss_sum in said.losses.items()}
-                if said.shared:
-                    rows, label_B = gather_rows(said.shared, label_N, batch_size, accelerator)
-                    parts |= classifier.head.batch_losses(rows, label_B)
                 first, *others = parts.values()
             accelerator.backward(sum(others, first))
             accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
@@ -223,7 +219,7 @@ def predict(
                 index_M,
                 said.scores_NC.float().cpu().numpy(),
                 said.prediction_N.cpu().numpy(),
-                float(said.loss_sum),
+                float(sum(said.losses.values())),
             )
         )
     if accelerator.num_processes > 1:
@@ -234,6 +230,25 @@ def predict(
         prediction_N=np.concatenate([part[2] for part in found])[order_N],
         loss=sum(part[3] for part in found) / len(clips),
     )
+
+
+def _deal(
+    examples_N: list[Example],
+    label_N: np.ndarray,
+    index_B: np.ndarray,
+    collate: Callable[..., Batch],
+    accelerator: Accelerator,
+) -> tuple[Batch, WholeBatch]:
+    """This process's clips of a training batch, padded as those of all are, and the labels of all."""
+    whole = WholeBatch(
+        label_B=torch.from_numpy(label_N[index_B]).to(accelerator.device, non_blocking=True),
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    mine = index_B[whole.mine]
+    beside = [examples_N[i] for i in np.setdiff1d(index_B, mine)]
+    batch = collate([examples_N[i] for i in mine], beside=beside)
+    return batch.to(accelerator.device, non_blocking=True), whole
 
 
 def _load(

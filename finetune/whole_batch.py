@@ -1,28 +1,40 @@
 """The rows of a whole batch, wherever its clips are: what a contrastive loss needs.
 
-Each process holds the clips `rank::num_processes` of a batch. Every process computes the same loss
-of all rows; its gradient comes back to each row summed over the processes and is then averaged by
-DistributedDataParallel, which leaves the gradient of the one loss.
+Each process holds the clips `rank::num_processes` of a batch, and its part of a loss is a sum over
+those. Rows that were gathered carry gradients back to the process that they came from, summed over
+the processes, so the sum of all parts has the gradient of the one loss.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch.distributed.nn.functional import all_gather
 
 
-def gather_rows(
-    rows: dict[str, torch.Tensor], label_N: torch.Tensor, batch_size: int, accelerator: Accelerator
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Rows [N, ...] and labels [N] of this process, as those of all: [B, ...] and [B]."""
-    if accelerator.num_processes == 1:
-        return rows, label_N
-    ranks = range(accelerator.num_processes)
-    sizes = [len(range(rank, batch_size, accelerator.num_processes)) for rank in ranks]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WholeBatch:
+    """A batch of B clips over all processes, and which of them are here."""
 
-    def gathered(rows_N: torch.Tensor) -> torch.Tensor:
-        blank = [0, 0] * (rows_N.ndim - 1) + [0, max(sizes) - len(rows_N)]  # equal on all of them
+    label_B: torch.Tensor
+    rank: int = 0
+    num_processes: int = 1
+
+    @property
+    def mine(self) -> slice:
+        """The clips of this process."""
+        return slice(self.rank, None, self.num_processes)
+
+    def gather(self, rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Rows [N, ...] of this process, the rest of their shapes being that of all processes, as
+        those of the whole batch, [B, ...] in its order."""
+        if self.num_processes == 1:
+            return rows
+        return {name: self._gathered(rows_N) for name, rows_N in rows.items()}
+
+    def _gathered(self, rows_N: torch.Tensor) -> torch.Tensor:
+        num_clips = len(self.label_B)
+        longest = -(-num_clips // self.num_processes)
+        blank = [0, 0] * (rows_N.ndim - 1) + [0, longest - len(rows_N)]  # equal on all of them
         parts = all_gather(F.pad(rows_N, blank).contiguous())
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    return {name: gathered(row) for name, row in rows.items()}, gathered(label_N)
+        return torch.stack(parts, 1).flatten(0, 1)[:num_clips]  # dealt out clip by clip

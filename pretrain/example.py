@@ -146,16 +146,25 @@ def make_example(
     )
 
 
-def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
+def collate(
+    examples: Sequence[Example], pad_id: int = 0, beside: Sequence[Example] = ()
+) -> Batch:
     """Pad the clips to the longest of each stream, and list the targets of each objective.
 
     pad_id: the tokenizer's; 0 is BERT's.
+    beside: the other clips of a batch that is dealt to several processes; with them all processes
+    pad to one shape.
     """
     if not examples:
         raise ValueError("a batch of no clips; expected one or more examples")
-    text_ids_NT, text_mask_NT = _pad([e.ids_T for e in examples], pad_id)
-    names = dict.fromkeys(name for e in examples for name in e.frames)
-    frames = {name: _pad_frames([e.frames.get(name) for e in examples]) for name in names}
+    among = (*examples, *beside)
+    text_ids_NT, text_mask_NT = (
+        padded[: len(examples)] for padded in _pad([e.ids_T for e in among], pad_id)
+    )
+    names = dict.fromkeys(name for e in among for name in e.frames)
+    frames = {
+        name: _pad_frames([e.frames.get(name) for e in among], len(examples)) for name in names
+    }
     lengths = {"text": text_ids_NT.shape[1]}
     lengths |= {name: padded.real_NF.shape[1] for name, padded in frames.items()}
     asked = {e.objective for e in examples}
@@ -246,11 +255,12 @@ def _untouched(stream: Stream) -> ExampleFrames:
     return ExampleFrames(values_FC=stream.values_ND, seconds_F=stream.seconds_N, masked_F=nothing_F)
 
 
-def _pad_frames(rows: Sequence[ExampleFrames | None]) -> Frames:
-    """One stream of the clips of a batch."""
+def _pad_frames(rows: Sequence[ExampleFrames | None], num_kept: int) -> Frames:
+    """One stream of a batch: its first `num_kept` clips, padded to the longest of all."""
 
     def padded(field: str, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
-        return _pad([None if row is None else getattr(row, field) for row in rows], fill)
+        found = _pad([None if row is None else getattr(row, field) for row in rows], fill)
+        return found[0][:num_kept], found[1][:num_kept]
 
     values_NFC, real_NF = padded("values_FC", 0)
     seconds_NF = padded("seconds_F", 0.0)[0]

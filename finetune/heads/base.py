@@ -26,7 +26,8 @@ class HeadOutput:
     prediction_N: torch.Tensor | None = None
     """Class number, or C for none of the classes; None is the highest score."""
     shared: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Rows [N, ...] that `Head.batch_losses` wants of every clip of the batch, of all processes."""
+    """Rows [N, ...] that `Head.batch_losses` wants of every clip of the batch, of all processes;
+    of a stream they may be [N, F, ...], since all processes pad alike."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class Head(nn.Module, ABC):
         """What it says of a batch."""
 
     def batch_losses(
-        self, shared: dict[str, torch.Tensor], label_B: torch.Tensor
+        self, shared: dict[str, torch.Tensor], label_B: torch.Tensor, mine: slice
     ) -> dict[str, torch.Tensor]:
-        """Losses over the whole batch, such as a contrastive one: scalars, means over its B clips.
+        """Losses that look at the whole batch of B clips, such as a contrastive one: scalars, each
+        summed over the clips `mine` alone, in training only.
 
-        `shared`: what `forward` gave, of all processes, with gradients. No weights of the head may
-        be used here: they would miss the other processes' gradients.
+        `shared`: what `forward` gave, of all processes, in the batch's order and with gradients.
         """
         return {}

@@ -59,10 +59,11 @@ class ToyContrast(Head):
             shared={"speech_NH": F.normalize(speech_NH)},
         )
 
-    def batch_losses(self, shared, label_B):
-        alike_BB = shared["speech_NH"] @ shared["speech_NH"].T
-        same_BB = (label_B[:, None] == label_B).float()
-        return {"contrast": F.binary_cross_entropy_with_logits(alike_BB, same_BB)}
+    def batch_losses(self, shared, label_B, mine):
+        alike_NB = shared["speech_NH"][mine] @ shared["speech_NH"].T
+        same_NB = (label_B[mine, None] == label_B).float()
+        loss = F.binary_cross_entropy_with_logits(alike_NB, same_NB, reduction="sum")
+        return {"contrast": loss / len(label_B)}
 
 
 def test_a_head_from_outside_is_prepared_trained_saved_and_loaded(

@@ -151,7 +151,7 @@ def test_the_loss_is_cross_entropy_over_the_whole_vocabulary_at_the_mask(tokeniz
     (at,) = example.target_at_M
     logits_V = model.mask_logits(model.encode(batch).text_NTH[0, at]).double()
     expected = torch.logsumexp(logits_V, 0) - logits_V[VOCABULARY.index("happy")]
-    assert judged.loss_sum.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert judged.losses["wwmlm"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert judged.scores_NC.shape == (1, 4)
 
 

@@ -1,22 +1,25 @@
 """A loss over the whole batch has the gradient of one process, however the clips are dealt out."""
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
-from finetune.whole_batch import gather_rows
+from finetune.whole_batch import WholeBatch
+from pretrain.example import Example, ExampleFrames, collate
 
 BATCH = 5  # which two processes cannot share evenly
 
 
-def gradient(model, inputs_BD, label_B, accelerator) -> torch.Tensor:
-    """Of the spread of each class around its mean, over all clips, through the model."""
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    rows, label_B = gather_rows({"rows": model(inputs_BD[mine])}, label_B[mine], BATCH, accelerator)
-    loss = sum(rows["rows"][label_B == label].var(0).sum() for label in (0, 1))
-    loss.backward()
+def gradient(model, inputs_BD, label_B, rank: int = 0, num_processes: int = 1) -> torch.Tensor:
+    """Of how far each clip is from all others of its class, through the model."""
+    whole = WholeBatch(label_B=label_B, rank=rank, num_processes=num_processes)
+    rows_BD = whole.gather({"rows": model(inputs_BD[whole.mine])})["rows"]
+    same_NB = label_B[whole.mine, None] == label_B
+    apart_NBD = rows_BD[whole.mine, None] - rows_BD
+    loss = (same_NB * apart_NBD.square().sum(-1)).exp().sum()
+    (num_processes / BATCH * loss).backward()  # as finetune.fit has it
     return next(model.parameters()).grad
 
 
@@ -33,10 +36,7 @@ def work(rank: int, port: int, folder: str) -> None:
     )
     model, inputs_BD, label_B = model_and_clips()
 
-    class Two:
-        num_processes, process_index = 2, rank
-
-    found = gradient(DistributedDataParallel(model), inputs_BD, label_B, Two)
+    found = gradient(DistributedDataParallel(model), inputs_BD, label_B, rank, 2)
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -49,6 +49,30 @@ def test_two_processes_have_the_gradient_of_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(work, (port, str(tmp_path)), nprocs=2)
-    alone = gradient(*model_and_clips(), Accelerator(cpu=True))
+    alone = gradient(*model_and_clips())
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone)
+
+
+def test_clips_padded_beside_others_are_as_long_as_those():
+    def example(name: str, pieces: int, frames: dict[str, int]) -> Example:
+        return Example(
+            id=name,
+            objective=None,
+            ids_T=np.arange(pieces),
+            frames={
+                stream: ExampleFrames(
+                    values_FC=np.ones((n, 2), np.float32),
+                    seconds_F=np.arange(n, dtype=np.float32),
+                    masked_F=np.zeros(n, bool),
+                )
+                for stream, n in frames.items()
+            },
+        )
+
+    short, long = example("short", 2, {"face": 1}), example("long", 5, {"face": 4, "speech": 3})
+    mine, alone = collate([short], beside=[long]), collate([short])
+    assert mine.text_ids_NT.shape == (1, 5) and mine.text_mask_NT.sum() == 2
+    assert mine.frames["face"].real_NF.tolist() == [[True, False, False, False]]
+    assert mine.frames["speech"].real_NF.tolist() == [[False] * 3]
+    assert (mine.ids, mine.num_tokens) == (alone.ids, alone.num_tokens)
