@@ -8,7 +8,6 @@ from torch import nn
 from finetune.heads import Head
 from finetune.whole_batch import WholeBatch
 from pretrain.model.batch import Batch
-from pretrain.model.memobert import MEmoBert
 
 
 class ClassifierOutput(NamedTuple):
@@ -25,10 +24,23 @@ class ClassifierOutput(NamedTuple):
 class Classifier(nn.Module):
     """The encoder's hidden states, and a head on top."""
 
-    def __init__(self, model: MEmoBert, head: Head) -> None:
+    def __init__(self, model: nn.Module, head: Head) -> None:
         super().__init__()
         self.model = model
         self.head = head
+        self._frozen = False
+
+    def freeze(self) -> None:
+        """Keep the model as it is, without dropout; the head alone learns."""
+        self._frozen = True
+        self.model.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if self._frozen:
+            self.model.eval()
+        return self
 
     def forward(
         self, batch: Batch, label_N: torch.Tensor, whole: WholeBatch | None = None

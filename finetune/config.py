@@ -27,7 +27,7 @@ from finetune.labelled import Modality
 from finetune.protocols.files import Group
 from pretrain.config import FORMER_LIMITS as PRETRAIN_FORMER_LIMITS
 
-Weights = Literal["new", "bert", "checkpoint"]
+Weights = Literal["new", "bert", "checkpoint", "features"]
 Limit = int | Literal["checkpoint"] | None
 """checkpoint: what pretraining read; null: no limit, as in pretraining's own config."""
 FORMER_LIMITS = PRETRAIN_FORMER_LIMITS | {
@@ -146,8 +146,11 @@ class TrainSettings:
     """Steps of linear rise; then the rate falls linearly to 0."""
     num_steps: PositiveInt = 2000
     """Optimizer steps of a run."""
-    sampler: Literal["shuffled", "balanced"] = "shuffled"
-    """Which clips a batch takes: one shuffle of all after another, or as many of each class."""
+    sampler: Literal["shuffled", "balanced", "weighted"] = "shuffled"
+    """Which clips a batch takes: one shuffle of all after another; as many of each class; or
+    weighted, drawn with replacement, each class as likely, as Foal-Net's own runs."""
+    freeze_model: bool = False
+    """True: the model stays as it is, and its head alone learns."""
     patience: PositiveInt | None = None
     """Evaluations without a better UA after which training stops; null never stops early."""
     modality_cases: Literal["full", "seven"] = "full"
@@ -207,7 +210,8 @@ class Setting:
     """Who learns: a file of finetune/systems, or a module of one's own, with its dots."""
     weights: Weights = "checkpoint"
     """Where they come from: nowhere, the text side from `model.bert`, all from
-    `model.checkpoint`."""
+    `model.checkpoint`. features: there is no model, the head sees the streams as they are, and text
+    as the word vectors of `model.bert`."""
     head: str = "linear"
     """What reads the emotion off: the name of a file in finetune/heads."""
     plan: TrainSettings = TrainSettings()

@@ -239,7 +239,7 @@ def _deal(
     collate: Callable[..., Batch],
     accelerator: Accelerator,
 ) -> tuple[Batch, WholeBatch]:
-    """This process's clips of a training batch, padded as those of all are, and the labels of all."""
+    """This process's clips of a batch, padded as those of all are, and the labels of all."""
     whole = WholeBatch(
         label_B=torch.from_numpy(label_N[index_B]).to(accelerator.device, non_blocking=True),
         rank=accelerator.process_index,

@@ -8,12 +8,14 @@ import numpy as np
 def batches_of(
     sampler: str, label_N: np.ndarray, batch_size: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """Batches of a sampler: `shuffled` or `balanced`."""
+    """Batches of a sampler: `shuffled`, `balanced` or `weighted`."""
     if sampler == "shuffled":
         return shuffled_batches(len(label_N), batch_size, seed)
     if sampler == "balanced":
         return balanced_batches(label_N, batch_size, seed)
-    raise ValueError(f"sampler {sampler!r} is unknown; choose shuffled or balanced")
+    if sampler == "weighted":
+        return weighted_batches(label_N, batch_size, seed)
+    raise ValueError(f"sampler {sampler!r} is unknown; choose shuffled, balanced or weighted")
 
 
 def shuffled_batches(num_clips: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
@@ -42,3 +44,11 @@ def balanced_batches(label_N: np.ndarray, batch_size: int, seed: int) -> Iterato
             batch.append(waiting[turn].pop())
             turn = (turn + 1) % len(classes)
         yield np.array(batch, dtype=np.int64)
+
+
+def weighted_batches(label_N: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Clips drawn with replacement, each with one over the size of its class."""
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 0)))
+    weight_N = 1 / np.bincount(label_N)[label_N]
+    while True:
+        yield rng.choice(len(label_N), size=batch_size, p=weight_N / weight_N.sum())

@@ -146,9 +146,7 @@ def make_example(
     )
 
 
-def collate(
-    examples: Sequence[Example], pad_id: int = 0, beside: Sequence[Example] = ()
-) -> Batch:
+def collate(examples: Sequence[Example], pad_id: int = 0, beside: Sequence[Example] = ()) -> Batch:
     """Pad the clips to the longest of each stream, and list the targets of each objective.
 
     pad_id: the tokenizer's; 0 is BERT's.

@@ -12,7 +12,7 @@ be imported, and `head: mylab.my_head` names that module with its dots.
 import importlib
 from collections.abc import Callable
 
-from finetune.heads.base import Head, HeadOutput, HeadParts
+from finetune.heads.base import Head, HeadOutput, HeadParts, Training
 
 _REGISTERED: dict[str, type[Head]] = {}
 
@@ -46,4 +46,4 @@ def head_named(name: str) -> type[Head]:
     return _REGISTERED[name]
 
 
-__all__ = ["Head", "HeadOutput", "HeadParts", "head_named", "register"]
+__all__ = ["Head", "HeadOutput", "HeadParts", "Training", "head_named", "register"]

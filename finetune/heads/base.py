@@ -1,7 +1,7 @@
 """What every head is. N clips of a batch, C classes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from finetune.config import PromptConfig
 from finetune.labelled import LabelledClip
 from pretrain.model.batch import Batch
-from pretrain.model.memobert import Encoded, MEmoBert
+from pretrain.model.memobert import Encoded
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,14 +39,26 @@ class NoSettings:
 class HeadParts:
     """What a head may be built of."""
 
-    model: MEmoBert
+    model: nn.Module
+    """The MEmoBERT, or what stands in its place with `weights: features`."""
     width: int
-    """Of the model's hidden states."""
+    """Of `encoded.pooled_NH`."""
+    widths: Mapping[str, int]
+    """Modality in use to the width of its rows, `encoded[modality]`."""
     classes: tuple[str, ...]
     tokenizer: PreTrainedTokenizerBase
     prompt: PromptConfig = PromptConfig()
     settings: Any = NoSettings()
     """What the setting's `options` say, as the head's own `Settings`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """The training clips of a run, before its first step."""
+
+    clips: Sequence[LabelledClip]
+    encoded: Callable[[], Iterator[tuple[Encoded, Batch]]]
+    """What the model makes of them then, in batches and in their order, without gradients."""
 
 
 class Head(nn.Module, ABC):
@@ -62,7 +74,7 @@ class Head(nn.Module, ABC):
     def build(cls, parts: HeadParts) -> "Head":
         """A new head. Raises what it cannot be built of, before any clip is read."""
 
-    def prepare(self, train: Sequence[LabelledClip]) -> None:
+    def prepare(self, train: Training) -> None:
         """Look at the training clips of a run before its first step, for class weights and such."""
 
     @abstractmethod

@@ -5,6 +5,7 @@ N clips, C classes, V word pieces.
 
 import torch
 
+from data_pipeline.config import ConfigError
 from finetune.heads import register
 from finetune.heads.base import Head, HeadOutput, HeadParts
 from finetune.prompt import Verbalizer
@@ -38,6 +39,11 @@ class PromptHead(Head):
 
     @classmethod
     def build(cls, parts: HeadParts) -> "PromptHead":
+        if not isinstance(parts.model, MEmoBert):
+            raise ConfigError(
+                "head prompt lets a model fill in a word, and weights=features has none; choose "
+                "weights checkpoint, bert or new, or another head"
+            )
         verbalizer = Verbalizer.build(parts.classes, parts.prompt.words, parts.tokenizer)
         return cls(parts.model, verbalizer, parts.prompt.decode)
 

@@ -76,6 +76,18 @@ def load_bert(model: MEmoBert, checkpoint: str) -> list[str]:
     return [f"from {checkpoint}: {_summary(taken)}{some}", f"new: {_summary(new)}"]
 
 
+def bert_word_vectors(checkpoint: str) -> torch.Tensor:
+    """[V, H], the vector of each word piece, before any position or layer.
+
+    Raises BertError for a checkpoint that holds none.
+    """
+    name = "embeddings.word_embeddings.weight"
+    found = _read_tensors(checkpoint)
+    if name not in found:
+        raise BertError(f"{checkpoint} holds no {name}; expected the weights of a BERT")
+    return found[name]
+
+
 def bert_sha256(checkpoint: str) -> str:
     """Digest of the tensors that `load_bert` would read, whatever file they lie in."""
     digest = hashlib.sha256()

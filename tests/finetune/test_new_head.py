@@ -44,9 +44,9 @@ class ToyContrast(Head):
         return cls(parts.width, len(parts.classes), parts.settings.small)
 
     def prepare(self, train):
-        counts = np.bincount([clip.label for clip in train], minlength=len(self.weight_C))
-        self.weight_C = torch.tensor(len(train) / counts.clip(1), dtype=torch.float32)
-        PREPARED.append(len(train))
+        counts = np.bincount([clip.label for clip in train.clips], minlength=len(self.weight_C))
+        self.weight_C = torch.tensor(len(train.clips) / counts.clip(1), dtype=torch.float32)
+        PREPARED.append(len(train.clips))
 
     def forward(self, encoded, batch, label_N):
         real_NS1 = batch.frames["speech"].real_NF[..., None]

@@ -1,5 +1,6 @@
 """From a config to the system `memobert`."""
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -11,33 +12,40 @@ from finetune.heads import Head, head_named
 from finetune.labelled import LabelMap, Modality
 from finetune.prompt import Prompt, Verbalizer
 from finetune.reader import ClipReader, read_once
+from finetune.systems.memobert.features import FeatureSource
 from finetune.systems.memobert.source import Source
 from finetune.systems.memobert.system import Choice, Memobert
 from pretrain.example import Limits
+
+AnySource = Source | FeatureSource
 
 
 def build(
     config: FinetuneConfig, names: Sequence[str], accelerator: Accelerator, log: logging.Logger
 ) -> dict[str, Memobert]:
-    """Those of the config's settings that are `names`, of one shape and one checkpoint.
+    """Those of the config's settings that are `names`; all that have a model have one shape, and
+    one checkpoint.
 
     Raises ConfigError for a head that there is not, or where none of a modality in use would be
     read, and PromptError for a template or a word that [MASK] cannot hold.
     """
-    source = _source(config)
-    return {name: _system(config, name, source, accelerator, log) for name in names}
+    source = functools.cache(functools.partial(_source, config))
+    bare = {name: config.setting(name).weights == "features" for name in names}
+    return {name: _system(config, name, source(bare[name]), accelerator, log) for name in names}
 
 
-def _source(config: FinetuneConfig) -> Source:
-    """Where the models of all settings come from."""
-    data = config.data
-    return Source.load(config.model.checkpoint, config.model.bert, data.shards, data.modalities)
+def _source(config: FinetuneConfig, features: bool) -> AnySource:
+    """Where the models come from: of settings without one, or of all others."""
+    data, bert = config.data, config.model.bert
+    if features:
+        return FeatureSource.load(bert, data.shards, data.modalities)
+    return Source.load(config.model.checkpoint, bert, data.shards, data.modalities)
 
 
 def _system(
     config: FinetuneConfig,
     name: str,
-    source: Source,
+    source: AnySource,
     accelerator: Accelerator,
     log: logging.Logger,
 ) -> Memobert:
@@ -82,14 +90,12 @@ def _head(name: str, setting: str) -> type[Head]:
         raise ConfigError(f"setting {setting}: {error}") from error
 
 
-def _reader(source: Source, config: FinetuneConfig, *, prompted: bool) -> ClipReader:
+def _reader(source: AnySource, config: FinetuneConfig, *, prompted: bool) -> ClipReader:
     """How a clip is read. Raises ConfigError when it reads none of a modality in use."""
     limits = Limits(
         text=_limit(source, config.data, "text"),
         frames={name: _limit(source, config.data, name) for name in source.rates_hz},
-        max_text_positions=source.shape["max_text_positions"],
-        max_frame_positions=source.shape.get("max_frame_positions", 512),
-        rates_hz=source.rates_hz if source.shape.get("positions") == "seconds" else None,
+        **source.reach,
     )
     prompt = Prompt(config.prompt.template, source.tokenizer) if prompted else None
     reader = ClipReader(source.tokenizer, limits, prompt=prompt)
@@ -105,7 +111,7 @@ def _reader(source: Source, config: FinetuneConfig, *, prompted: bool) -> ClipRe
     return reader
 
 
-def _limit(source: Source, data: DataConfig, modality: Modality) -> int | None:
+def _limit(source: AnySource, data: DataConfig, modality: Modality) -> int | None:
     limit = data.limits.get(modality)
     if limit != "checkpoint":
         return limit

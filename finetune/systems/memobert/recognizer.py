@@ -26,8 +26,13 @@ from finetune.labelled import Modality
 from finetune.prompt import Prompt
 from finetune.reader import ClipReader
 from finetune.recognizer import Recognizer
+from finetune.systems.memobert.encoders import (
+    Encoder,
+    build_encoder,
+    pooled_width_of,
+    widths_of,
+)
 from pretrain.example import Limits, collate
-from pretrain.model.memobert import MEmoBert
 
 WEIGHTS = "model.safetensors"
 
@@ -86,27 +91,28 @@ class MemobertRecognizer(Recognizer):
 
 
 def build_classifier(
-    model: MEmoBert,
+    encoder: Encoder,
     head: str,
     options: dict[str, Any],
     *,
-    width: int,
+    modalities: tuple[Modality, ...],
     classes: tuple[str, ...],
     tokenizer: PreTrainedTokenizerBase,
     prompt: PromptConfig,
 ) -> Classifier:
-    """`model` with the head of that name, new, and its `options`. Raises ConfigError for one that
+    """`encoder` with the head of that name, new, and its `options`. Raises ConfigError for one that
     the head has not."""
     kind = head_named(head)
     parts = HeadParts(
-        model=model,
-        width=width,
+        model=encoder,
+        width=pooled_width_of(encoder),
+        widths=widths_of(encoder, modalities),
         classes=classes,
         tokenizer=tokenizer,
         prompt=prompt,
         settings=check_settings(kind.Settings, options, "options"),
     )
-    return Classifier(model, kind.build(parts))
+    return Classifier(encoder, kind.build(parts))
 
 
 def load(folder: Path, told: dict[str, Any]) -> MemobertRecognizer:
@@ -114,10 +120,10 @@ def load(folder: Path, told: dict[str, Any]) -> MemobertRecognizer:
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     classes, prompt = tuple(told["classes"]), PromptConfig(**told["prompt"])
     classifier = build_classifier(
-        MEmoBert(**told["shape"]),
+        build_encoder(told.get("encoder", "memobert"), told["shape"]),
         told["head"],
         told["options"],
-        width=told["shape"]["width"],
+        modalities=tuple(told["modalities"]),
         classes=classes,
         tokenizer=tokenizer,
         prompt=prompt,

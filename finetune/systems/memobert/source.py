@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,7 +12,7 @@ from data_pipeline.config import ConfigError
 from data_pipeline.schema import Passport, check_passport
 from data_pipeline.shards import load_passport
 from finetune.config import Weights
-from finetune.labelled import Modality
+from finetune.labelled import LabelledClip, Modality
 from pretrain.build import build_tokenizer, model_streams, target_widths
 from pretrain.checkpoint import Checkpoint, load_checkpoint
 from pretrain.config import DataSettings
@@ -39,6 +39,7 @@ class Source:
     checkpoint_sha256: str
     """Of the pretrained weights; empty without a checkpoint."""
     bert: str
+    kind: ClassVar[str] = "memobert"
 
     @classmethod
     def load(
@@ -101,18 +102,21 @@ class Source:
         )
 
     @property
-    def tokenizer_sha256(self) -> str:
-        """Of what decides a text's pieces: the vocabulary, and how text is brought to it."""
-        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        parts = [told[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    @property
     def pretraining(self) -> DataSettings | None:
         """How pretraining read its clips, where that is known."""
         if self.checkpoint is None or self.checkpoint.config is None:
             return None
         return self.checkpoint.config.data
+
+    @property
+    def reach(self) -> dict[str, Any]:
+        """What of `Limits` the model's tables of positions say."""
+        by_time = self.shape.get("positions") == "seconds"
+        return {
+            "max_text_positions": self.shape["max_text_positions"],
+            "max_frame_positions": self.shape.get("max_frame_positions", 512),
+            "rates_hz": self.rates_hz if by_time else None,
+        }
 
     @property
     def rates_hz(self) -> dict[str, float]:
@@ -134,3 +138,13 @@ class Source:
         if weights == "bert":
             return model, load_bert(model, self.bert)
         return model, ["every weight new"]
+
+    def prepare(self, model: MEmoBert, train: Sequence[LabelledClip]) -> None:
+        """Nothing of the model depends on the training clips before its first step."""
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of what decides a text's pieces: the vocabulary, and how text is brought to it."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = [told[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,14 +1,14 @@
 """The system `memobert`: weights (new, bert, checkpoint) x head x plan."""
 
 import dataclasses
-import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
@@ -16,16 +16,23 @@ from data_pipeline.schema import passport_to_json
 from finetune.classifier import Classifier
 from finetune.config import OptimConfig, PromptConfig, TrainSettings, Weights
 from finetune.fit import Examples, Fit, fit
+from finetune.heads import Training
 from finetune.labelled import LabelledClip, LabelledSet, Modality
 from finetune.portions import train_and_dev, without_long_texts
 from finetune.protocols import Splits
 from finetune.reader import ClipReader, Read, modality_cases
 from finetune.recognizer import write_recognizer
+from finetune.systems.memobert.features import FeatureSource
 from finetune.systems.memobert.recognizer import WEIGHTS, build_classifier
-from finetune.systems.memobert.source import Source
+from finetune.systems.memobert.source import Source, tokenizer_sha256
 from pretrain.checkpoint import Checkpoint
-from pretrain.example import collate
+from pretrain.example import Example, collate
+from pretrain.model.batch import Batch
 from pretrain.model.bert_init import bert_sha256
+from pretrain.model.memobert import Encoded
+
+JUDGED_CLIPS = 64
+"""At once, where a head looks at what the model makes of the training clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,7 @@ class Memobert:
     """One setting of MEmoBERT, ready to be fitted to any fold."""
 
     name: ClassVar[str] = "memobert"
-    source: Source
+    source: Source | FeatureSource
     weights: Weights
     head: str
     options: dict[str, Any]
@@ -79,6 +86,10 @@ class Memobert:
     def checkpoint_sha256(self) -> str:
         """Of the pretrained weights; empty for a system that starts without."""
         return self.source.checkpoint_sha256 if self.weights == "checkpoint" else ""
+
+    @property
+    def _reads_bert(self) -> bool:
+        return self.weights == "bert" or (self.weights == "features" and "text" in self.modalities)
 
     @property
     def refits(self) -> bool:
@@ -128,7 +139,7 @@ class Memobert:
             model,
             self.head,
             self.options,
-            width=self.source.shape["width"],
+            modalities=self.modalities,
             classes=self.classes,
             tokenizer=self.source.tokenizer,
             prompt=self.prompt,
@@ -153,14 +164,13 @@ class Memobert:
     def _train(
         self, splits: Splits, seed: int, selection: str, last_step: int | None = None
     ) -> Fit:
-        classifier, _ = self.classifier(seed)
-        classifier.head.prepare(splits.train)
+        classifier = self._prepared(splits, seed)
         return fit(
             classifier,
             train=self._examples(splits.train, self.plan.modality_cases),
             dev=self._examples(splits.dev, self.choice.evaluate_cases),
             test=self._examples(splits.test, self.choice.evaluate_cases),
-            collate=functools.partial(collate, pad_id=self.source.tokenizer.pad_token_id),
+            collate=self._collate,
             num_classes=len(self.classes),
             plan=self.plan,
             optim=self.optim,
@@ -171,6 +181,29 @@ class Memobert:
             log=self.log,
             last_step=last_step,
         )
+
+    def _prepared(self, splits: Splits, seed: int) -> Classifier:
+        """As training starts from it, once it has looked at the training clips."""
+        classifier, _ = self.classifier(seed)
+        classifier.to(self.accelerator.device)
+        self.source.prepare(classifier.model, splits.train)
+        if self.plan.freeze_model:
+            classifier.freeze()
+
+        @torch.no_grad()
+        def encoded() -> Iterator[tuple[Encoded, Batch]]:
+            classifier.eval()
+            for start in range(0, len(splits.train), JUDGED_CLIPS):
+                part = splits.train[start : start + JUDGED_CLIPS]
+                examples = [self.read(clip, self.modalities) for clip in part]
+                batch = self._collate(examples).to(self.accelerator.device)
+                yield classifier.model.encode(batch), batch
+
+        classifier.head.prepare(Training(clips=splits.train, encoded=encoded))
+        return classifier
+
+    def _collate(self, examples: Sequence[Example], beside: Sequence[Example] = ()) -> Batch:
+        return collate(examples, self.source.tokenizer.pad_token_id, beside)
 
     def _examples(self, clips: Sequence[LabelledClip], cases: str) -> Examples:
         return Examples(
@@ -197,8 +230,8 @@ class Memobert:
             "optim": dataclasses.asdict(self.optim),
             "choice": dataclasses.asdict(self.choice),
             "checkpoint_sha256": self.checkpoint_sha256,
-            "bert_sha256": bert_sha256(self.source.bert) if self.weights == "bert" else "",
-            "tokenizer_sha256": self.source.tokenizer_sha256,
+            "bert_sha256": bert_sha256(self.source.bert) if self._reads_bert else "",
+            "tokenizer_sha256": tokenizer_sha256(self.source.tokenizer),
             "prompt": "" if self.reader.prompt is None else dataclasses.asdict(self.prompt),
         }
 
@@ -218,6 +251,7 @@ class Memobert:
             "limits": dataclasses.asdict(self.reader.wanted),
             "precision": self.optim.precision,
             "passport": passport_to_json(self.source.passport),
+            "encoder": self.source.kind,
             "shape": self.source.shape,
         }
 
