@@ -47,6 +47,8 @@ class HeadParts:
     """Modality in use to the width of its rows, `encoded[modality]`."""
     classes: tuple[str, ...]
     tokenizer: PreTrainedTokenizerBase
+    frozen: bool = False
+    """The model stays as it is while the head learns."""
     prompt: PromptConfig = PromptConfig()
     settings: Any = NoSettings()
     """What the setting's `options` say, as the head's own `Settings`."""

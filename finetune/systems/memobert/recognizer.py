@@ -32,6 +32,7 @@ from finetune.systems.memobert.encoders import (
     pooled_width_of,
     widths_of,
 )
+from finetune.systems.memobert.features import Features
 from pretrain.example import Limits, collate
 
 WEIGHTS = "model.safetensors"
@@ -99,6 +100,7 @@ def build_classifier(
     classes: tuple[str, ...],
     tokenizer: PreTrainedTokenizerBase,
     prompt: PromptConfig,
+    frozen: bool,
 ) -> Classifier:
     """`encoder` with the head of that name, new, and its `options`. Raises ConfigError for one that
     the head has not."""
@@ -110,6 +112,7 @@ def build_classifier(
         classes=classes,
         tokenizer=tokenizer,
         prompt=prompt,
+        frozen=frozen or isinstance(encoder, Features),
         settings=check_settings(kind.Settings, options, "options"),
     )
     return Classifier(encoder, kind.build(parts))
@@ -127,6 +130,7 @@ def load(folder: Path, told: dict[str, Any]) -> MemobertRecognizer:
         classes=classes,
         tokenizer=tokenizer,
         prompt=prompt,
+        frozen=True,
     )
     classifier.load_state_dict(load_file(folder / WEIGHTS))
     asked = Prompt(prompt.template, tokenizer) if classifier.head.asks else None

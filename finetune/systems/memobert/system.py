@@ -143,6 +143,7 @@ class Memobert:
             classes=self.classes,
             tokenizer=self.source.tokenizer,
             prompt=self.prompt,
+            frozen=self.plan.freeze_model,
         )
         return classifier, lines
 
