@@ -1,0 +1,61 @@
+"""The same utterance under two ids, in two splits of a fold.
+
+Equal features are the same recording: an extraction gives equal streams for nothing else. Equal
+words with as many frames in every stream are a hint alone, since in acted corpora everybody says
+the same sentences. Both take one look at each clip.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from finetune.labelled import LabelledClip
+
+SHOWN = 3
+PAIRS = (("train", "dev"), ("train", "test"), ("dev", "test"))
+
+Splits = Mapping[str, Sequence[LabelledClip]]
+Pair = tuple[LabelledClip, str, LabelledClip, str]
+"""A clip and its split, and the one of a later split that is like it."""
+
+
+def same_features(splits: Splits) -> list[Pair]:
+    """Clips of two splits whose streams are equal, by the digests of their shards' manifests."""
+    return _alike(splits, lambda clip: clip.digest or None)
+
+
+def same_words_and_lengths(splits: Splits) -> list[Pair]:
+    """Clips of two splits with equal words and as many frames in each of their streams, of which
+    there is one at least; but those of equal features."""
+    pairs = _alike(splits, _words_and_lengths)
+    return [p for p in pairs if not p[0].digest or p[0].digest != p[2].digest]
+
+
+def named(pairs: Sequence[Pair]) -> str:
+    """The first few pairs, for a message."""
+    shown = [f"{a.sample.id} ({x}) and {b.sample.id} ({y})" for a, x, b, y in pairs[:SHOWN]]
+    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+    return "; ".join(shown) + more
+
+
+def _words_and_lengths(clip: LabelledClip) -> Hashable | None:
+    streams = clip.sample.streams
+    if not clip.sample.words or not streams:
+        return None
+    lengths = tuple((name, len(streams[name])) for name in sorted(streams))
+    return tuple(word.casefold() for word in clip.sample.words), lengths
+
+
+def _alike(splits: Splits, key: Callable[[LabelledClip], Hashable | None]) -> list[Pair]:
+    """Each clip of dev and test with the first one of an earlier split that has its key."""
+    first: dict[Hashable, dict[str, LabelledClip]] = defaultdict(dict)
+    keyed = {split: [(clip, key(clip)) for clip in splits[split]] for split in splits}
+    for split, members in keyed.items():
+        for clip, mark in members:
+            if mark is not None:
+                first[mark].setdefault(split, clip)
+    return [
+        (first[mark][earlier], earlier, clip, split)
+        for earlier, split in PAIRS
+        for clip, mark in keyed[split]
+        if mark is not None and earlier in first[mark]
+    ]
