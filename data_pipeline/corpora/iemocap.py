@@ -58,7 +58,7 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
     release = Release(root, on_reject)
     for dialogue in sorted({(f.parents[1], f.name) for found in files.values() for f in found}):
         _add_dialogue(release, dialogue[0] / "EmoEvaluation" / dialogue[1])
-    _compare(release.rows)
+    _compare(release.rows, {file.stem[:5] for file in files["EmoEvaluation"]})
     return release.rows
 
 
@@ -137,12 +137,13 @@ def _words(file: Path) -> dict[str, str]:
     return {match[1]: match[2] for match in lines if match}
 
 
-def _compare(rows: list[dict[str, str]]) -> None:
+def _compare(rows: list[dict[str, str]], sessions: set[str]) -> None:
     """Where all five sessions are there, with what was published of each."""
-    found: dict[str, Counter[str]] = {}
+    if sessions != PUBLISHED.keys():
+        return
+    found: dict[str, Counter[str]] = {session: Counter() for session in sessions}
     for row in rows:
         label = "hap+exc" if row["label"] in ("hap", "exc") else row["label"]
-        found.setdefault(row["recording"], Counter())[label] += 1
-    if found.keys() == PUBLISHED.keys():
-        for session, published in PUBLISHED.items():
-            check_counts(f"IEMOCAP, session {session}", found[session], published)
+        found[row["recording"]][label] += 1
+    for session, published in PUBLISHED.items():
+        check_counts(f"IEMOCAP, session {session}", found[session], published)

@@ -13,21 +13,26 @@ from finetune.labelled import LabelledClip
 SHOWN = 3
 PAIRS = (("train", "dev"), ("train", "test"), ("dev", "test"))
 
-Splits = Mapping[str, Sequence[LabelledClip]]
+BySplit = Mapping[str, Sequence[LabelledClip]]
 Pair = tuple[LabelledClip, str, LabelledClip, str]
 """A clip and its split, and the one of a later split that is like it."""
 
 
-def same_features(splits: Splits) -> list[Pair]:
+def same_features(splits: BySplit) -> list[Pair]:
     """Clips of two splits whose streams are equal, by the digests of their shards' manifests."""
     return _alike(splits, lambda clip: clip.digest or None)
 
 
-def same_words_and_lengths(splits: Splits) -> list[Pair]:
+def same_words_and_lengths(splits: BySplit) -> list[Pair]:
     """Clips of two splits with equal words and as many frames in each of their streams, of which
     there is one at least; but those of equal features."""
     pairs = _alike(splits, _words_and_lengths)
     return [p for p in pairs if not p[0].digest or p[0].digest != p[2].digest]
+
+
+def num_alike(pairs: Sequence[Pair]) -> int:
+    """Clips that have one like them in an earlier split."""
+    return len({clip.sample.id for *_, clip, _ in pairs})
 
 
 def named(pairs: Sequence[Pair]) -> str:
@@ -45,7 +50,7 @@ def _words_and_lengths(clip: LabelledClip) -> Hashable | None:
     return tuple(word.casefold() for word in clip.sample.words), lengths
 
 
-def _alike(splits: Splits, key: Callable[[LabelledClip], Hashable | None]) -> list[Pair]:
+def _alike(splits: BySplit, key: Callable[[LabelledClip], Hashable | None]) -> list[Pair]:
     """Each clip of dev and test with the first one of an earlier split that has its key."""
     first: dict[Hashable, dict[str, LabelledClip]] = defaultdict(dict)
     keyed = {split: [(clip, key(clip)) for clip in splits[split]] for split in splits}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune.labelled import DatasetError, LabelledClip
-from finetune.protocols.duplicates import named, same_features, same_words_and_lengths
+from finetune.protocols.duplicates import named, num_alike, same_features, same_words_and_lengths
 from finetune.protocols.files import ALLOW, Protocol, some
 
 MECHANICS = "these results show mechanics, not accuracy"
@@ -104,7 +104,7 @@ def _repeats(splits: dict[str, list[LabelledClip]], protocol: Protocol, where: s
     """The same utterance under two ids: an error, or a note where the protocol allows it."""
     notes = []
     if pairs := same_features(splits):
-        what = f"{len(pairs)} clips have the very features of one in another split: {named(pairs)}"
+        what = f"{num_alike(pairs)} clips have the very features of one in another split: {named(pairs)}"
         if not protocol.allow_shared_speakers:
             raise DatasetError(
                 f"{where}: {what}. They are the same recordings; leave one of each out of the clip "
@@ -113,7 +113,7 @@ def _repeats(splits: dict[str, list[LabelledClip]], protocol: Protocol, where: s
         notes.append(f"{what}; {MECHANICS}")
     if pairs := same_words_and_lengths(splits):
         notes.append(
-            f"{where}: {len(pairs)} clips have the words of one in another split and as many "
+            f"{where}: {num_alike(pairs)} clips have the words of one in another split and as many "
             f"frames in every stream, as {named(pairs)}: they may be the same recordings, or the "
             "same sentence said twice"
         )

@@ -57,3 +57,15 @@ def test_msp_improv_counts_are_compared_where_all_sessions_are_there(tmp_path, c
         read(msp_improv, tmp_path)
     assert "MSP-IMPROV, scenario S: other counts" in caplog.text
     assert "neutral 6 (published: 1,789)" in caplog.text
+
+
+def test_msp_improv_sessions_that_are_not_there_are_one_line(tmp_path, caplog):
+    """The one label file is of all six."""
+    for session in range(1, 7):
+        msp_improv_turn(tmp_path, f"MSP-IMPROV-S01A-F0{session}-S-FM01", "N")
+    for session in (3, 5):
+        (tmp_path / f"session{session}/S01A/S/MSP-IMPROV-S01A-F0{session}-S-FM01.avi").unlink()
+    rows, rejects = read(msp_improv, tmp_path)
+    assert len(rows) == 4 and rejects == []
+    assert "no recording of session 3, 5; its 2 labels are left out" in caplog.text
+    assert "published" not in caplog.text

@@ -6,13 +6,13 @@ import pytest
 from pydantic import ValidationError
 
 from finetune.labelled import DatasetError, LabelledClip
-from finetune.protocols import Fold, Protocol, split_clips
+from finetune.protocols import Fold, Protocol, duplicates, split_clips
 from finetune.protocols.duplicates import named, same_features, same_words_and_lengths
 
 from ..conftest import EMOTIONS, make_clips
 
 
-def labelled(texts: str = "", **settings) -> list[LabelledClip]:
+def labelled(**settings) -> list[LabelledClip]:
     """Three speakers of four clips each, with a digest of their own, and words of their own."""
     clips = make_clips(**{"num_speakers": 3, "per_speaker": 4, "signal": 1.0, **settings})
     return [
@@ -67,7 +67,7 @@ def test_equal_words_and_lengths_are_a_note_with_the_count():
     clips[4] = like(clips[4], clips[1], words=["CLIP", "1"])
     clips[8] = like(clips[8], clips[1])
     (note,) = split_clips(clips, protocol(), 0).notes
-    assert note.startswith("protocol toy, fold 0: 3 clips have the words of one in another split")
+    assert note.startswith("protocol toy, fold 0: 2 clips have the words of one in another split")
     assert "toy-s0-001 (train) and toy-s1-004 (dev); toy-s0-001 (train) and toy-s2-008" in note
 
 
@@ -94,9 +94,9 @@ def test_pairs_of_equal_features_are_not_told_twice():
 
 def test_a_dev_split_that_is_the_test_split_is_an_error():
     """By name, by clip, and under other ids."""
+    by_speaker = Fold(train=("toy/0",), dev=("toy/1",), test=("toy/1",))
     with pytest.raises(ValidationError, match="speaker toy/1 in dev and in test"):
-        Fold_ = Fold(train=("toy/0",), dev=("toy/1",), test=("toy/1",))
-        Protocol(name="toy", group="speaker", folds=(Fold_,))
+        Protocol(name="toy", group="speaker", folds=(by_speaker,))
     by_clip = Fold(train=("a", "b"), dev=("c", "d"), test=("d", "c"))
     with pytest.raises(ValidationError, match="clip c, d in dev and in test"):
         Protocol(name="toy", group="clip", folds=(by_clip,), allow_shared_speakers=True)
@@ -107,18 +107,11 @@ def test_a_dev_split_that_is_the_test_split_is_an_error():
         split_clips(clips, protocol(), 0)
 
 
-def test_ten_thousand_clips_of_one_sentence_are_looked_at_once():
-    """The keys are hashed, not compared with one another."""
-    counted = []
-
-    class Words(list):
-        def __iter__(self):
-            counted.append(1)
-            return super().__iter__()
-
-    clip = labelled()[0]
-    words = Words(["clip", "0"])
-    many = [replace(clip, sample=replace(clip.sample, words=words)) for _ in range(10_000)]
-    splits = {"train": many[:5000], "dev": many[5000:7000], "test": many[7000:]}
-    assert len(same_features(splits)) == 2000 + 3000 + 3000
-    assert same_words_and_lengths(splits) == [] and len(counted) <= 10_000
+def test_each_clip_is_looked_at_once(monkeypatch):
+    """However many are alike: keys are hashed, not compared with one another."""
+    looked, key = [], duplicates._words_and_lengths
+    monkeypatch.setattr(duplicates, "_words_and_lengths", lambda c: looked.append(c) or key(c))
+    clip = replace(labelled()[0], digest="")
+    splits = {"train": [clip] * 3000, "dev": [clip] * 2000, "test": [clip] * 1000}
+    assert len(same_words_and_lengths(splits)) == 2000 + 1000 + 1000
+    assert len(looked) == 6000
