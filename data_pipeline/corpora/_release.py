@@ -1,11 +1,15 @@
 """What the adapters of releases share: files, texts, rows of which none is lost, published counts.
 
-release = Release(root, on_reject)
-release.reject("bad_name", "Actor_01/x.wav", "what was expected")
-release.add("Actor_01/y.wav", row)      # or a reject, where its id is there already
-return release.rows
+    release = Release(root, on_reject)
+    release.reject("bad_name", "Actor_01/x.wav", "what was expected")
+    release.add("Actor_01/y.wav", row)      # or a reject, where its id is there already
+    return release.rows
+
+What concerns a release as a whole, such as songs that are left out, is one warning with a count.
 """
 
+import csv
+import io
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -54,6 +58,14 @@ class Release:
         self._place_of[name] = where
         self.rows.append(dict(row))
 
+    def text(self, file: Path) -> str:
+        """A text file of the release; a reject, and empty, where it cannot be read as one."""
+        try:
+            return read_text(file)
+        except (ClipTableError, OSError) as error:
+            self.reject("unreadable_text", self.where(file), str(error))
+            return ""
+
 
 def release_files(root: Path, extensions: Collection[str]) -> list[Path]:
     """The files of these extensions under `root`, in order; macOS leaves ._ twins, which are none.
@@ -83,6 +95,19 @@ def read_text(path: Path) -> str:
             f"{path} holds zero bytes and is no text; copy it from the release again"
         )
     return text
+
+
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
+    """(columns, rows) of a CSV file, each row with its line; as csv.DictReader, a cell that is not
+    there is None, and cells too many are under None. Raises ClipTableError."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        return list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ClipTableError(
+            f"{path}, line {reader.line_num}: {error}; is a quotation mark opened there and never "
+            "closed? Copy it from the release again"
+        ) from error
 
 
 def check_counts(what: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:

@@ -20,15 +20,20 @@ empty where all are 0 or none is known: most segments of the release have no lab
 from -3 to 3. The release names no speakers; a video is one recording.
 """
 
-import csv
-import io
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.corpora._release import Release, log, read_text, release_files, some
+from data_pipeline.corpora._release import (
+    Release,
+    log,
+    read_table,
+    read_text,
+    release_files,
+    some,
+)
 from data_pipeline.table.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 
 EMOTIONS = ("happiness", "sadness", "anger", "surprise", "disgust", "fear")
@@ -80,7 +85,7 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
     for name in sorted(videos.keys() - {file.stem for file in transcripts}):
         what = "Transcript/Segmented/Combined has no file of it"
         release.reject("no_lines", release.where(videos[name]), what)
-    if unused := sorted((by_number.keys() | by_time.keys()) - used):
+    if unused := sorted((by_number.keys() | by_time.keys()) - used, key=str):
         names = some("_".join(map(str, label)) for label in unused)
         log.warning("%s labels are of segments that no transcript has: %s", len(unused), names)
     return release.rows
@@ -88,7 +93,7 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
 
 def _segments(release: Release, file: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(place, parts) of each line that is a segment; the others are rejects."""
-    lines = [(n, line.strip()) for n, line in enumerate(read_text(file).splitlines(), start=1)]
+    lines = [(n, line.strip()) for n, line in enumerate(release.text(file).splitlines(), start=1)]
     lines = [(n, line) for n, line in lines if line]
     if not lines:
         release.reject("no_lines", release.where(file), "it is empty; expected a line a segment")
@@ -132,8 +137,8 @@ def _labels(release: Release) -> tuple[dict[tuple, Scores], dict[tuple, Scores]]
 
 def _table(file: Path) -> Iterator[tuple[int, tuple, Scores | None]]:
     """(line, (video, segment), scores) of a table of labels; nothing of any other table."""
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
-    column = {name.strip().lower(): name for name in reader.fieldnames or ()}
+    columns, rows = read_table(file)
+    column = {name.strip().lower(): name for name in columns}
     video = next((column[name] for name in _VIDEO if name in column), None)
     segment = next((column[name] for name in _SEGMENT if name in column), None)
     plain = {name.removeprefix("answer."): real for name, real in column.items()}
@@ -141,11 +146,11 @@ def _table(file: Path) -> Iterator[tuple[int, tuple, Scores | None]]:
     scored = {name: real for name, real in scored.items() if name in SCORES}
     if video is None or segment is None or not scored:
         return
-    for row in reader:
+    for line, row in rows:
         key = ((row[video] or "").strip(), (row[segment] or "").strip().removesuffix(".0"))
         cells = {name: row[real] for name, real in scored.items()}
         good = all(key) and all(cell is not None and _is_number(cell) for cell in cells.values())
-        yield reader.line_num, key, {n: float(c) for n, c in cells.items()} if good else None
+        yield line, key, {n: float(c) for n, c in cells.items()} if good else None
 
 
 def _sequence(file: Path) -> dict[tuple, Scores]:

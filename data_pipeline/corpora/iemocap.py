@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from data_pipeline.corpora._release import Release, check_counts, is_own, read_text
+from data_pipeline.corpora._release import Release, check_counts, is_own
 from data_pipeline.table.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 
 CODES = ("ang", "hap", "exc", "sad", "neu", "fru", "fea", "sur", "dis", "oth", "xxx")
@@ -64,9 +64,9 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
 
 def _add_dialogue(release: Release, file: Path) -> None:
     video = _video_of(file)
-    said = _words(file.parents[1] / "transcriptions" / file.name)
+    said = _words(release, file.parents[1] / "transcriptions" / file.name)
     known = set()
-    lines = read_text(file).splitlines() if file.is_file() else []
+    lines = release.text(file).splitlines() if file.is_file() else []
     for number, line in enumerate(lines, start=1):
         if not line.startswith("["):
             continue
@@ -129,11 +129,11 @@ def _video_of(file: Path) -> Path | None:
     return min(found, key=lambda video: video.suffix.lower() != ".avi", default=None)
 
 
-def _words(file: Path) -> dict[str, str]:
+def _words(release: Release, file: Path) -> dict[str, str]:
     """Utterance to what is said in it; nothing where there is no such file."""
     if not file.is_file():
         return {}
-    lines = (_SAID.match(line.strip()) for line in read_text(file).splitlines())
+    lines = (_SAID.match(line.strip()) for line in release.text(file).splitlines())
     return {match[1]: match[2] for match in lines if match}
 
 

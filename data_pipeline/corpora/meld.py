@@ -10,12 +10,10 @@ dia110_utt7), one cannot be decoded (train dia125_utt3, which the extraction rej
 one recording; speakers are shared by the three splits, as the series has one cast.
 """
 
-import csv
-import io
 import re
 from pathlib import Path
 
-from data_pipeline.corpora._release import Release, log, read_text, release_files, some
+from data_pipeline.corpora._release import Release, log, read_table, release_files, some
 from data_pipeline.table.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 
 FOLDERS = {
@@ -123,17 +121,15 @@ def _videos(release: Release, files: list[Path]) -> dict[str, Path]:
 
 
 def _lines(table: Path) -> list[tuple[int, dict[str, str | None]]]:
-    """(line, row) of each row; a cell that is not there is None."""
-    reader = csv.DictReader(io.StringIO(read_text(table), newline=""))
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    """(line, row) of each row; of one that has not a cell a column some or all are None."""
+    columns, rows = read_table(table)
+    missing = [column for column in COLUMNS if column not in columns]
     if missing:
         raise ClipTableError(
             f"{table} has no column {', '.join(missing)}; expected {', '.join(COLUMNS)}, as in "
             "MELD's train_sent_emo.csv"
         )
-    return [
-        (reader.line_num, {c: None if None in row else row[c] for c in COLUMNS}) for row in reader
-    ]
+    return [(n, {c: None if None in row else row[c] for c in COLUMNS}) for n, row in rows]
 
 
 def mend(text: str) -> str:

@@ -55,7 +55,7 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
     release = Release(root, on_reject)
     labels = _labels(release)
     words = {
-        file.stem: " ".join(read_text(file).split())
+        file.stem: " ".join(release.text(file).split())
         for file in release_files(root, (".txt",))
         if file.stem.startswith("MSP-IMPROV-")
     }

@@ -104,7 +104,8 @@ def _repeats(splits: dict[str, list[LabelledClip]], protocol: Protocol, where: s
     """The same utterance under two ids: an error, or a note where the protocol allows it."""
     notes = []
     if pairs := same_features(splits):
-        what = f"{num_alike(pairs)} clips have the very features of one in another split: {named(pairs)}"
+        what = f"{num_alike(pairs)} clips have the very features of one in another split"
+        what = f"{what}: {named(pairs)}"
         if not protocol.allow_shared_speakers:
             raise DatasetError(
                 f"{where}: {what}. They are the same recordings; leave one of each out of the clip "

@@ -78,3 +78,13 @@ def test_mosei_without_labels_is_for_pretraining(tmp_path, caplog):
     write(tmp_path, "Raw/Labels/x.json", '{"a-1": 3}')
     with pytest.raises(ClipTableError, match="no label sequence of CMU-MOSEI"):
         read(cmu_mosei, tmp_path)
+
+
+def test_mosei_labels_of_both_kinds_go_together(tmp_path):
+    write(mosei(tmp_path), "Raw/Labels/labels.csv", SEGMENTS.replace("a-1,1,-1", "a-1,9,-1"))
+    sequence = {"a-1": SEQUENCE["a-1"], "y": {"features": [[0] * 7], "intervals": [[1, 2]]}}
+    write(tmp_path, "Raw/Labels/sequence.json", json.dumps(sequence))
+    write(tmp_path, "Raw/Transcript/Segmented/Combined/d.txt", b"d___0___0\0")
+    rows, rejects = read(cmu_mosei, tmp_path)
+    assert [row["sentiment"] for row in rows] == ["2", "-1"]
+    assert ("Raw/Transcript/Segmented/Combined/d.txt", "unreadable_text") in rejects

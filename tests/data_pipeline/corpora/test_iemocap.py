@@ -91,8 +91,10 @@ def test_iemocap_words_of_another_encoding(tmp_path):
     rows, [(_, reason)] = read(iemocap, tmp_path)
     assert len(rows) == 1 and reason == "not_utf8"
     write(tmp_path, "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt", b"[\0\0\0\1\0\0\0\2")
-    with pytest.raises(ClipTableError, match="Ses01F_impro01.txt holds zero bytes"):
-        read(iemocap, tmp_path)
+    rows, rejects = read(iemocap, tmp_path)
+    assert rows == [] and [reason for _, reason in rejects] == [
+        *("unreadable_text", "no_label", "no_label")
+    ]
 
 
 def test_iemocap_counts_are_compared_where_all_sessions_are_there(tmp_path, caplog):

@@ -57,6 +57,9 @@ def test_meld_loses_nothing_and_takes_a_part(tmp_path, caplog):
     ]
     assert "train_sent_emo.csv is there, but not train_splits" in caplog.text
     assert "published" not in caplog.text
+    table.write_text(table.read_text() + '"' + "x" * 200_000)
+    with pytest.raises(ClipTableError, match="is a quotation mark opened there and never closed"):
+        read(meld, tmp_path)
     table.write_text("video,label\n")
     with pytest.raises(ClipTableError, match="dev_sent_emo.csv has no column Utterance, Speaker"):
         read(meld, tmp_path)
