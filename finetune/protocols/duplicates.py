@@ -5,7 +5,7 @@ words with as many frames in every stream are a hint alone, since in acted corpo
 the same sentences. Both take one look at each clip.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from finetune.labelled import LabelledClip
@@ -25,8 +25,11 @@ def same_features(splits: BySplit) -> list[Pair]:
 
 def same_words_and_lengths(splits: BySplit) -> list[Pair]:
     """Clips of two splits with equal words and as many frames in each of their streams, of which
-    there is one at least; but those of equal features."""
+    there is one at least; but those of equal features. Words that are seldom said come first: of
+    them equal lengths are least likely chance."""
     pairs = _alike(splits, _words_and_lengths)
+    said = Counter(_words(clip) for members in splits.values() for clip in members)
+    pairs.sort(key=lambda pair: said[_words(pair[2])])
     return [p for p in pairs if not p[0].digest or p[0].digest != p[2].digest]
 
 
@@ -42,12 +45,16 @@ def named(pairs: Sequence[Pair]) -> str:
     return "; ".join(shown) + more
 
 
+def _words(clip: LabelledClip) -> tuple[str, ...]:
+    return tuple(word.casefold() for word in clip.sample.words)
+
+
 def _words_and_lengths(clip: LabelledClip) -> Hashable | None:
     streams = clip.sample.streams
     if not clip.sample.words or not streams:
         return None
     lengths = tuple((name, len(streams[name])) for name in sorted(streams))
-    return tuple(word.casefold() for word in clip.sample.words), lengths
+    return _words(clip), lengths
 
 
 def _alike(splits: BySplit, key: Callable[[LabelledClip], Hashable | None]) -> list[Pair]:

@@ -62,7 +62,7 @@ def split_clips(
         )
     notes = [
         *_overlaps(clips, splits, protocol, where),
-        *_repeats(splits, protocol, where),
+        *_repeats(splits, protocol, fold),
         *_absences(splits, protocol, fold, classes),
     ]
     nameless = sum(clip.named("speaker") is None for part in splits.values() for clip in part)
@@ -100,7 +100,7 @@ def _overlaps(
     return notes
 
 
-def _repeats(splits: dict[str, list[LabelledClip]], protocol: Protocol, where: str) -> list[str]:
+def _repeats(splits: dict[str, list[LabelledClip]], protocol: Protocol, fold: int) -> list[str]:
     """The same utterance under two ids: an error, or a note where the protocol allows it."""
     notes = []
     if pairs := same_features(splits):
@@ -108,15 +108,15 @@ def _repeats(splits: dict[str, list[LabelledClip]], protocol: Protocol, where: s
         what = f"{what}: {named(pairs)}"
         if not protocol.allow_shared_speakers:
             raise DatasetError(
-                f"{where}: {what}. They are the same recordings; leave one of each out of the clip "
+                f"protocol {protocol.name}, fold {fold}: {what}. They are the same recordings; leave one of each out of the clip "
                 f"table, or {ALLOW}"
             )
         notes.append(f"{what}; {MECHANICS}")
     if pairs := same_words_and_lengths(splits):
         notes.append(
-            f"{where}: {num_alike(pairs)} clips have the words of one in another split and as many "
-            f"frames in every stream, as {named(pairs)}: they may be the same recordings, or the "
-            "same sentence said twice"
+            f"fold {fold}: {num_alike(pairs)} clips have the words of one in another split and as "
+            f"many frames, such as {named(pairs[:1])}: one recording twice, or one sentence said "
+            "twice"
         )
     return notes
 

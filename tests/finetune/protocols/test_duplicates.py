@@ -63,12 +63,16 @@ def like(clip: LabelledClip, other: LabelledClip, **changes) -> LabelledClip:
 
 
 def test_equal_words_and_lengths_are_a_note_with_the_count():
+    """Of which the rarest words are named."""
     clips = labelled()
     clips[4] = like(clips[4], clips[1], words=["CLIP", "1"])
     clips[8] = like(clips[8], clips[1])
+    clips[9] = like(clips[9], clips[2])
     (note,) = split_clips(clips, protocol(), 0).notes
-    assert note.startswith("protocol toy, fold 0: 2 clips have the words of one in another split")
-    assert "toy-s0-001 (train) and toy-s1-004 (dev); toy-s0-001 (train) and toy-s2-008" in note
+    assert note == (
+        "fold 0: 3 clips have the words of one in another split and as many frames, such as "
+        "toy-s0-002 (train) and toy-s2-009 (test): one recording twice, or one sentence said twice"
+    )
 
 
 def test_equal_words_alone_or_equal_lengths_alone_are_nothing():
