@@ -108,8 +108,8 @@ def _repeats(splits: dict[str, list[LabelledClip]], protocol: Protocol, fold: in
         what = f"{what}: {named(pairs)}"
         if not protocol.allow_shared_speakers:
             raise DatasetError(
-                f"protocol {protocol.name}, fold {fold}: {what}. They are the same recordings; leave one of each out of the clip "
-                f"table, or {ALLOW}"
+                f"protocol {protocol.name}, fold {fold}: {what}. They are the same recordings; "
+                f"leave one of each out of the clip table, or {ALLOW}"
             )
         notes.append(f"{what}; {MECHANICS}")
     if pairs := same_words_and_lengths(splits):

@@ -1,6 +1,8 @@
-"""How each fold file that ships is made; after a change to a rule, raise its `version` and run
+"""How each fold file that ships is made.
 
-python -c "from finetune.protocols.shipped.rules import write_all; write_all()"
+    python -c "from finetune.protocols.shipped.rules import write_all; write_all()"
+
+After a change to a rule, raise its `version` and run that: a result names the digest of its folds.
 """
 
 from collections.abc import Callable, Sequence
