@@ -1,74 +1,27 @@
-"""IEMOCAP from its tree to features: of two people in one picture each speaker's own half is taken.
-
-Two talkers of GRID stand side by side, as in the release, and both move their mouths all the time;
-in a turn one of them is heard.
-"""
+"""IEMOCAP from its tree to features: of two people in one picture each speaker's half is taken."""
 
 import csv
 import json
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from iemocap_videos import BOTTOM, HEIGHT, SECONDS, TOP, WIDTH, Person, write_dialogue
 from PIL import Image
 from release_trees import iemocap_dialogue
-from toy_videos import read
 
 from data_pipeline import extract
 from data_pipeline.corpora.__main__ import main
 from data_pipeline.report import data_report
 from data_pipeline.shards import list_shards, read_shard
 
-WIDTH, HEIGHT, TOP, BOTTOM = 720, 480, 112, 368
-"""Of the release's picture, and the rows that people are in."""
-RATE, SECONDS, SOUND_RATE = 25, 3.0, 16_000
 PEOPLE = {"F": "brbk7n.mpg", "M": "bbaf2n.mpg"}
 DIALOGUES = ("Ses01F_impro01", "Ses01M_impro01")
-
-
-class Person:
-    """A talker: his pictures, as tall as people are in the release, and his voice."""
-
-    def __init__(self, path: Path) -> None:
-        media, frames_NHW3, _ = read(path)
-        height = BOTTOM - TOP
-        width = round(frames_NHW3.shape[2] * height / frames_NHW3.shape[1])
-        num = round(RATE * SECONDS)
-        frames = [Image.fromarray(frame).resize((width, height)) for frame in frames_NHW3]
-        self.frames = [np.asarray(frames[min(n, len(frames) - 1)]) for n in range(num)]
-        self.sound_T = np.resize(media.sound_T, round(SOUND_RATE * SECONDS))
-
-    def half(self, n: int) -> np.ndarray:
-        """[480, 360, 3]: the n-th picture in a half of the release's, black above and below."""
-        half = np.zeros((HEIGHT, WIDTH // 2, 3), np.uint8)
-        x = (WIDTH // 2 - self.frames[n].shape[1]) // 2
-        half[TOP:BOTTOM, x : x + self.frames[n].shape[1]] = self.frames[n]
-        return half
 
 
 @pytest.fixture(scope="module")
 def people(shared_data: Path) -> dict[str, Person]:
     return {letter: Person(shared_data / "grid_multi/clips" / p) for letter, p in PEOPLE.items()}
-
-
-def write_dialogue(path: Path, left: Person, right: Person, turns: list[Person]) -> None:
-    """Both in one picture, over as many turns; in each the sound of the one whose turn it is."""
-    with av.open(str(path), "w") as out:
-        video = out.add_stream("mpeg4", rate=RATE, bit_rate=8_000_000)
-        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        sound = out.add_stream("pcm_s16le", rate=SOUND_RATE, layout="mono")
-        for n in range(len(turns) * len(left.frames)):
-            n %= len(left.frames)
-            picture = np.concatenate([left.half(n), right.half(n)], axis=1)
-            out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        out.mux(video.encode())
-        wave = (np.concatenate([p.sound_T for p in turns]) * 32767).astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
-        frame.rate, frame.pts, frame.time_base = SOUND_RATE, 0, Fraction(1, SOUND_RATE)
-        out.mux(sound.encode(frame))
-        out.mux(sound.encode())
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +34,7 @@ def extracted(people, tmp_path_factory) -> Path:
         mate = {"F": "M", "M": "F"}[name[5]]
         write_dialogue(
             home / f"tree/Session1/dialog/avi/DivX/{name}.avi",
-            *(people[letter] for letter in (name[5], mate)),
-            [people[turn[0]] for turn, _ in turns],
+            [(people[name[5]], people[mate], people[turn[0]]) for turn, _ in turns],
         )
     assert main(["iemocap", str(home / "tree"), "--output", str(home / "clips.csv")]) == 0
     words = [f"clips={home}/clips.csv", f"output={home}/shards", "device=cpu", "workers=1"]
