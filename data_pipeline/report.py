@@ -157,6 +157,8 @@ def draw_preview(path: Path) -> ClipPreview:
     caption = [f"{about['duration']:.1f} s", tracks]
     if about["label"]:
         caption.insert(0, f"label {about['label']}")
+    if about.get("region"):  # an extraction of an earlier version knew none
+        caption.append(f"region {about['region']}")
     if about["text"]:
         caption.append(f"“{about['text']}”")
     caption.append("sample" if kept else f"reject, {about['outcome']}")

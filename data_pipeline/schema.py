@@ -67,6 +67,26 @@ def clip_id(corpus: str, recording: str, start_seconds: float) -> str:
     return name[: MAX_ID_LENGTH - len(tail)] + tail
 
 
+Box = tuple[float, float, float, float]
+"""x0 y0 x1 y1, as shares of a picture's width and height, from its top left corner."""
+HALVES: dict[str, Box] = {"left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 1.0, 1.0)}
+"""Regions of a picture that have a name; left is the viewer's left."""
+
+
+def region_box(region: str) -> Box:
+    """The box of a clip's region: `left`, `right`, or `x0 y0 x1 y1`. Raises SchemaError."""
+    try:
+        x0, y0, x1, y1 = HALVES.get(region.lower()) or map(float, region.split())
+    except ValueError:
+        x0 = y0 = x1 = y1 = -1.0
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise SchemaError(
+            f"region is {region!r}; expected {', '.join(HALVES)} or `x0 y0 x1 y1`, shares of the "
+            "picture's width and height from its top left corner, such as `0.5 0 1 1`"
+        )
+    return x0, y0, x1, y1
+
+
 def check_id(sample_id: str) -> None:
     if not _ID_PATTERN.fullmatch(sample_id) or len(sample_id) > MAX_ID_LENGTH:
         raise SchemaError(
@@ -92,6 +112,14 @@ class Clip:
     """What must never be split between train and test: dialogue, session, film."""
     label: str | None = None
     corpus: str = "clips"
+    region: str | None = None
+    """Which part of the picture is the speaker's own, see `region_box`; None is all of it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields; without `region` where it has none, as before there were regions, so that
+        digests and tables of such clips stay what they were."""
+        fields = dataclasses.asdict(self)
+        return {n: v for n, v in fields.items() if n != "region" or v is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from data_pipeline.config import ConfigError
 from finetune.config import DataConfig, FinetuneConfig
 from finetune.labelled import LabelledSet
-from finetune.protocols import Protocol, load_protocol, make_protocol
+from finetune.protocols import Protocol, clipless_splits, load_protocol, make_protocol, some
 from finetune.systems import System, system_named
 
 
@@ -48,10 +48,16 @@ def build_protocol(data: DataConfig, clips: LabelledSet) -> Protocol:
     )
 
 
-def build_folds(config: FinetuneConfig, protocol: Protocol) -> list[int]:
-    """Numbers of the folds to run. Raises ConfigError for those that the protocol has not, or that
-    lack the dev split that is asked for."""
+def build_folds(config: FinetuneConfig, protocol: Protocol, clips: LabelledSet) -> list[int]:
+    """Numbers of the folds to run: those asked for, or all that the clips allow, see `left_out`.
+
+    Raises ConfigError for those that the protocol has not, or that lack the dev split that is
+    asked for.
+    """
     folds = list(range(len(protocol.folds))) if config.folds is None else list(config.folds)
+    if config.folds is None:
+        without_clips = clipless_splits(clips.clips, protocol)
+        folds = [fold for fold in folds if fold not in without_clips] or folds
     strange = [fold for fold in folds if not 0 <= fold < len(protocol.folds)]
     if strange:
         raise ConfigError(
@@ -69,3 +75,17 @@ def build_folds(config: FinetuneConfig, protocol: Protocol) -> list[int]:
             "add one, or use selection=last"
         )
     return folds
+
+
+def left_out(config: FinetuneConfig, protocol: Protocol, clips: LabelledSet) -> list[str]:
+    """A note on the folds that are not run as a split of theirs has no clip here, if there are any:
+    a part of a corpus still gives the results of the folds that it holds."""
+    without_clips = clipless_splits(clips.clips, protocol)
+    if config.folds is not None or not 0 < len(without_clips) < len(protocol.folds):
+        return []
+    units = {unit for empty in without_clips.values() for _, listed in empty for unit in listed}
+    return [
+        f"folds {some(list(map(str, without_clips)))} of {protocol.name} are left out: there is no "
+        f"clip of {protocol.group} {some(sorted(units))}; the means are over the other "
+        f"{len(protocol.folds) - len(without_clips)} of {len(protocol.folds)} folds"
+    ]

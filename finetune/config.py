@@ -67,8 +67,9 @@ class DataConfig:
     shards: tuple[PathText, ...] = ("runs/demo/samples/shards",)
     """Folders that extraction wrote."""
     protocol: PathText | None = None
-    """Fold file; make one with python -m finetune.protocols make. null deals the folds as `deal`
-    says and writes the file to `output`."""
+    """Fold file, or the name of one that ships (python -m finetune.protocols list); make one with
+    python -m finetune.protocols make. null deals the folds as `deal` says and writes the file to
+    `output`."""
     deal: FoldSettings = FoldSettings()
     labels: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: {

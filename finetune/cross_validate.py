@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from data_pipeline.config import dump_config
 from data_pipeline.schema import slug
-from finetune.build import build_folds, build_protocol, build_systems
+from finetune.build import build_folds, build_protocol, build_systems, left_out
 from finetune.config import FinetuneConfig
 from finetune.fit import Fit
 from finetune.judge import judged_cases, write_run
@@ -108,7 +108,7 @@ def gather(config: FinetuneConfig, accelerator: Accelerator, log: logging.Logger
         for line in system.warnings(clips):
             log.warning(f"{name}: {line}")
     protocol = build_protocol(data, clips)
-    folds = build_folds(config, protocol)
+    folds = build_folds(config, protocol, clips)
     return Gathered(
         systems=systems,
         clips=clips,
@@ -121,7 +121,7 @@ def gather(config: FinetuneConfig, accelerator: Accelerator, log: logging.Logger
 def plan(config: FinetuneConfig, gathered: Gathered, log: logging.Logger) -> list[Run]:
     """Every run of the config, with its clips, recipe and folder; whatever can fail, fails here."""
     clips, protocol = gathered.clips, gathered.protocol
-    notes = _notes(config, clips)
+    notes = [*_notes(config, clips), *left_out(config, protocol, clips)]
     whole = {
         (name, fold): system.usable(split_clips(clips.clips, protocol, fold, clips.classes), fold)
         for name, system in gathered.systems.items()

@@ -103,8 +103,8 @@ def times_vary(times: list[float]) -> bool:
     return any(abs(t * RATE - round(t * RATE)) > 1e-6 for t in times)
 
 
-def read(path, decoder="pyav", start=0.0, end=None, **settings):
-    clip = Clip(id="x", video=str(path), start=start, end=end)
+def read(path, decoder="pyav", start=0.0, end=None, region=None, **settings):
+    clip = Clip(id="x", video=str(path), start=start, end=end, region=region)
     media = open_clip(clip, decoder=decoder, **settings)
     windows = list(media.windows())
     if not windows:

@@ -2,13 +2,13 @@
 
 The name says it all: `1001_DFA_ANG_XX.flv` is actor 1001, sentence DFA, anger, level unspecified.
 Pictures lie in VideoFlash/ as .flv; a sound file (AudioWAV/, AudioMP3/) is a clip of its own only
-where its video is missing. One actor is one recording: splits go by actor.
+where its video is missing, else it is counted. One actor is one recording: splits go by actor.
 """
 
 import re
 from pathlib import Path
 
-from data_pipeline.schema import Reject
+from data_pipeline.corpora._release import Release, check_counts, log, release_files, some
 from data_pipeline.table.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 
 SENTENCES = {
@@ -35,27 +35,32 @@ EMOTIONS = {
 }
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified", "X": "unspecified"}
 SOUND_EXTENSIONS = (".mp3", ".wav")
+ACTORS, CLIPS = 91, 7442
 
 _NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")
 
 
 def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
     """A row for each recording under `root`, in order of name; with a column `level`."""
-    files: dict[str, Path] = {}
-    for extensions in (VIDEO_EXTENSIONS, SOUND_EXTENSIONS):
-        for file in sorted(root.rglob("*")):
-            if file.suffix.lower() in extensions and not file.name.startswith("."):
-                files.setdefault(file.stem, file)
-    if not files:
+    videos, sounds = release_files(root, VIDEO_EXTENSIONS), release_files(root, SOUND_EXTENSIONS)
+    if not videos and not sounds:
         raise ClipTableError(f"no CREMA-D recordings under {root}; expected VideoFlash/*.flv")
-    rows = []
-    for name in sorted(files):
+    release = Release(root, on_reject)
+    seen = {file.stem for file in videos}
+    twins = [file.name for file in sounds if file.stem in seen]
+    alone = [file for file in sounds if file.stem not in seen]
+    for file in sorted([*videos, *alone], key=lambda file: (file.stem, file)):
         try:
-            rows.append({"video": str(files[name].resolve()), **describe(name)})
+            row = {"video": str(file.resolve()), **describe(file.stem)}
         except ValueError as error:
-            where = files[name].relative_to(root).as_posix()
-            on_reject(Reject(clip=where, stage="table", reason="bad_name", detail=str(error)))
-    return rows
+            release.reject("bad_name", release.where(file), str(error))
+        else:
+            release.add(release.where(file), row, name=file.stem)
+    if twins:
+        log.warning("CREMA-D: %s sounds of videos are left out: %s", len(twins), some(twins))
+    if len({row["speaker"] for row in release.rows}) == ACTORS:
+        check_counts("CREMA-D", {"clips": len(release.rows)}, {"clips": CLIPS})
+    return release.rows
 
 
 def describe(name: str) -> dict[str, str]:

@@ -161,6 +161,7 @@ class Course:
                 "start": clip.start,
                 "end": round(clip.start + self.media.duration, 6),
                 "speaker_score": self.speaker_score,
+                **({"region": clip.region} if clip.region is not None else {}),
                 **({"notes": notes} if notes else {}),
             },
         )

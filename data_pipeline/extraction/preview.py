@@ -82,6 +82,7 @@ def make_preview(
         "clip": clip.id,
         "text": clip.text,
         "label": clip.label,
+        "region": clip.region,
         "duration": round(tap.media.duration, 3),
         "decoder": tap.media.decoder,
         "outcome": outcome,

@@ -30,7 +30,7 @@ from data_pipeline.media.decord_frames import DecordUnfitError, check_pictures, 
 from data_pipeline.media.demux import Scan, scan
 from data_pipeline.media.frames import decode_video
 from data_pipeline.media.upright import orientation_of
-from data_pipeline.schema import Clip
+from data_pipeline.schema import Box, Clip, region_box
 
 __all__ = ["ClipMedia", "FrameWindow", "MediaError", "open_clip"]
 
@@ -100,6 +100,7 @@ def open_clip(
         frames_per_second=frames_per_second,
         window_seconds=window_seconds,
         decoder=decoder,
+        box=None if clip.region is None else region_box(clip.region),
     )
 
 
@@ -115,13 +116,17 @@ class ClipMedia:
         frames_per_second: float,
         window_seconds: float,
         decoder: str,
+        box: Box | None = None,
     ) -> None:
         self.path = path
         self.duration = scan.end - scan.start
         """Seconds."""
         self.has_video = bool(scan.frame_seconds)
-        self.width, self.height = size if self.has_video else (0, 0)
-        """Of the frames that `windows` gives; 0 without video."""
+        self._size = size if self.has_video else (0, 0)
+        self._columns, self._rows = _crop(self._size, box)
+        self.width = self._columns.stop - self._columns.start
+        self.height = self._rows.stop - self._rows.start
+        """Of the frames that `windows` gives, which are the clip's region; 0 without video."""
         self.sound_T = scan.sound_T
         """float32 [T], 16 kHz mono, None without sound; zeros where a file has no sound yet."""
         self.audio_track, self.audio_tracks = scan.audio_track, scan.audio_tracks
@@ -162,7 +167,7 @@ class ClipMedia:
                 first, seconds = first + len(seconds), []
             if not seconds:  # a new array: the reader may keep the last window
                 frames_NHW3 = np.empty((max(1, room), *shape), np.uint8)
-            frames_NHW3[len(seconds)] = frame_HW3
+            frames_NHW3[len(seconds)] = frame_HW3[self._rows, self._columns]
             seconds.append(second)
         if seconds:
             yield _window(frames_NHW3, seconds, first)
@@ -180,7 +185,7 @@ class ClipMedia:
         return ""
 
     def _frames(self) -> Iterator[tuple[float, np.ndarray]]:
-        """(seconds from the clip's start, frame [H, W, 3]) of the frames nearest to the ticks."""
+        """(seconds from the clip's start, whole picture) of the frames nearest to the ticks."""
         if self.decoder.startswith("decord"):
             try:
                 # All of them before the first is given: where decord stops half way, and it stops
@@ -195,8 +200,7 @@ class ClipMedia:
             yield seconds - self._scan.start, self._upright(frame)
 
     def _frames_decord(self) -> Iterator[tuple[float, np.ndarray]]:
-        size = (self.width, self.height)
-        reader, stamps_N = open_decord(self.path, size, len(self._scan.frame_seconds))
+        reader, stamps_N = open_decord(self.path, self._size, len(self._scan.frame_seconds))
         # decord counts from the video's first frame, not from the file's time 0.
         stamps_N = stamps_N + self._scan.video_start
         frames = decode_video(self.path, self._scan)
@@ -215,9 +219,9 @@ class ClipMedia:
             yield previous
 
     def _upright(self, frame: av.VideoFrame) -> np.ndarray:
-        """RGB [height, width, 3]; scaled first, then turned, as the file's display matrix says."""
+        """RGB, the whole picture; scaled first, then turned, as the file's display matrix says."""
         orientation = orientation_of(frame)
-        width, height = orientation.size(self.width, self.height)
+        width, height = orientation.size(*self._size)
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation="BILINEAR"
         )
@@ -261,6 +265,15 @@ def _window(frames_NHW3: np.ndarray, seconds: list[float], first: int) -> FrameW
         seconds_N=np.array(seconds, dtype=np.float64),
         index_N=np.arange(first, first + len(seconds), dtype=np.int64),
     )
+
+
+def _crop(size: tuple[int, int], box: Box | None) -> tuple[slice, slice]:
+    """The columns and the rows whose middle lies in `box`, of a picture of `size`; one at least."""
+    if box is None or 0 in size:
+        return slice(0, size[0]), slice(0, size[1])
+    x0, y0, x1, y1 = (math.ceil(k * side - 0.5) for k, side in zip(box, size * 2, strict=True))
+    x0, y0 = min(x0, size[0] - 1), min(y0, size[1] - 1)
+    return slice(x0, max(x1, x0 + 1)), slice(y0, max(y1, y0 + 1))
 
 
 def _even(x: float) -> int:

@@ -35,8 +35,11 @@ class Plain:
     cost: float
 
 
-def read_plainly(path: Path, width: int, height: int) -> Plain:
-    """Decode `path` from its first frame to its last and show it `width` x `height`."""
+def read_plainly(
+    path: Path, width: int, height: int, box: tuple[float, float, float, float] = (0, 0, 1, 1)
+) -> Plain:
+    """Decode `path` from its first frame to its last and show it `width` x `height`; of each
+    picture only `box` is kept: x0 y0 x1 y1, as shares of its sides."""
     begun = time.process_time()
     pts, dts, digests, thumbs, matrix = [], [], [], [], None
     with av.open(str(path), metadata_errors="replace") as container:
@@ -44,7 +47,7 @@ def read_plainly(path: Path, width: int, height: int) -> Plain:
         stream.codec_context.thread_count = 1
         origin = (container.start_time or 0) / av.time_base
         step = float(1 / (stream.average_rate or 25))
-        picture = _Picture(width, height)
+        picture = _Picture(width, height, box)
         joins: list[tuple[float, float]] = []
         for frame in _decoded(container, stream, joins):
             pts.append(frame.time)
@@ -72,8 +75,10 @@ def read_plainly(path: Path, width: int, height: int) -> Plain:
 class _Picture:
     """Frames to upright RGB by one filter graph for all, as a player would have it."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, box: tuple[float, ...]) -> None:
         self.width, self.height = width, height
+        self.columns = [i for i in range(width) if box[0] * width <= i + 0.5 < box[2] * width]
+        self.rows = [i for i in range(height) if box[1] * height <= i + 0.5 < box[3] * height]
         self.graph = None
 
     def add(self, frame: av.VideoFrame | None, matrix) -> Iterator[np.ndarray]:
@@ -111,7 +116,7 @@ class _Picture:
                 return
             size = (self.width, self.height) if turn[0, 0] else (self.height, self.width)
             rgb = out.reformat(*size, format="rgb24", interpolation="BILINEAR").to_ndarray()
-            yield _turned(rgb, turn)
+            yield _turned(rgb, turn)[np.ix_(self.rows, self.columns)]
 
 
 def _turn(matrix) -> np.ndarray:

@@ -29,7 +29,7 @@ from data_pipeline.schema import (
 
 log = logging.getLogger(__name__)
 
-CLIP_COLUMNS = tuple(field.name for field in dataclasses.fields(Clip))
+CLIP_COLUMNS = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "region")
 TABLE, CONFIG, PASSPORT = "clips.csv", "config.yaml", "passport.json"
 _ELSEWHERE = "Give another output=FOLDER."
 
@@ -101,7 +101,10 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def table_bytes(clips: list[Clip]) -> bytes:
-    return csv_bytes(CLIP_COLUMNS, [dataclasses.asdict(clip) for clip in clips])
+    """clips.csv; with a column `region` where a clip has one."""
+    rows = [clip.to_dict() for clip in clips]
+    with_region = any("region" in row for row in rows)
+    return csv_bytes((*CLIP_COLUMNS, *(["region"] if with_region else [])), rows)
 
 
 def _check_place(folder: Path, clips_from: Path | None) -> None:

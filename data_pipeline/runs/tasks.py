@@ -3,7 +3,6 @@
 A stream that is added later has tasks of its own: the samples of each shard.
 """
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -157,6 +156,6 @@ def _digest(clips: list[Clip], settings: dict[str, Any]) -> str:
         "format": FORMAT_VERSION,
         "extraction": EXTRACTION_VERSION,
         "settings": settings,
-        "clips": [dataclasses.asdict(clip) for clip in clips],
+        "clips": [clip.to_dict() for clip in clips],
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

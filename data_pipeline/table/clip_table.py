@@ -15,7 +15,10 @@ from pathlib import Path
 from data_pipeline.errors import UserError
 from data_pipeline.schema import Reject
 
-COLUMNS = ("video", "start", "end", "text", "speaker", "recording", "label", "corpus", "id")
+COLUMNS = (
+    *("video", "start", "end", "text", "speaker", "recording", "label", "corpus", "id"),
+    "region",
+)
 
 log = logging.getLogger(__name__)
 

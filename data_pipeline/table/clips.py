@@ -6,6 +6,7 @@ A table is CSV (comma, semicolon or tab; UTF-8) or Parquet, one utterance a row,
     start, end seconds; empty = from the beginning, to the end
     text       what is said; empty = transcribe, when a transcriber is installed
     speaker, recording, label, corpus, id
+    region     left, right or `x0 y0 x1 y1`: the speaker's own part of the picture
 
 A folder of videos is a table too: an .srt or .vtt beside a file cuts it into its subtitle lines, a
 .txt holds its words, and without either the file is a clip. Every row (blank ones are none) ends
@@ -16,7 +17,7 @@ import math
 import os
 from pathlib import Path
 
-from data_pipeline.schema import Clip, Reject, SchemaError, check_id, clip_id, slug
+from data_pipeline.schema import Clip, Reject, SchemaError, check_id, clip_id, region_box, slug
 from data_pipeline.table.clip_folder import (
     SOUND_EXTENSIONS,
     VIDEO_EXTENSIONS,
@@ -132,6 +133,9 @@ def _clip(row: Row, root: Path) -> Clip:
     # A recording of several files (a session, a speaker) needs the file's name to tell them apart.
     stem = Path(name).name
     named = recording if recording in (name, stem) else f"{recording}-{stem}"
+    region = _region(row.get("region"))
+    if region is not None:  # two people of one picture are two clips
+        named = f"{named}-{region}"
     return Clip(
         id=row.get("id") or clip_id(corpus, named, start),
         video=os.path.abspath(video),
@@ -142,7 +146,18 @@ def _clip(row: Row, root: Path) -> Clip:
         recording=recording,
         label=row.get("label") or None,
         corpus=corpus,
+        region=region,
     )
+
+
+def _region(value: str | None) -> str | None:
+    if not value:
+        return None
+    try:
+        region_box(value)
+    except SchemaError as error:
+        raise RowError("bad_region", str(error)) from error
+    return " ".join(value.lower().split())
 
 
 def _check_text(column: str, value: str, root: Path) -> None:

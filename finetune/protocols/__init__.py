@@ -7,7 +7,8 @@ recordings or single clips), never clips by position, so it says the same for an
      "allow_shared_speakers": false, "note": "per session one speaker dev, the other test",
      "folds": [{"train": ["iemocap/1"], "dev": ["iemocap/2"], "test": ["iemocap/3"]}]}
 
-Make one for a corpus without a published protocol:
+Those of the published corpora ship (`python -m finetune.protocols list`) and are named without a
+path: `data.protocol=iemocap-speaker10`. Make one for a corpus without a published protocol:
 
     python -m finetune.protocols make --shards runs/shards --by speaker --folds 5 --output f.json
 """
@@ -23,7 +24,7 @@ from finetune.protocols.files import (
     some,
 )
 from finetune.protocols.make import make_protocol
-from finetune.protocols.split import Splits, split_clips
+from finetune.protocols.split import Splits, clipless_splits, split_clips
 
 __all__ = [
     "ALLOW",
@@ -32,6 +33,7 @@ __all__ = [
     "Protocol",
     "ProtocolError",
     "Splits",
+    "clipless_splits",
     "load_protocol",
     "make_protocol",
     "save_protocol",

@@ -1,4 +1,5 @@
 """python -m finetune.protocols make --config CONFIG --by speaker --folds 5 --output FILE
+python -m finetune.protocols list
 
 Settings of the finetuning config, such as data.labels, can be given as key=value after it.
 """
@@ -8,11 +9,19 @@ import sys
 
 from data_pipeline.command_line import command_parser, parser_style, run_command
 from data_pipeline.config import load_config
+from data_pipeline.markdown import markdown_table
 from data_pipeline.paths import check_distinct, new_file_argument, path_argument
 from finetune.config import FinetuneConfig
 from finetune.labelled import DatasetError, LabelMap, read_labelled
-from finetune.protocols import ProtocolError, make_protocol, save_protocol, split_clips
+from finetune.protocols import (
+    ProtocolError,
+    load_protocol,
+    make_protocol,
+    save_protocol,
+    split_clips,
+)
 from finetune.protocols.make import other_folds
+from finetune.protocols.shipped import shipped_names
 
 log = logging.getLogger("finetune.protocols")
 
@@ -55,7 +64,16 @@ def _main(argv: list[str] | None) -> int:
     make.add_argument("--seed", type=int, default=0, help="another one deals otherwise")
     make.add_argument("--name", help="of the protocol; default: corpus and grouping")
     make.add_argument("--output", type=new_file_argument, required=True, help="fold file to write")
+    about = "The fold files that ship; each is named as data.protocol=NAME."
+    commands.add_parser(
+        "list", help=about, **parser_style(about, "python -m finetune.protocols list")
+    )
     args, settings = parser.parse_known_args(argv)
+    if args.command == "list":
+        if settings:
+            parser.error(f"list takes no {settings[0]}")
+        print(shipped_table())
+        return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     data = load_config(FinetuneConfig, args.config, settings).data
     labels = LabelMap.build(data.labels, data.ignore_labels)
@@ -81,6 +99,17 @@ def _main(argv: list[str] | None) -> int:
         log.warning("%s", note)
     log.info("%s: %d folds, sha256 %s", args.output, len(protocol.folds), protocol.sha256[:12])
     return 0
+
+
+def shipped_table() -> str:
+    """Every fold file that ships, a row each."""
+    rows = []
+    for name in shipped_names():
+        p = load_protocol(name)
+        corpora = {unit.partition("/")[0] for fold in p.folds for unit in fold.test}
+        folds = str(len(p.folds))
+        rows.append((name, ", ".join(sorted(corpora)), p.group, folds, p.sha256[:12], p.note))
+    return markdown_table(("Name", "Corpus", "Group", "Folds", "SHA-256", "Note"), rows)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Fold files: read, check, write."""
 
+import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from data_pipeline.errors import UserError
 from data_pipeline.shards import atomic_file
+from finetune.protocols.shipped import shipped_file, shipped_names
 
 FORMAT_VERSION = 1
 SHOWN = 8  # names in a message
@@ -89,15 +91,15 @@ class Protocol:
 
 
 def load_protocol(path: str | Path) -> Protocol:
-    """Read a fold file. Raises ProtocolError that says what is wrong with it."""
-    path = Path(path)
+    """Read a fold file, or one that ships, by its bare name; a file of that name is `./NAME`.
+
+    Raises ProtocolError that says what is wrong with it.
+    """
+    path = shipped_file(str(path)) or Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ProtocolError(
-            f"no fold file {path}; make one with python -m finetune.protocols make --shards FOLDER "
-            f"--by speaker --folds 5 --output {path}"
-        ) from None
+        raise ProtocolError(f"no fold file {path}{_other_ways(path)}") from None
     except OSError as error:
         raise ProtocolError(
             f"cannot read the fold file {path}: {error.strerror}; expected the JSON file that "
@@ -109,6 +111,22 @@ def load_protocol(path: str | Path) -> Protocol:
         return TypeAdapter(Protocol).validate_python(data)
     except ValidationError as error:
         raise ProtocolError(f"{path} is no protocol:\n{describe(error)}") from error
+
+
+def _other_ways(path: Path) -> str:
+    """How to come by folds, where `path` is no file: another name, or the command."""
+    stem = path.stem.lower()
+    near = difflib.get_close_matches(stem, shipped_names(), n=1)
+    if near or (path.name == str(path) and not path.suffix):
+        (nearest,) = near or difflib.get_close_matches(stem, shipped_names(), n=1, cutoff=0.0)
+        return (
+            f"; the nearest that ships is {nearest} of {', '.join(shipped_names())} "
+            "(python -m finetune.protocols list)"
+        )
+    return (
+        "; make one with python -m finetune.protocols make --shards FOLDER --by speaker --folds 5 "
+        f"--output {path}, or take one that ships: python -m finetune.protocols list"
+    )
 
 
 def describe(error: ValidationError) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune.labelled import DatasetError, LabelledClip
+from finetune.protocols.duplicates import named, num_alike, same_features, same_words_and_lengths
 from finetune.protocols.files import ALLOW, Protocol, some
 
 MECHANICS = "these results show mechanics, not accuracy"
@@ -31,9 +32,10 @@ def split_clips(
     """The clips of one fold, after the overlap guard. `classes` names the classes in the notes.
 
     Raises DatasetError when a split of the fold has no clips, when training has one class, and,
-    unless the protocol says `allow_shared_speakers`, when two splits share a speaker or training
-    shares a recording with dev or test. Dev and test may share a recording: two people of one
-    dialogue are what IEMOCAP's ten folds choose on and are judged on.
+    unless the protocol says `allow_shared_speakers`, when two splits share a speaker or an
+    utterance (finetune.protocols.duplicates), or training a recording with dev or test. Dev and
+    test may share a recording: two people of one dialogue are what IEMOCAP's ten folds choose on
+    and are judged on.
     """
     splits: dict[str, list[LabelledClip]] = {"train": [], "dev": [], "test": []}
     split_of = {unit: split for split in splits for unit in getattr(protocol.folds[fold], split)}
@@ -60,6 +62,7 @@ def split_clips(
         )
     notes = [
         *_overlaps(clips, splits, protocol, where),
+        *_repeats(splits, protocol, fold),
         *_absences(splits, protocol, fold, classes),
     ]
     nameless = sum(clip.named("speaker") is None for part in splits.values() for clip in part)
@@ -95,6 +98,40 @@ def _overlaps(
             names = sorted({name for name, _, _ in shared})
             notes.append(f"{field}s in two splits: {some(names)}; {MECHANICS}")
     return notes
+
+
+def _repeats(splits: dict[str, list[LabelledClip]], protocol: Protocol, fold: int) -> list[str]:
+    """The same utterance under two ids: an error, or a note where the protocol allows it."""
+    notes = []
+    if pairs := same_features(splits):
+        what = f"{num_alike(pairs)} clips have the very features of one in another split"
+        what = f"{what}: {named(pairs)}"
+        if not protocol.allow_shared_speakers:
+            raise DatasetError(
+                f"protocol {protocol.name}, fold {fold}: {what}. They are the same recordings; "
+                f"leave one of each out of the clip table, or {ALLOW}"
+            )
+        notes.append(f"{what}; {MECHANICS}")
+    if pairs := same_words_and_lengths(splits):
+        notes.append(
+            f"fold {fold}: {num_alike(pairs)} clips have the words of one in another split and as "
+            f"many frames, such as {named(pairs[:1])}: one recording twice, or one sentence said "
+            "twice"
+        )
+    return notes
+
+
+def clipless_splits(
+    clips: Sequence[LabelledClip], protocol: Protocol
+) -> dict[int, list[tuple[str, tuple[str, ...]]]]:
+    """Fold to its splits that list units of which none has a clip, with those units."""
+    there = {clip.unit(protocol.group) for clip in clips}
+    found = {}
+    for number, fold in enumerate(protocol.folds):
+        listed = [(split, getattr(fold, split)) for split in ("train", "dev", "test")]
+        if empty := [(split, units) for split, units in listed if units and not there & {*units}]:
+            found[number] = empty
+    return found
 
 
 def _way_out(clips: Sequence[LabelledClip], shared: str) -> str:

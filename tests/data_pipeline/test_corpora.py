@@ -114,13 +114,27 @@ def test_cremad_names_that_tell_nothing(name, message):
         cremad.describe(name)
 
 
-def test_cremad_sound_is_a_clip_only_without_its_video(tmp_path):
+def test_cremad_sound_is_a_clip_only_without_its_video(tmp_path, caplog):
     touch(tmp_path, "VideoFlash/1001_DFA_ANG_XX.flv", "AudioWAV/1001_DFA_ANG_XX.wav")
+    touch(tmp_path, "copy/1001_DFA_ANG_XX.flv")
     touch(tmp_path, "AudioWAV/1002_DFA_SAD_XX.wav", "VideoFlash/broken.flv")
     rejects = []
     rows = cremad.clips(tmp_path, rejects.append)
     assert [Path(r["video"]).suffix for r in rows] == [".flv", ".wav"]
-    assert [(r.clip, r.reason) for r in rejects] == [("VideoFlash/broken.flv", "bad_name")]
+    assert [(r.clip, r.reason) for r in rejects] == [
+        ("copy/1001_DFA_ANG_XX.flv", "duplicate_id"),
+        ("VideoFlash/broken.flv", "bad_name"),
+    ]
+    assert "1 sounds of videos are left out: 1001_DFA_ANG_XX.wav" in caplog.text
+
+
+def test_cremad_counts_are_compared_where_all_actors_are_there(tmp_path, caplog):
+    touch(tmp_path, *(f"AudioWAV/{actor}_DFA_ANG_XX.wav" for actor in range(1001, 1091)))
+    cremad.clips(tmp_path, print)
+    assert not caplog.text
+    touch(tmp_path, "AudioWAV/1091_DFA_ANG_XX.wav")
+    cremad.clips(tmp_path, print)
+    assert "CREMA-D: other counts than in the release: clips 91 (published: 7,442)" in caplog.text
 
 
 @pytest.mark.parametrize("adapter", [grid, cremad])

@@ -21,7 +21,7 @@ from data_pipeline.files.weights import sha256_of
 from finetune.collect import main as collect
 from finetune.config import SETTINGS, FinetuneConfig
 from finetune.missing_modalities import as_markdown
-from finetune.protocols import load_protocol, save_protocol
+from finetune.protocols import Fold, Protocol, load_protocol, save_protocol
 from finetune.reader import ClipReader
 from finetune.report import ReportError, finetune_report
 from finetune.results import ResultsRow, read_all_rows, read_recipes, read_rows
@@ -180,6 +180,8 @@ def test_modalities_and_whole_vocabulary_decoding_are_switches(tmp_path, argumen
         ("prompt.template=I am [MASK] .", "expected one [MASK] and one {text}"),
         ("data.labels={anger: [anger], happy: [happy]}", "no class lists: neutral 6, sad 6"),
         ("data.protocol=nowhere.json", "python -m finetune.protocols make"),
+        ("data.protocol=iemocap-speker10", "the nearest that ships is iemocap-speaker10"),
+        ("data.protocol=iemocap-speaker10", "no labelled clip for train; its speakers are iemocap"),
         ("data.shards=[nowhere]", "no folder nowhere"),
         ("model.checkpoint=nowhere", "nowhere"),
         ("model.checkpoint=null", "need model.checkpoint"),
@@ -413,6 +415,22 @@ def test_the_output_always_has_the_results_and_the_protocol_in_use(tmp_path, arg
     assert main([*arguments, f"data.protocol={tmp_path / 'mine.json'}"]) == 0
     (added,) = set(tmp_path.glob("out/protocols/*.json")) - {path}
     assert load_protocol(added) == other and load_protocol(path) == dealt
+
+
+def test_folds_that_the_clips_do_not_hold_are_left_out_with_a_word(tmp_path, arguments, caplog):
+    speakers = [f"toy/{n}" for n in (*range(3), 7)]  # of whom the last has no clip here
+    folds = [
+        Fold(train=(*(s for s in speakers if s not in (test, dev)),), dev=(dev,), test=(test,))
+        for test, dev in zip(speakers, speakers[1:] + speakers[:1], strict=True)
+    ]
+    save_protocol(Protocol(name="four", group="speaker", folds=tuple(folds)), tmp_path / "f.json")
+    arguments = [*arguments, "settings=[direct]", f"data.protocol={tmp_path / 'f.json'}"]
+    assert main(arguments) == 0
+    assert sorted({row.fold for row in rows(tmp_path)}) == [0, 1]
+    note = "folds 2, 3 of four are left out: there is no clip of speaker toy/7; the means are over"
+    assert note in caplog.text + (tmp_path / "out/table.md").read_text()
+    assert note in (tmp_path / "out/table.md").read_text()
+    assert main([*arguments, "folds=[3]"]) == 2
 
 
 def test_settings_run_on_different_things_are_told_apart(tmp_path, arguments):

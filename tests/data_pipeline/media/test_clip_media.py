@@ -16,7 +16,8 @@ from toy_videos import RATE, make, number_of, picture, read, tone_start
 from data_pipeline.media import clip_media as media_module
 from data_pipeline.media.clip_media import MediaError, open_clip
 from data_pipeline.media.decord_frames import open_decord
-from data_pipeline.schema import Clip
+from data_pipeline.media.plain_reader import digest, read_plainly
+from data_pipeline.schema import Clip, region_box
 
 CONTAINERS = {
     "h264.mp4": {},
@@ -35,6 +36,31 @@ CONTAINERS = {
     "mpeg2.ts": {"video": "mpeg2video", "audio": "mp2"},
     "wmv.wmv": {"video": "wmv2", "audio": "wmav2"},
 }
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("rotation", [0, 90])
+@pytest.mark.parametrize("region", [None, "left", "right", "0.1 0.233 0.55 0.767", "1e-9 0 2e-9 1"])
+def test_a_region_is_cut_out_of_the_upright_picture(tmp_path, decoder, rotation, region):
+    path = make(tmp_path / "a.mp4", rotation=rotation, size=(162, 98), seconds=0.4)
+    whole, frames, seconds = read(path, decoder)
+    media, part, times = read(path, decoder, region=region)
+    assert media.decoder.startswith(decoder) and np.array_equal(times, seconds)
+    width, height = (98, 162) if rotation else (162, 98)
+    assert frames.shape[1:] == (height, width, 3)
+    columns, rows = {
+        None: ((0, width), (0, height)),
+        "left": ((0, width // 2), (0, height)),
+        "right": ((width // 2, width), (0, height)),
+        "0.1 0.233 0.55 0.767": ((10, 54), (38, 124)) if rotation else ((16, 89), (23, 75)),
+        "1e-9 0 2e-9 1": ((0, 1), (0, height)),
+    }[region]
+    assert np.array_equal(part, frames[:, slice(*rows), slice(*columns)])
+    assert (media.width, media.height) == (part.shape[2], part.shape[1])
+    if decoder == "pyav" and region != "1e-9 0 2e-9 1":
+        box = region_box(region) if region else (0, 0, 1, 1)
+        plain = read_plainly(path, width, height, box)
+        assert plain.digests == [digest(frame) for frame in part]
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

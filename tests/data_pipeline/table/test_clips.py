@@ -6,12 +6,16 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from data_pipeline.schema import check_id
+from data_pipeline.extraction.added_streams import read_clips
+from data_pipeline.runs.claim import table_bytes
+from data_pipeline.runs.tasks import cut_tasks
+from data_pipeline.schema import Clip, check_id, clip_id, region_box
 from data_pipeline.table.clips import (
     ClipTableError,
     clips_from_folder,
@@ -48,6 +52,40 @@ def test_every_column_reaches_the_clip(tmp_path):
     )
     check_id(clip.id)
     assert clip.id.endswith("-001500") and "x" in clip.id
+
+
+def test_two_people_of_one_picture_are_two_clips(tmp_path):
+    table = "video,start,region\na.mp4,1,left\na.mp4,1, Right \na.mp4,1,0.5  0 1 0.75\na.mp4,1,\n"
+    clips, rejects = read(write(tmp_path / "t.csv", table))
+    assert rejects == [] and len({clip.id for clip in clips}) == 4
+    assert [clip.region for clip in clips] == ["left", "right", "0.5 0 1 0.75", None]
+    assert region_box(clips[2].region) == (0.5, 0.0, 1.0, 0.75)
+    assert clips[3].id == clip_id(tmp_path.name, "a", 1.0), "as without the column"
+
+
+@pytest.mark.parametrize(
+    "region", ["middle", "0 0 1", "0 0 1 1 1", "0.5 0 0.5 1", "0 0 2 1", "-0.1 0 1 1", "0 0 nan 1"]
+)
+def test_a_region_that_is_none_costs_its_row_alone(tmp_path, region):
+    rows = f"video,region\na.mp4,{region}\nb.mp4,left\n"
+    [clip], [reject] = read(write(tmp_path / "t.csv", rows))
+    assert clip.video.endswith("b.mp4") and reject.reason == "bad_region"
+    assert f"region is {region!r}; expected left, right or `x0 y0 x1 y1`" in reject.detail
+
+
+def test_a_clip_without_a_region_is_written_as_before_there_were_regions(tmp_path):
+    """So that the digests and tables of extractions that were made then still fit."""
+    old = "id video start end text speaker recording label corpus".split()
+    whole, half = Clip(id="a", video="a.mp4"), Clip(id="b", video="a.mp4", region="left")
+    assert list(whole.to_dict()) == old and list(half.to_dict()) == [*old, "region"]
+    assert table_bytes([whole]).split(b"\n")[0].decode().split(",") == old
+    assert table_bytes([whole, half]).split(b"\n")[0].decode().split(",") == [*old, "region"]
+    (tmp_path / "clips.csv").write_bytes(table_bytes([whole, half]))
+    assert list(read_clips(tmp_path).values()) == [whole, half]
+    one, other = (
+        cut_tasks([clip], 1, {})[0].digest for clip in (half, replace(half, region="right"))
+    )
+    assert one != other
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
