@@ -17,7 +17,7 @@ from data_pipeline.schema import slug
 from finetune.build import build_folds, build_protocol, build_systems
 from finetune.config import FinetuneConfig
 from finetune.fit import Fit
-from finetune.judge import judged_cases, write_run
+from finetune.judge import judged_cases, main_row, row_of, write_run
 from finetune.labelled import LabelledSet, LabelMap, read_labelled
 from finetune.portions import few_labels, train_and_dev
 from finetune.pretrained import clips_seen, num_seen, seen_notes
@@ -195,11 +195,17 @@ def act(
             write_results(output)
             log.info(
                 f"test at step {row.step} ({row.selection}): WA {row.wa:.3f} UA {row.ua:.3f} "
-                f"macro-F1 {row.macro_f1:.3f} on {row.num_test} clips"
+                f"macro-F1 {row.macro_f1:.3f} on {row.num_test} clips" + _of_oracle(row)
             )
     if accelerator.is_main_process:
         write_results(output)  # also where nothing was left to run
     accelerator.wait_for_everyone()
+
+
+def _of_oracle(row: ResultsRow) -> str:
+    if row.oracle_ua is None:
+        return ""
+    return f"; chosen on test itself, step {row.oracle_step}, UA would be {row.oracle_ua:.3f}"
 
 
 def _waiting(runs: list[Run], overwrite: bool, accelerator: Accelerator) -> list[Run]:
@@ -223,11 +229,14 @@ def _writer(config: FinetuneConfig) -> Callable[[Run, Fit, int], ResultsRow]:
             "selection_ua": result.selection_ua,
             "num_processes": num_processes,
         }
+        judged = judged_cases(result, run.splits, cases)
+        row = main_row(judged[0], result, config.num_resamples, facts)
+        case_rows = [row_of(case, config.num_resamples, facts) for case in judged[1]]
         if config.save_recognizers:
             run.system.save(run.folder / "recognizer", result)
-        judged = judged_cases(result, run.splits, cases)
         classes, curve = run.recipe.classes, result.curve
-        return write_run(run.folder, text, classes, judged, curve, facts, config.num_resamples)
+        write_run(run.folder, text, classes, judged, curve, row, case_rows)
+        return row
 
     return write
 

@@ -75,6 +75,17 @@ class ResultsRow:
     """The step that is reported."""
     selection_ua: float | None
     """UA there on the split that chose; empty for last."""
+    oracle_step: int | None = None
+    """With selection=dev the step that the test clips would have chosen, by UA, in the training
+    that `wa`, `ua` and `macro_f1` are of: with train_on=train+dev the second one, up to `step`.
+    Like all of the oracle's it is never an honest number; empty without judge_oracle, with another
+    selection, for what learns without steps, and in rows of dev or of fewer modalities."""
+    oracle_wa: float | None = None
+    oracle_ua: float | None = None
+    oracle_macro_f1: float | None = None
+    """What test comes to at oracle_step."""
+    oracle_gain_ua: float | None = None
+    """oracle_ua - ua: by how much a figure chosen on test flatters."""
     train_on: str = "train"
     """train, or train+dev."""
     label_share: float = 1.0
