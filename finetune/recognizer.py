@@ -68,6 +68,12 @@ class Recognizer(ABC):
             yield from read_shard(tar, streams=streams)
 
 
+def told_of(folder: str | Path) -> dict[str, Any]:
+    """What recognizer.json says: system, head, classes, modalities, passport and what the system
+    added. Raises RecognizerError."""
+    return _read(Path(folder))
+
+
 def load_recognizer(folder: str | Path) -> Recognizer:
     """The recognizer in `folder`, on the CPU.
 

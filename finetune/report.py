@@ -3,7 +3,7 @@
     report = finetune_report(Path("runs/finetune"))
 
 writes table.md and table.csv, of each setting confusion-SETTING.png and curve-SETTING.png, and with
-evaluate_cases=seven missing_modalities.md and .csv, into the folder.
+evaluate_cases=seven missing_modalities.md, .csv and .png, into the folder.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from finetune.config import SETTINGS
 from finetune.missing_modalities import (
     as_markdown,
     missing_modalities,
+    plot_missing_modalities,
     write_missing_modalities,
 )
 from finetune.results import (
@@ -103,7 +104,8 @@ class FinetuneReport:
     """Rows of the table of modality cases, see finetune.missing_modalities; none without
     evaluate_cases=seven."""
     pictures: list[Path]
-    """Of each setting its confusion, then, where it learns in steps, its curves."""
+    """Of each setting its confusion, then, where it learns in steps, its curves; at the end that
+    of the modality cases."""
     notes: list[str]
     """What a reader must know beside the numbers."""
     judged: list[JudgedClip]
@@ -169,7 +171,10 @@ def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
                 _plot_curves(folder, name, rows, chances[name]),
             )
             if picture is not None
-        ],
+        ]
+        + plot_missing_modalities(
+            folder, missing, next(iter(chances.values())).ua if common else None
+        ),
         notes=[
             *_notes(recipes, groups, len(every) - num_shown),
             *([CHANCE] if common else [f"{name}: {c.sentence}" for name, c in chances.items()]),
@@ -383,7 +388,7 @@ def _plot_curves(folder: Path, name: str, rows: list[ResultsRow], chance: Chance
             if "oracle_ua" in curve:
                 right.plot(curve.step, curve.oracle_ua, color="#999", lw=0.8, ls="--", alpha=0.7)
         right.axhline(chance.ua, color="#c8641e", ls=":", lw=1)
-        test = "; dashed: test, which chose nothing" if "oracle_ua" in curves[0] else ""
+        test = ",\ndashed: test, by which nothing is chosen" if "oracle_ua" in curves[0] else ""
         right.set_ylabel(f"UA on {on} (dotted: chance{test})", color="#c8641e", fontsize=8)
         right.spines["top"].set_visible(False)
     over_steps(axis)

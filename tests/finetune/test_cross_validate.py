@@ -561,6 +561,9 @@ def test_one_model_is_judged_on_all_seven_modality_cases(tmp_path, arguments):
     ]
     assert as_markdown(report.missing) in report.markdown and len(report.rows) == 1
     assert report.rows[0][4] == "3 (3 folds x 1 seed)"  # the full case alone
+    assert [path.name for path in report.pictures][-1] == "missing_modalities.png"
+    pixels_HW3 = np.asarray(Image.open(report.pictures[-1]).convert("RGB"))
+    assert pixels_HW3.shape[1] == 506 and np.ptp(pixels_HW3) == 255
     (folder,) = tmp_path.glob("out/runs/pretrain_prompt/fold0-*")
     with open(folder / "case_predictions.csv") as file:
         said = list(csv.DictReader(file))
