@@ -146,7 +146,8 @@ def _protocol(origin: Origin) -> str:
     else:
         step = f"Step {row.step}, {by[row.selection]}."
     lines = [
-        f"{row.protocol}, sha256 {row.fold_file_sha256}, fold {row.fold}. {step} Labels of train and dev in use: {row.label_share:.0%}."
+        f"{row.protocol}, sha256 {row.fold_file_sha256}, fold {row.fold}. {step} "
+        f"Labels of train and dev in use: {row.label_share:.0%}."
     ]
     if row.shared_speakers:
         lines.append("**Training and test may share speakers: mechanics, not accuracy.**")
