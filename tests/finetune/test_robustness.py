@@ -12,7 +12,8 @@ from PIL import Image
 from data_pipeline.shards import write_shard
 from finetune.recognizer import Recognizer
 from finetune.results import read_all_rows
-from finetune.robustness import JudgedClips, judge, kept_of, main
+from finetune.robustness.__main__ import main
+from finetune.robustness.judge import JudgedClips, judge, kept_of
 from finetune.run import main as finetune
 
 from .conftest import PASSPORT, make_clips, without_face

@@ -8,7 +8,7 @@ import numpy as np
 from data_pipeline.markdown import markdown_table
 from finetune.missing_modalities import COLOURS, draw_cases
 from finetune.results import write_csv, write_text
-from finetune.robustness import Line
+from finetune.robustness.judge import Line
 from pretrain.report import save_picture
 
 CLIPS = (
