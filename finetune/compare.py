@@ -25,7 +25,15 @@ from data_pipeline.markdown import markdown_table
 from data_pipeline.paths import expanded, new_file_argument, path_argument
 from finetune.config import FinetuneConfig
 from finetune.paired import Interval, PairedClips, PairedUnits, compare_clips, compare_units
-from finetune.results import Recipe, ResultsRow, read_recipes, read_rows, run_folder, write_csv
+from finetune.results import (
+    Recipe,
+    ResultsRow,
+    read_every_recipe,
+    read_recipes,
+    read_rows,
+    run_folder,
+    write_csv,
+)
 
 SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "Macro-F1"}
 MIN_FOLDS = 5
@@ -88,7 +96,7 @@ class Comparison:
         gap = f"{100 * abs(ua.difference.mean):.1f} points of UA"
         if ua.num_units < 2:
             return f"Between {a} and {b} lie {gap} in the one run of each: too few for a test."
-        ends = sorted((ua.difference.low, ua.difference.high))
+        ends = (ua.difference.low, ua.difference.high)
         told = (
             f"{gap} (A - B: 95 % interval {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f} over "
             f"{ua.num_units} {self.over}; paired t-test p {_p_equals(ua.p_t)}, Wilcoxon p "
@@ -180,7 +188,7 @@ def choose(name: str, results: Path) -> Chosen:
     found = [r for r in recipes if r.setting == wanted]
     found = [r for r in found if not r.variant] or found  # the plain run bears the bare name
     if not found and len(wanted) >= 6:
-        found = [r for r in recipes if r.recipe.startswith(wanted)]
+        found = [r for r in read_every_recipe(folder) if r.recipe.startswith(wanted)]
     if len(found) != 1:
         known = ", ".join(
             f"{r.setting} ({', '.join(filter(None, (r.variant, r.recipe)))})" for r in recipes
@@ -188,7 +196,7 @@ def choose(name: str, results: Path) -> Chosen:
         what = "no setting" if not found else "more than one variant"
         raise CompareError(
             f"{name}: {what} of that name in {folder}; there are: {known}. Give the name of a "
-            "setting or, where it has several variants, the digest of one"
+            "setting or, where it was run in several ways, the digest of one (recipes/)"
         )
     (recipe,) = found
     rows = [row for row in read_rows(folder) if row.recipe == recipe.recipe]
@@ -221,6 +229,8 @@ def compare(a: Chosen, b: Chosen) -> Comparison:
     names = (a.name, b.name)
     if a.folder != b.folder:
         names = tuple(f"{x.folder}:{x.name}" for x in (a, b))
+    elif a.name == b.name:
+        names = tuple(f"{x.name} {x.recipe.recipe[:8]}" for x in (a, b))
     found = Comparison(
         names=names,
         num_folds=len(folds),

@@ -133,18 +133,25 @@ class Recipe:
 def read_recipes(output: str | Path) -> list[Recipe]:
     """The latest recipe of each setting and variant that was run. Raises ResultsError."""
     latest: dict[tuple[str, str], Recipe] = {}
+    for recipe in read_every_recipe(output):
+        known = latest.setdefault((recipe.setting, recipe.variant), recipe)
+        if recipe.launched > known.launched:
+            latest[recipe.setting, recipe.variant] = recipe
+    return list(latest.values())
+
+
+def read_every_recipe(output: str | Path) -> list[Recipe]:
+    """Those that later ones took the place of too. Raises ResultsError."""
+    found = []
     for path in sorted(Path(output).glob("recipes/*.json")):
         try:
-            recipe = TypeAdapter(Recipe).validate_json(path.read_bytes())
+            found.append(TypeAdapter(Recipe).validate_json(path.read_bytes()))
         except ValidationError as error:
             raise ResultsError(
                 f"{path} is cut, or of another version: {error.errors()[0]['msg']}; remove it and "
                 "run again, finished runs are kept"
             ) from error
-        known = latest.setdefault((recipe.setting, recipe.variant), recipe)
-        if recipe.launched > known.launched:
-            latest[recipe.setting, recipe.variant] = recipe
-    return list(latest.values())
+    return found
 
 
 def write_recipe(output: str | Path, recipe: Recipe) -> None:

@@ -115,6 +115,9 @@ def test_two_folders_and_variants_are_named(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "B is same (10 % of the labels)" in out
     assert "Note: they differ in label_share: 1.0 and 0.1" in out
+    write_runs(Path("runs/finetune"), "same", 0.2, digest="e" * 16)  # takes the first one's place
+    assert main(["same", "same00"]) == 0
+    assert "A is same eeeeeeee, B is same same0000" in capsys.readouterr().out
 
 
 def test_runs_that_the_other_lacks_are_left_out_and_told(tmp_path):
