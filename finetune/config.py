@@ -266,6 +266,11 @@ class FinetuneConfig:
     missing_modalities.md. The step is chosen on all modalities in use, whichever this says."""
     eval_every_steps: PositiveInt = 100
     """Steps between two looks at dev."""
+    judge_oracle: bool = True
+    """With selection=dev, judge the test clips at each of these looks too, which chooses nothing
+    and changes nothing: a row then says beside its figure what a step chosen on test itself would
+    have come to (oracle_ua, oracle_gain_ua). Costs a second judging a look. It is no part of a
+    run's recipe: rows that are there without these columns stay so until overwrite=true."""
     save_recognizers: bool = True
     """Keep what each run learned beside its row, for finetune.recognizer.load_recognizer: a file of
     weights as large as the checkpoint's. False keeps the numbers alone."""

@@ -15,15 +15,17 @@ from accelerate.utils import broadcast_object_list
 from data_pipeline.config import dump_config
 from data_pipeline.schema import slug
 from finetune.build import build_folds, build_protocol, build_systems, left_out
+from finetune.card import Origin
 from finetune.config import FinetuneConfig
 from finetune.fit import Fit
-from finetune.judge import judged_cases, write_run
+from finetune.judge import judged_cases, main_row, row_of, write_run
 from finetune.labelled import LabelledSet, LabelMap, read_labelled
 from finetune.portions import few_labels, train_and_dev
 from finetune.pretrained import clips_seen, num_seen, seen_notes
 from finetune.protocols import Protocol, Splits, save_protocol, split_clips
 from finetune.reader import modality_cases
 from finetune.recipe import build_recipe
+from finetune.recognizer import write_card
 from finetune.results import (
     Recipe,
     ResultsRow,
@@ -86,7 +88,7 @@ def cross_validate(
         gathered.protocol,
         output=Path(config.output),
         overwrite=config.overwrite,
-        write=_writer(config),
+        write=_writer(config, gathered),
         accelerator=accelerator,
         log=log,
     )
@@ -195,11 +197,17 @@ def act(
             write_results(output)
             log.info(
                 f"test at step {row.step} ({row.selection}): WA {row.wa:.3f} UA {row.ua:.3f} "
-                f"macro-F1 {row.macro_f1:.3f} on {row.num_test} clips"
+                f"macro-F1 {row.macro_f1:.3f} on {row.num_test} clips" + _of_oracle(row)
             )
     if accelerator.is_main_process:
         write_results(output)  # also where nothing was left to run
     accelerator.wait_for_everyone()
+
+
+def _of_oracle(row: ResultsRow) -> str:
+    if row.oracle_ua is None:
+        return ""
+    return f"; chosen on test itself, step {row.oracle_step}, UA would be {row.oracle_ua:.3f}"
 
 
 def _waiting(runs: list[Run], overwrite: bool, accelerator: Accelerator) -> list[Run]:
@@ -212,7 +220,22 @@ def _waiting(runs: list[Run], overwrite: bool, accelerator: Accelerator) -> list
     return [runs[i] for i in broadcast_object_list(numbers)[0]]
 
 
-def _writer(config: FinetuneConfig) -> Callable[[Run, Fit, int], ResultsRow]:
+def _origin(config: FinetuneConfig, gathered: Gathered, run: Run, row: ResultsRow) -> Origin:
+    """What a recognizer's card says of its run."""
+    fold = gathered.protocol.folds[run.fold]
+    bert = config.model.bert if run.system.facts().get("weights") == "bert" else ""
+    return Origin(
+        row=row,
+        clips=gathered.clips.summary(),
+        num_shards=len(gathered.clips.shards_sha256),
+        group=gathered.protocol.group,
+        units={"train": fold.train, "dev": fold.dev, "test": fold.test},
+        checkpoint=run.system.checkpoint,
+        bert=bert,
+    )
+
+
+def _writer(config: FinetuneConfig, gathered: Gathered) -> Callable[[Run, Fit, int], ResultsRow]:
     """All files of one run, from what it came to; the recognizer before row.json."""
     cases = modality_cases(config.data.modalities, config.evaluate_cases)
     text = dump_config(config)
@@ -223,11 +246,15 @@ def _writer(config: FinetuneConfig) -> Callable[[Run, Fit, int], ResultsRow]:
             "selection_ua": result.selection_ua,
             "num_processes": num_processes,
         }
+        judged = judged_cases(result, run.splits, cases)
+        row = main_row(judged[0], result, config.num_resamples, facts)
+        case_rows = [row_of(case, config.num_resamples, facts) for case in judged[1]]
         if config.save_recognizers:
             run.system.save(run.folder / "recognizer", result)
-        judged = judged_cases(result, run.splits, cases)
+            write_card(run.folder / "recognizer", _origin(config, gathered, run, row))
         classes, curve = run.recipe.classes, result.curve
-        return write_run(run.folder, text, classes, judged, curve, facts, config.num_resamples)
+        write_run(run.folder, text, classes, judged, curve, row, case_rows)
+        return row
 
     return write
 

@@ -8,6 +8,7 @@ up to float rounding; with dropout each process draws masks of its own.
 Numbers leave the device at evaluations only.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,11 @@ class Fit:
     """Of dev; empty where `dev` is, and where it holds the full case alone."""
     curve: list[dict[str, Any]]
     """One dict per evaluation: step, learning_rate, train_loss, and loss, wa, ua, macro_f1 of the
-    split that chooses. Empty for what learns without steps."""
+    split that chooses, with `judge_oracle` oracle_wa, oracle_ua, oracle_macro_f1 of test. Empty
+    for what learns without steps."""
+    oracle: dict[str, Any] | None = None
+    """Of the training that gave `learned`, the line of the curve that the test clips would have
+    chosen; None where they were not judged on the way, or chose."""
 
     @property
     def test(self) -> Predictions:
@@ -98,10 +103,13 @@ def fit(
     accelerator: Accelerator,
     log: logging.Logger,
     last_step: int | None = None,
+    judge_oracle: bool = True,
 ) -> Fit:
     """Train `classifier` by `plan`, choose a step by `selection`, judge the test clips there.
 
-    last_step: where the plan is broken off; its learning rates are those of the whole plan.
+    last_step: where the plan is broken off, since dev chose it in a training before; its learning
+    rates are those of the whole plan. judge_oracle: where dev chooses, judge the test clips at
+    each evaluation too, which changes nothing else.
     Raises FitError for a loss that is no number, or fewer clips in a batch than processes.
     """
     batch_size = min(optim.batch_size, len(train))
@@ -110,8 +118,9 @@ def fit(
             f"a batch of {batch_size} clips for {accelerator.num_processes} processes; start fewer "
             "processes, or raise optim.batch_size"
         )
-    last_step = last_step or plan.num_steps
     judged = {"dev": dev, "oracle": test, "last": None}[selection]
+    chosen_on_dev = selection == "dev" or last_step is not None
+    last_step = last_step or plan.num_steps
     optimizer = build_adamw(classifier, weight_decay=optim.weight_decay)
     model, optimizer = accelerator.prepare(classifier, optimizer)
     seed_rank(seed, accelerator.process_index)
@@ -168,6 +177,11 @@ def fit(
                 if best is None or scores.ua > best[0]:
                     weights = accelerator.unwrap_model(model).state_dict()
                     best = scores.ua, step, {k: v.to("cpu", copy=True) for k, v in weights.items()}
+            if judge_oracle and chosen_on_dev:
+                with _same_draws(accelerator.device):
+                    found = predict(model, test, collate, 2 * batch_size, accelerator)
+                scores = score(test.label_N, found.prediction_N, num_classes)
+                row |= {f"oracle_{name}": value for name, value in _numbers(scores).items()}
             curve.append(row)
             log.info(_line(row, selection))
             if best and plan.patience and _evaluations_since(curve, best[1]) >= plan.patience:
@@ -187,6 +201,7 @@ def fit(
             test_K=predict_cases(test),
             dev_K=predict_cases(dev) if len(dev) and len(dev.cases_KN) > 1 else [],
             curve=curve,
+            oracle=_of_oracle(curve),
         )
     finally:
         accelerator.free_memory()
@@ -260,6 +275,16 @@ def _load(
 ) -> tuple[Batch, torch.Tensor]:
     batch = collate([examples_N[i] for i in index_M]).to(device, non_blocking=True)
     return batch, torch.from_numpy(label_N[index_M]).to(device, non_blocking=True)
+
+
+def _same_draws(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Leaves torch's random numbers as they are: a head may draw some where it is judged too."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def _of_oracle(curve: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first of the best evaluations by UA on test; None where test was not judged."""
+    return max(curve, key=lambda row: row["oracle_ua"]) if "oracle_ua" in curve[-1] else None
 
 
 def _numbers(scores: Scores) -> dict[str, float]:

@@ -85,16 +85,31 @@ def row_of(case: Case, num_resamples: int, facts: dict[str, Any]) -> ResultsRow:
     return ResultsRow(**{**facts, **ends, **own})
 
 
+def main_row(case: Case, result: Fit, num_resamples: int, facts: dict[str, Any]) -> ResultsRow:
+    """The row of a run: `case` is test with all modalities in use. With what the oracle's step
+    would have come to beside it."""
+    row = row_of(case, num_resamples, facts)
+    if result.oracle is None or row.selection != "dev":
+        return row
+    told = {name: result.oracle[name] for name in ("oracle_wa", "oracle_ua", "oracle_macro_f1")}
+    return dataclasses.replace(
+        row,
+        oracle_step=result.oracle["step"],
+        oracle_gain_ua=result.oracle["oracle_ua"] - row.ua,
+        **told,
+    )
+
+
 def write_run(
     folder: Path,
     config: str,
     classes: tuple[str, ...],
     judged: tuple[Case, list[Case]],
     curve: list[dict[str, Any]],
-    facts: dict[str, Any],
-    num_resamples: int,
-) -> ResultsRow:
-    """All files of a run, row.json last; its row. `config`: the resolved one, as YAML."""
+    row: ResultsRow,
+    case_rows: list[ResultsRow],
+) -> None:
+    """All files of a run, row.json last. `config`: the resolved one, as YAML."""
     main, others = judged
     write_text(folder / "config.yaml", config)
     if curve:
@@ -108,10 +123,8 @@ def write_run(
             for line in predictions_of(case, classes)
         ]
         write_csv(folder / "case_predictions.csv", list(of_cases[0]), of_cases)
-        write_case_rows(folder, [row_of(case, num_resamples, facts) for case in others])
-    row = row_of(main, num_resamples, facts)
+        write_case_rows(folder, case_rows)
     write_row(folder, row)
-    return row
 
 
 def predictions_of(case: Case, classes: tuple[str, ...]) -> list[dict[str, Any]]:

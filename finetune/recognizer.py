@@ -30,7 +30,8 @@ from data_pipeline.files.atomic import sync_folder
 from data_pipeline.files.weights import sha256_of
 from data_pipeline.schema import ClipSample, Passport, check_passport
 from data_pipeline.shards import list_shards, load_passport, read_shard
-from pretrain.card import METADATA
+from finetune.card import Origin, recognizer_card
+from finetune.results import write_text
 from pretrain.integrity import system_error
 from pretrain.runtime import git_commit
 
@@ -66,6 +67,12 @@ class Recognizer(ABC):
         check_passport(load_passport(folder, streams), self.passport, str(folder))
         for tar in list_shards(folder):
             yield from read_shard(tar, streams=streams)
+
+
+def told_of(folder: str | Path) -> dict[str, Any]:
+    """What recognizer.json says: system, head, classes, modalities, passport and what the system
+    added. Raises RecognizerError."""
+    return _read(Path(folder))
 
 
 def load_recognizer(folder: str | Path) -> Recognizer:
@@ -122,10 +129,15 @@ def write_recognizer(folder: Path, told: dict[str, Any], write: Callable[[Path],
     told["sha256"] = _digest(told)
     text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
     (temporary / FILE).write_text(text, encoding="utf-8")
-    (temporary / CARD).write_text(_card(told), encoding="utf-8")
+    (temporary / CARD).write_text(recognizer_card(told), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     sync_folder(folder.parent)
+
+
+def write_card(folder: Path, origin: Origin) -> None:
+    """Tell in the card of the recognizer in `folder` of which run it is."""
+    write_text(folder / CARD, recognizer_card(told_of(folder), origin))
 
 
 _ANOTHER_COPY = "copy the folder again from where it was made"
@@ -155,35 +167,3 @@ def _read(folder: Path) -> dict[str, Any]:
 def _digest(told: dict[str, Any]) -> str:
     text = json.dumps({k: v for k, v in told.items() if k != "sha256"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _card(told: dict[str, Any]) -> str:
-    """The model card: what it tells apart, by what, and how it is used."""
-    streams = [
-        f"- {name}: {spec['name']}, {spec['width']} wide, {spec['rate_hz']:g} a second"
-        for name, spec in told["passport"].items()
-    ]
-    return "\n".join(
-        [
-            METADATA,
-            f"# Emotion recognizer ({told['system']}, head {told['head']})",
-            "",
-            f"Tells apart {', '.join(told['classes'])} from {', '.join(told['modalities'])} of one "
-            "utterance. Its accuracy stands in the row.json beside which it was made; the "
-            "licences are those of the encoders and of the clips that it learned from.",
-            "",
-            "Features that it reads:",
-            "",
-            *streams,
-            "",
-            "```python",
-            "from finetune.recognizer import load_recognizer",
-            "",
-            'recognizer = load_recognizer("FOLDER")',
-            'probabilities_NC = recognizer.predict(list(recognizer.read("SHARDS")))',
-            "```",
-            "",
-            f"Code: commit {told['git_commit']}",
-            "",
-        ]
-    )

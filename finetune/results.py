@@ -75,6 +75,17 @@ class ResultsRow:
     """The step that is reported."""
     selection_ua: float | None
     """UA there on the split that chose; empty for last."""
+    oracle_step: int | None = None
+    """With selection=dev the step that the test clips would have chosen, by UA, in the training
+    that `wa`, `ua` and `macro_f1` are of: with train_on=train+dev the second one, up to `step`.
+    Like all of the oracle's it is never an honest number; empty without judge_oracle, with another
+    selection, for what learns without steps, and in rows of dev or of fewer modalities."""
+    oracle_wa: float | None = None
+    oracle_ua: float | None = None
+    oracle_macro_f1: float | None = None
+    """What test comes to at oracle_step."""
+    oracle_gain_ua: float | None = None
+    """oracle_ua - ua: by how much a figure chosen on test flatters."""
     train_on: str = "train"
     """train, or train+dev."""
     label_share: float = 1.0
@@ -122,18 +133,25 @@ class Recipe:
 def read_recipes(output: str | Path) -> list[Recipe]:
     """The latest recipe of each setting and variant that was run. Raises ResultsError."""
     latest: dict[tuple[str, str], Recipe] = {}
+    for recipe in read_every_recipe(output):
+        known = latest.setdefault((recipe.setting, recipe.variant), recipe)
+        if recipe.launched > known.launched:
+            latest[recipe.setting, recipe.variant] = recipe
+    return list(latest.values())
+
+
+def read_every_recipe(output: str | Path) -> list[Recipe]:
+    """Those that later ones took the place of too. Raises ResultsError."""
+    found = []
     for path in sorted(Path(output).glob("recipes/*.json")):
         try:
-            recipe = TypeAdapter(Recipe).validate_json(path.read_bytes())
+            found.append(TypeAdapter(Recipe).validate_json(path.read_bytes()))
         except ValidationError as error:
             raise ResultsError(
                 f"{path} is cut, or of another version: {error.errors()[0]['msg']}; remove it and "
                 "run again, finished runs are kept"
             ) from error
-        known = latest.setdefault((recipe.setting, recipe.variant), recipe)
-        if recipe.launched > known.launched:
-            latest[recipe.setting, recipe.variant] = recipe
-    return list(latest.values())
+    return found
 
 
 def write_recipe(output: str | Path, recipe: Recipe) -> None:

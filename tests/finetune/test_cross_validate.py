@@ -24,7 +24,7 @@ from finetune.missing_modalities import as_markdown
 from finetune.protocols import Fold, Protocol, load_protocol, save_protocol
 from finetune.reader import ClipReader
 from finetune.report import ReportError, finetune_report
-from finetune.results import ResultsRow, read_all_rows, read_recipes, read_rows
+from finetune.results import ResultsRow, read_all_rows, read_recipes, read_rows, run_folder
 from finetune.run import main
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.clip_index import index_shards, shard_digests
@@ -132,7 +132,7 @@ def test_the_report_has_a_row_a_setting_two_pictures_and_its_files(tmp_path, arg
     report = finetune_report(tmp_path / "out")
     assert [row[0] for row in report.rows] == ["Direct", "Pretrain+Finetune", "Pretrain+Prompt"]
     assert all(len(row) == len(report.columns) for row in report.rows)
-    assert report.rows[0][4:] == ("3 (3 folds x 1 seed)", "24", "4 of 4", "test (oracle)")
+    assert report.rows[0][4:] == (*("3 (3 folds x 1 seed)", "24", "4 of 4", "test (oracle)", "-"),)
     assert any("no honest number" in note for note in report.notes)
     assert [picture.name for picture in report.pictures] == [
         f"{kind}-{setting}.png"
@@ -579,6 +579,9 @@ def test_one_model_is_judged_on_all_seven_modality_cases(tmp_path, arguments):
     ]
     assert as_markdown(report.missing) in report.markdown and len(report.rows) == 1
     assert report.rows[0][4] == "3 (3 folds x 1 seed)"  # the full case alone
+    assert [path.name for path in report.pictures][-1] == "missing_modalities.png"
+    pixels_HW3 = np.asarray(Image.open(report.pictures[-1]).convert("RGB"))
+    assert pixels_HW3.shape[1] == 506 and np.ptp(pixels_HW3) == 255
     (folder,) = tmp_path.glob("out/runs/pretrain_prompt/fold0-*")
     with open(folder / "case_predictions.csv") as file:
         said = list(csv.DictReader(file))
@@ -650,6 +653,64 @@ def test_the_oracle_on_train_and_dev_says_so_loudly(tmp_path, arguments, capsys)
     assert any("chosen on the test clips themselves (MEmoBERT's trnval runs)" in n for n in notes)
     assert main([*arguments, *change[:3], "data.deal.dev=false", "selection=last"]) == 2
     assert "have no dev split; add one, or use train_on=train" in capsys.readouterr().err
+
+
+def test_the_oracle_stands_beside_what_dev_chose(tmp_path, arguments):
+    few = ["settings=[direct, pretrain_finetune]", "eval_every_steps=2", "folds=[0, 1]"]
+    assert main([*arguments, *few]) == 0
+    off = [f"output={tmp_path / 'off'}", "judge_oracle=false"]
+    assert main([*arguments, *few, *off]) == 0
+    without = {(r.setting, r.fold): r for r in read_rows(tmp_path / "off")}
+    for row in rows(tmp_path):
+        assert row.oracle_gain_ua == row.oracle_ua - row.ua >= 0
+        folder = run_folder(tmp_path / "out", row.setting, row.fold, row.seed, row.recipe)
+        curve = pd.read_csv(folder / "curve.csv")
+        best = curve.loc[curve.oracle_ua.idxmax()]  # the first of the best
+        assert (row.oracle_step, row.oracle_ua) == (best.step, pytest.approx(best.oracle_ua))
+        assert row.oracle_wa == pytest.approx(best.oracle_wa)
+        assert row.ua == pytest.approx(curve.set_index("step").oracle_ua[row.step])
+        same = without[row.setting, row.fold]
+        empty = {f"oracle_{n}": None for n in ("step", "wa", "ua", "macro_f1", "gain_ua")}
+        assert same == dataclasses.replace(row, git_commit=same.git_commit, **empty)  # its recipe
+        assert (
+            "oracle_ua"
+            not in (
+                run_folder(tmp_path / "off", row.setting, row.fold, row.seed, row.recipe)
+                / "curve.csv"
+            ).read_text()
+        )
+    report = finetune_report(tmp_path / "out")
+    column = report.columns.index("UA by oracle")
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    for line, numbers in zip(report.rows, table.to_dict("records"), strict=True):
+        gain = numbers["oracle_ua_mean"] - numbers["ua_mean"]
+        assert numbers["oracle_gain_ua_mean"] == pytest.approx(gain)
+        assert line[column] == f"{numbers['oracle_ua_mean']:.1%} ({100 * gain:+.1f})"
+    assert any("had the test clips themselves chosen the step" in note for note in report.notes)
+    report = finetune_report(tmp_path / "off")
+    assert [line[column] for line in report.rows] == ["-", "-"]
+    assert not any("oracle" in note for note in report.notes)
+
+
+def test_the_oracle_of_train_and_dev_is_that_of_the_second_training(tmp_path, arguments):
+    few = ["settings=[pretrain_finetune]", "folds=[0]", "eval_every_steps=2"]
+    assert main([*arguments, *few, "train_on=train+dev"]) == 0
+    (row,) = rows(tmp_path)
+    assert row.oracle_step <= row.step and row.oracle_gain_ua == row.oracle_ua - row.ua >= 0
+    # The second training is the plan on train and dev broken off there: the oracle's own run.
+    change = ["train_on=train+dev", "selection=oracle", f"output={tmp_path / 'test'}"]
+    assert main([*arguments, *few, *change]) == 0
+    (path,) = tmp_path.glob("test/runs/*/*/curve.csv")
+    curve = pd.read_csv(path)
+    best = curve.loc[curve.ua[curve.step <= row.step].idxmax()]
+    assert (row.oracle_step, row.oracle_ua) == (best.step, pytest.approx(best.ua))
+
+
+def test_the_oracle_is_of_the_full_case_alone(tmp_path, arguments):
+    change = ["settings=[direct]", "folds=[0]", "evaluate_cases=seven"]
+    assert main([*arguments, *change]) == 0
+    told = {(r.split, r.case) for r in read_all_rows(tmp_path / "out") if r.oracle_ua is not None}
+    assert told == {("test", "text+face+speech")}
 
 
 def test_long_texts_are_dropped_where_the_official_code_drops_them(tmp_path, arguments):

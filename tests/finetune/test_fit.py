@@ -64,6 +64,7 @@ def train(model, train, test, *, dev=None, steps=60, rate=1e-2, selection="last"
         seed=1,
         accelerator=Accelerator(),
         log=LOG,
+        **settings,
     )
 
 
@@ -122,6 +123,58 @@ def test_the_step_is_chosen_on_dev_and_the_test_follows_it(tokenizer, checkpoint
         first = next(row["step"] for row in chosen.curve if row["ua"] == best)
         assert (chosen.step, chosen.selection_ua) == (first, best)
     assert ua(by_test, judge) == by_test.selection_ua > ua(by_dev, judge)
+
+
+class DrawingHead(LinearHead):
+    """Draws random numbers where it learns and where it is judged, as negatives are drawn."""
+
+    def forward(self, *args):
+        torch.rand(3)
+        return super().forward(*args)
+
+
+def test_judging_the_oracle_changes_nothing_else_to_the_bit(tokenizer, checkpoint):
+    clips = make_clips(num_speakers=6, per_speaker=16, signal=1.5)
+    learn, judge = (encode(tokenizer, *part) for part in parts(clips))
+    turned = dataclasses.replace(judge, label_N=(judge.label_N + 1) % 4)
+
+    def run(**switch):
+        torch.manual_seed(0)
+        model = Classifier(load_checkpoint(checkpoint).model, DrawingHead(16, len(EMOTIONS)))
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.3
+        return train(
+            model, learn, judge, dev=turned, selection="dev", every=10, patience=3, **switch
+        )
+
+    alone, beside = run(judge_oracle=False), run()
+    assert alone.oracle is None and "oracle_ua" not in alone.curve[0]
+    own = [{k: v for k, v in row.items() if "oracle" not in k} for row in beside.curve]
+    assert own == alone.curve
+    assert (beside.step, beside.selection_ua) == (alone.step, alone.selection_ua)
+    weights = alone.learned.state_dict()
+    for name, tensor in beside.learned.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    np.testing.assert_array_equal(beside.test.scores_NC, alone.test.scores_NC)
+    # Each line's figures of test are those that the chosen step is reported with.
+    (chosen,) = (row for row in beside.curve if row["step"] == beside.step)
+    assert chosen["oracle_ua"] == ua(beside, judge)
+    best = max(row["oracle_ua"] for row in beside.curve)
+    assert beside.oracle == next(row for row in beside.curve if row["oracle_ua"] == best)
+    assert best > chosen["oracle_ua"] + 0.1  # dev has turned labels: the oracle flatters
+
+
+def test_the_oracle_stands_beside_dev_alone(tokenizer, checkpoint):
+    clips = make_clips(num_speakers=6, per_speaker=16, signal=1.5)
+    learn, judge = (encode(tokenizer, *part) for part in parts(clips))
+    for selection in ("last", "oracle"):
+        found = train(classifier(checkpoint), learn, judge, selection=selection, every=20)
+        assert found.oracle is None and not any("oracle_ua" in row for row in found.curve)
+    # Of a plan broken off where dev chose, the oracle may choose up to there.
+    cut = train(classifier(checkpoint), learn, judge, every=20, last_step=40)
+    assert [row["step"] for row in cut.curve] == [20, 40] and cut.oracle in cut.curve
+    assert cut.oracle["oracle_ua"] >= ua(cut, judge)
 
 
 def test_patience_ends_training_early(tokenizer, checkpoint):

@@ -75,6 +75,7 @@ def test_two_processes_give_the_numbers_of_one(root, tmp_path, settings):
         found = read_rows(output)
         assert [row.num_processes for row in found] == [processes] * 2
         assert [row.num_test for row in found] == [7] * 2
+        assert all(row.oracle_gain_ua >= 0 for row in found)
         predictions[processes] = [
             (path.parent.name, path.read_text())
             for path in sorted(output.glob("runs/*/*/predictions.csv"))

@@ -77,6 +77,7 @@ def _system(
             eval_every_steps=config.eval_every_steps,
             evaluate_cases=config.evaluate_cases,
         ),
+        judge_oracle=config.judge_oracle,
         accelerator=accelerator,
         log=log,
     )

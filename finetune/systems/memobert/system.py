@@ -69,6 +69,8 @@ class Memobert:
     max_judged_pieces: int
     optim: OptimConfig
     choice: Choice
+    judge_oracle: bool = True
+    """Says more of a run and changes none, so it is not among `facts`."""
     accelerator: Accelerator
     log: logging.Logger
 
@@ -181,6 +183,7 @@ class Memobert:
             accelerator=self.accelerator,
             log=self.log,
             last_step=last_step,
+            judge_oracle=self.judge_oracle,
         )
 
     def _prepared(self, splits: Splits, seed: int) -> Classifier:

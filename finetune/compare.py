@@ -1,0 +1,405 @@
+"""python -m finetune.compare pretrain_prompt pretrain_finetune --results runs/finetune
+
+Whether one setting is better than another: a paired test over folds x seeds, from the rows and
+predictions of finished runs. A and B are settings of one results folder, or FOLDER:SETTING each.
+
+The unit of the test is a fold, as the mean of its seeds, where there are five folds or more: the
+seeds of one fold are judged on the same clips and count as one. With fewer folds it is the run, and
+the answer says what that is worth. Even folds share most of their training clips, so that a p just
+below 0.05 is a hint, no proof (Dietterich 1998).
+"""
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.command_line import command_parser, run_command
+from data_pipeline.errors import UserError
+from data_pipeline.markdown import markdown_table
+from data_pipeline.paths import expanded, new_file_argument, path_argument
+from finetune.config import FinetuneConfig
+from finetune.paired import Interval, PairedClips, PairedUnits, compare_clips, compare_units
+from finetune.results import (
+    Recipe,
+    ResultsRow,
+    read_every_recipe,
+    read_recipes,
+    read_rows,
+    run_folder,
+    write_csv,
+)
+
+SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "Macro-F1"}
+MIN_FOLDS = 5
+"""From so many on a fold is the unit of the test."""
+ALPHA = 0.05
+Key = tuple[int, int]
+"""Fold and seed."""
+
+
+class CompareError(UserError):
+    """Two systems that cannot be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What A or B stands for."""
+
+    folder: Path
+    """Of results."""
+    recipe: Recipe
+    row_of: dict[Key, ResultsRow]
+
+    @property
+    def name(self) -> str:
+        variant = f" ({self.recipe.variant})" if self.recipe.variant else ""
+        return self.recipe.setting + variant
+
+    def said(self, key: Key) -> dict[str, tuple[str, str]]:
+        """Clip to truth and prediction, of one run."""
+        row = self.row_of[key]
+        folder = run_folder(self.folder, row.setting, row.fold, row.seed, row.recipe)
+        with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+            return {r["clip"]: (r["truth"], r["prediction"]) for r in csv.DictReader(file)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What all tests came to."""
+
+    names: tuple[str, str]
+    """Of A and B."""
+    num_folds: int
+    num_seeds: int
+    num_runs: int
+    """Pairs of runs."""
+    over: str
+    """The unit: folds, or runs."""
+    units: dict[str, PairedUnits]
+    """By score."""
+    sd: dict[str, tuple[float | None, float | None]]
+    """Score to the standard deviations of A and B over runs, as in table.csv."""
+    clips: dict[int, PairedClips]
+    """Seed to the test of the clips of all its folds together."""
+    notes: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence, by the t-test on UA."""
+        ua, (a, b) = self.units["ua"], self.names
+        gap = f"{100 * abs(ua.difference.mean):.1f} points of UA"
+        if ua.num_units < 2:
+            return f"Between {a} and {b} lie {gap} in the one run of each: too few for a test."
+        ends = (ua.difference.low, ua.difference.high)
+        told = (
+            f"{gap} (A - B: 95 % interval {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f} over "
+            f"{ua.num_units} {self.over}; paired t-test p {_p_equals(ua.p_t)}, Wilcoxon p "
+            f"{_p_equals(ua.p_wilcoxon)})"
+        )
+        if ua.p_t is None:
+            return f"{a} and {b} differ by the same {told} in each: no spread to test it by."
+        if ua.p_t >= ALPHA:
+            return f"No difference between {a} and {b} is shown: {told}."
+        better, worse = (a, b) if ua.difference.mean > 0 else (b, a)
+        doubt = "" if ua.p_wilcoxon < ALPHA else "; the signed-rank test does not confirm it"
+        return f"{better} is better than {worse} by {told}{doubt}."
+
+    def text(self) -> str:
+        """Tables, what they are over, the verdict, and what else a reader must know."""
+        a, b = self.names
+        runs = f"{self.num_runs} pairs of runs ({self.num_folds} folds x {self.num_seeds} seeds)"
+        unit = (
+            f"{self.num_folds} folds, each the mean of its seeds"
+            if self.over == "folds"
+            else f"{self.num_runs} runs"
+        )
+        scores = markdown_table(
+            ("Score", "A", "B", "A - B", "t-test p", "Wilcoxon p"),
+            [self._score_row(name) for name in SCORES],
+        )
+        clips = markdown_table(
+            ("Seed", "Clips", "WA: A - B", "UA: A - B", "A alone right", "B alone right", "p"),
+            [_clip_row(seed, of_seed) for seed, of_seed in self.clips.items()],
+        )
+        return "\n\n".join(
+            [
+                f"A is {a}, B is {b}: {runs}",
+                scores,
+                f"± is the standard deviation over runs; intervals (95 %, bootstrap) and p are "
+                f"over {unit}.",
+                clips,
+                "The test clips of all folds together, a seed a line: differences with their 95 % "
+                "bootstrap interval over clips, and McNemar's exact test. It asks whether these "
+                "two trained models differ on such clips, not whether training again would show "
+                "it.",
+                *(f"Note: {note}" for note in self.notes),
+                self.verdict,
+            ]
+        )
+
+    def _score_row(self, score: str) -> tuple[str, ...]:
+        units, (sd_a, sd_b) = self.units[score], self.sd[score]
+        return (
+            SCORES[score],
+            _share(units.a, sd_a),
+            _share(units.b, sd_b),
+            _points(units.difference),
+            _p(units.p_t),
+            _p(units.p_wilcoxon),
+        )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The tables as numbers: a line for each score, and two for each seed's clips."""
+        found = []
+        for score, units in self.units.items():
+            line = {"over": self.over, "seed": None, "score": score, "num": units.num_units}
+            for name, interval, sd in zip("ab", (units.a, units.b), self.sd[score], strict=True):
+                line |= _ends(name, interval) | {f"{name}_sd_runs": sd}
+            line |= _ends("difference", units.difference)
+            found.append(line | {"p_t": units.p_t, "p_wilcoxon": units.p_wilcoxon})
+        for seed, of_seed in self.clips.items():
+            for score, interval in (("wa", of_seed.wa), ("ua", of_seed.ua)):
+                line = {"over": "clips", "seed": seed, "score": score, "num": of_seed.num_clips}
+                found.append(line | _ends("difference", interval))
+                if score == "wa":  # McNemar's test is about the clips that are right
+                    found[-1] |= {"only_a": of_seed.only_a, "only_b": of_seed.only_b}
+                    found[-1] |= {"p_mcnemar": of_seed.p_mcnemar}
+        names = (*found[0], "only_a", "only_b", "p_mcnemar")
+        return [{name: line.get(name) for name in names} for line in found]
+
+
+def choose(name: str, results: Path) -> Chosen:
+    """The runs that `name` stands for: a setting, or digest of a recipe, of the folder `results`,
+    or of a folder of its own before a colon. Raises CompareError."""
+    folder, _, wanted = name.rpartition(":")
+    folder = expanded(Path(folder)) if folder else results
+    if not (folder / "recipes").is_dir():
+        raise CompareError(
+            f"{name}: {folder} holds no finetuning results (no recipes/ in it); give the `output` "
+            "of a finetuning by --results FOLDER, or before the name, FOLDER:SETTING"
+        )
+    recipes = read_recipes(folder)
+    found = [r for r in recipes if r.setting == wanted]
+    found = [r for r in found if not r.variant] or found  # the plain run bears the bare name
+    if not found and len(wanted) >= 6:
+        found = [r for r in read_every_recipe(folder) if r.recipe.startswith(wanted)]
+    if len(found) != 1:
+        known = ", ".join(
+            f"{r.setting} ({', '.join(filter(None, (r.variant, r.recipe)))})" for r in recipes
+        )
+        what = "no setting" if not found else "more than one variant"
+        raise CompareError(
+            f"{name}: {what} of that name in {folder}; there are: {known}. Give the name of a "
+            "setting or, where it was run in several ways, the digest of one (recipes/)"
+        )
+    (recipe,) = found
+    rows = [row for row in read_rows(folder) if row.recipe == recipe.recipe]
+    if not rows:
+        raise CompareError(f"{name}: no run of it in {folder} is finished; run it first")
+    row_of = {(row.fold, row.seed): row for row in rows}
+    return Chosen(folder=folder, recipe=recipe, row_of=row_of)
+
+
+def compare(a: Chosen, b: Chosen) -> Comparison:
+    """All tests of A against B. Raises CompareError where they were not judged alike."""
+    _check_alike(a, b)
+    keys = sorted(a.row_of.keys() & b.row_of.keys())
+    if not keys:
+        raise CompareError(
+            f"no fold and seed that both ran: {a.name} has {_told(a.row_of)}, {b.name} "
+            f"{_told(b.row_of)}; run both with the same folds and seeds"
+        )
+    folds = sorted({fold for fold, _ in keys})
+    over = "folds" if len(folds) >= MIN_FOLDS else "runs"
+    units, sd = {}, {}
+    for score in SCORES:
+        of_runs = [np.array([getattr(x.row_of[k], score) for k in keys]) for x in (a, b)]
+        sd[score] = tuple(float(v.std(ddof=1)) if len(v) > 1 else None for v in of_runs)
+        if over == "folds":
+            at = [[i for i, key in enumerate(keys) if key[0] == fold] for fold in folds]
+            of_runs = [np.array([v[i].mean() for i in at]) for v in of_runs]
+        units[score] = compare_units(*of_runs)
+    clips, repeated = _over_clips(a, b, keys)
+    names = (a.name, b.name)
+    if a.folder != b.folder:
+        names = tuple(f"{x.folder}:{x.name}" for x in (a, b))
+    elif a.name == b.name:
+        names = tuple(f"{x.name} {x.recipe.recipe[:8]}" for x in (a, b))
+    found = Comparison(
+        names=names,
+        num_folds=len(folds),
+        num_seeds=len({seed for _, seed in keys}),
+        num_runs=len(keys),
+        over=over,
+        units=units,
+        sd=sd,
+        clips=clips,
+        notes=[],
+    )
+    found.notes.extend(_notes(a, b, keys, found, repeated))
+    return found
+
+
+def _check_alike(a: Chosen, b: Chosen) -> None:
+    if a.recipe.recipe == b.recipe.recipe and a.folder.resolve() == b.folder.resolve():
+        raise CompareError(f"A and B are both {a.name} of {a.folder}; name two settings")
+    first, second = (next(iter(x.row_of.values())) for x in (a, b))
+    facts = {
+        "folds (data.protocol)": (first.fold_file_sha256[:12], second.fold_file_sha256[:12]),
+        "shards (data.shards)": (first.data_sha256[:12], second.data_sha256[:12]),
+        "classes (data.labels)": tuple(", ".join(sorted(x.recipe.classes)) for x in (a, b)),
+    }
+    differ = [f"{what}: {of_a} and {of_b}" for what, (of_a, of_b) in facts.items() if of_a != of_b]
+    if differ:
+        raise CompareError(
+            f"{a.name} and {b.name} were not judged on the same: {'; '.join(differ)}; run both on "
+            "the same"
+        )
+
+
+def _over_clips(a: Chosen, b: Chosen, keys: Sequence[Key]) -> tuple[dict[int, PairedClips], int]:
+    """Seed to its test; and how many clips are test clips of several folds."""
+    of_seed: dict[int, list[tuple[str, str, str, str]]] = {}
+    for fold, seed in keys:
+        said_a, said_b = a.said((fold, seed)), b.said((fold, seed))
+        truths = [{clip: truth for clip, (truth, _) in s.items()} for s in (said_a, said_b)]
+        if truths[0] != truths[1]:
+            raise CompareError(
+                f"fold {fold}, seed {seed}: {a.name} was judged on {len(said_a)} clips, {b.name} "
+                f"on {len(said_b)}, and they are not the same ones with the same labels; run both "
+                "with the same data.labels and with data.long_texts=cut"
+            )
+        of_seed.setdefault(seed, []).extend(
+            (clip, truth, said, said_b[clip][1]) for clip, (truth, said) in said_a.items()
+        )
+    found, repeated = {}, 0
+    for seed, lines in sorted(of_seed.items()):
+        clip_N, truth_N, a_N, b_N = (np.array(column) for column in zip(*lines, strict=True))
+        found[seed] = compare_clips(truth_N, a_N, b_N)
+        repeated = max(repeated, sum(count > 1 for count in Counter(clip_N).values()))
+    return found, repeated
+
+
+def _notes(
+    a: Chosen, b: Chosen, keys: Sequence[Key], found: Comparison, repeated: int
+) -> list[str]:
+    """What a reader must know of the tests, and in what A and B differ beside their names."""
+    notes = []
+    ua = found.units["ua"]
+    if found.over == "runs" and found.num_seeds > 1:
+        notes.append(
+            f"with {found.num_folds} folds, fewer than {MIN_FOLDS}, the unit is the run, and the "
+            "seeds of a fold are judged on the same test clips: the units are not independent, p "
+            "is too small and the intervals are too narrow"
+        )
+    if found.num_folds == 1:
+        notes.append("there is one fold: nothing is said of other test clips")
+    if 1 < ua.num_units and ua.least_wilcoxon >= ALPHA:
+        notes.append(
+            f"the signed-rank test of {ua.num_units} {found.over} cannot give a p below "
+            f"{ua.least_wilcoxon:.3g}, however far apart they are"
+        )
+    for x in (a, b):
+        left = sorted(x.row_of.keys() - set(keys))
+        if left:
+            notes.append(f"left out, since the other has no such run: {x.name}, {_told(left)}")
+    if repeated:
+        notes.append(f"{repeated} clips are test clips of several folds and count as often")
+    first, second = (next(iter(x.row_of.values())) for x in (a, b))
+    for what in ("modalities", "selection", "train_on", "label_share"):
+        of_a, of_b = getattr(first, what), getattr(second, what)
+        if of_a != of_b:
+            notes.append(f"they differ in {what}: {of_a} and {of_b}")
+    rows = [x.row_of[key] for x in (a, b) for key in keys]
+    if any(row.selection == "oracle" for row in rows):
+        notes.append("a step was chosen on the test clips themselves: no honest number")
+    if any(row.shared_speakers for row in rows):
+        notes.append("training and test may share speakers: mechanics, not accuracy")
+    return notes
+
+
+def _told(keys: Sequence[Key] | dict[Key, Any]) -> str:
+    folds, seeds = (sorted({key[i] for key in keys}) for i in (0, 1))
+    return f"folds {', '.join(map(str, folds))} with seeds {', '.join(map(str, seeds))}"
+
+
+def _clip_row(seed: int, found: PairedClips) -> tuple[Any, ...]:
+    points = (_points(found.wa), _points(found.ua))
+    return seed, found.num_clips, *points, found.only_a, found.only_b, _p(found.p_mcnemar)
+
+
+def _ends(name: str, interval: Interval) -> dict[str, float | None]:
+    return {
+        f"{name}_mean": interval.mean,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+    }
+
+
+def _share(interval: Interval, sd: float | None) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.1%}"
+    ends = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return f"{100 * interval.mean:.1f} ± {100 * (sd or 0):.1f} % {ends}"
+
+
+def _points(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{100 * interval.mean:+.1f}"
+    return f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _p_equals(value: float | None) -> str:
+    text = _p(value)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 2 for runs that cannot be compared, with one message that says why."""
+    return run_command(_main, argv, name="finetune.compare")
+
+
+def _main(argv: list[str] | None) -> int:
+    parser = command_parser(
+        "python -m finetune.compare",
+        "Whether one setting is better than another: a paired test over\n"
+        "folds x seeds, from the rows and predictions of finished runs.",
+        "python -m finetune.compare pretrain_prompt pretrain_finetune\n"
+        "  python -m finetune.compare runs/a:pretrain_prompt runs/b:pretrain_prompt",
+    )
+    what = "a setting of --results or the digest of its recipe, or FOLDER:SETTING"
+    parser.add_argument("a", metavar="A", help=what)
+    parser.add_argument("b", metavar="B", help=what)
+    parser.add_argument(
+        "--results",
+        type=path_argument,
+        default=Path(FinetuneConfig.output),
+        metavar="FOLDER",
+        help="`output` of the finetuning config",
+    )
+    parser.add_argument(
+        "--output", type=new_file_argument, metavar="FILE", help="CSV of all these numbers"
+    )
+    args = parser.parse_args(argv)
+    found = compare(choose(args.a, args.results), choose(args.b, args.results))
+    if args.output:
+        lines = found.lines()
+        write_csv(args.output, list(lines[-1]), lines)
+    print(found.text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The robustness passport: what recognizers say of clips that lack modalities."""

@@ -1,0 +1,96 @@
+"""python -m finetune.robustness RUN/recognizer --shards runs/mine/shards --output runs/robustness
+
+The robustness passport of recognizers: WA and UA on every subset of the modalities that each reads,
+and with each modality of each clip dropped at random, at rates from 0 to 0.8.
+
+Judged are the test clips of the run that the recognizer lies in, as the predictions.csv beside it
+names them, so nothing that it was trained on is judged. Of several recognizers, such as the folds
+and seeds of a setting, there is a mean: `runs/finetune/runs/SETTING/*/recognizer`.
+"""
+
+import argparse
+import sys
+
+from data_pipeline.command_line import command_parser, run_command
+from data_pipeline.paths import path_argument
+
+RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 2 for recognizers that cannot be judged, with one message that says why."""
+    return run_command(_main, argv, name="finetune.robustness")
+
+
+def _main(argv: list[str] | None) -> int:
+    parser = command_parser(
+        "python -m finetune.robustness",
+        "The robustness passport: WA and UA of recognizers on every subset of\n"
+        "their modalities, and with modalities dropped at random. Judged are the\n"
+        "test clips of the run that each recognizer lies in.",
+        "python -m finetune.robustness runs/finetune/runs/pretrain_prompt/*/recognizer\n"
+        "      --shards runs/mine/shards --output runs/finetune/robustness",
+    )
+    parser.add_argument(
+        "recognizers", nargs="+", type=path_argument, metavar="RECOGNIZER", help="folder of one"
+    )
+    parser.add_argument(
+        "--shards", nargs="+", type=path_argument, metavar="FOLDER", required=True,
+        help="where their clips lie",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clips",
+        type=path_argument,
+        metavar="FILE",
+        help="CSV with columns clip and truth, to judge these instead of the runs' test clips",
+    )
+    parser.add_argument(
+        "--rates",
+        type=_rates,
+        default=RATES,
+        metavar="R,R,...",
+        help="shares of modalities dropped, from 0 to 1",
+    )
+    parser.add_argument(
+        "--draws", type=_positive, default=5, metavar="N", help="draws behind the score of a rate"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one drops others")
+    parser.add_argument(
+        "--output", type=path_argument, required=True, metavar="FOLDER",
+        help="robustness.csv, .md and .png",
+    )  # fmt: skip
+    args = parser.parse_args(argv)
+    from finetune.robustness.judge import passport
+    from finetune.robustness.report import write_passport
+
+    lines, notes = passport(
+        args.recognizers,
+        args.shards,
+        table=args.clips,
+        rates=args.rates,
+        num_draws=args.draws,
+        seed=args.seed,
+    )
+    judged = f"the clips of {args.clips}" if args.clips else None
+    print(write_passport(args.output, lines, notes, judged))
+    return 0
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 <= rate <= 1 for rate in rates):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected numbers from 0 to 1, as 0,.2,.4")
+    return rates
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
