@@ -122,7 +122,7 @@ def _sounds(folder: Path, split: str, on_reject: OnReject) -> dict[str, dict[str
             of_actor[class_of[row["emotion"]]].append(path.resolve())
             continue
         detail = f"no {path}; expected the sound that metadata.csv names"
-        on_reject(Reject(clip=row["file"], stage="table", reason="no_file", detail=detail))
+        on_reject(Reject(clip=row["file"], stage="table", reason="missing_file", detail=detail))
     return found
 
 

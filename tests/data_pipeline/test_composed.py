@@ -171,7 +171,7 @@ def test_a_sound_that_is_gone_is_a_reject(tree, tmp_path):
             (copy / "ravdess_audio" / file.name).symlink_to(file)
     rejects: list = []
     composed.clips(copy, rejects.append)
-    assert [(reject.clip, reject.reason) for reject in rejects] == [("20-calm.wav", "no_file")]
+    assert [(reject.clip, reject.reason) for reject in rejects] == [("20-calm.wav", "missing_file")]
 
 
 @pytest.mark.parametrize("gone", ["ravdess_audio/metadata.csv", "text/meld/dev_sent_emo.csv"])

@@ -777,6 +777,7 @@ def test_every_shipped_config_opens_with_its_command_and_trains(
         f"model={{checkpoint: {checkpoint}, bert: {bert}}}",
         f"output={tmp_path / 'out'}",
         *("seeds=[1]", "folds=[0]", "eval_every_steps=1", "num_resamples=10"),
+        "optim.precision=fp32",  # one process keeps to one precision
         *(f"plans.{s}.{key}" for s in SETTINGS for key in ("num_steps=2", "warmup_steps=0")),
         *(f"own_settings.{s}.plan.num_steps=4" for s in config.own_settings),
     ]

@@ -8,6 +8,7 @@ After a change to a rule, raise its `version` and run that: a result names the d
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data_pipeline.corpora.composed import ACTORS
 from finetune.protocols.files import Fold, Protocol, save_protocol
 from finetune.protocols.shipped import FOLDER
 
@@ -60,6 +61,16 @@ def meld_official() -> Protocol:
     )
 
 
+def composed_actor() -> Protocol:
+    """One fold, divided as the composed benchmark's sources were."""
+    units = {
+        split: tuple(f"composed/actor{number:02d}" for number in ACTORS[split])
+        for split in ("train", "dev", "test")
+    }
+    note = "The composed benchmark, by RAVDESS actor; faces and sentences are divided alike."
+    return _by_speaker("composed-actor", [Fold(**units)], note)
+
+
 def cremad_actor() -> Protocol:
     """Five folds by the number of the actor."""
     parts = [[f"cremad/{actor}" for actor in range(1001 + k, 1092, 5)] for k in range(5)]
@@ -82,6 +93,7 @@ def emodb_speaker10() -> Protocol:
 
 
 RULES: dict[str, Callable[[], Protocol]] = {
+    "composed-actor": composed_actor,
     "cremad-actor": cremad_actor,
     "emodb-speaker10": emodb_speaker10,
     "iemocap-session5": iemocap_session5,

@@ -14,6 +14,7 @@ from finetune.protocols.shipped import FOLDER, shipped_names
 from finetune.protocols.shipped.rules import RULES
 
 DIGESTS = {
+    "composed-actor": "f36fc6ff017d",
     "cremad-actor": "df26c9581995",
     "emodb-speaker10": "7d34de489a63",
     "iemocap-session5": "b70a5c6a5cd1",
