@@ -14,17 +14,17 @@ def rows_of(
     Of text they are the word pieces, without [CLS] and [SEP]. A stream that no clip of the batch
     has is one row of zeros.
     """
-    if modality == "text":
+    if modality == "text" and batch.text_ids_NT.shape[1] > 2:
         values_NFC, real_NF = encoded.text_NTH[:, 1:], batch.text_mask_NT[:, 1:].clone()
-        last_N = batch.text_mask_NT.sum(1) - 2  # [SEP]; -1 is that of a clip of [CLS] alone
+        last_N = batch.text_mask_NT.sum(1) - 2  # [SEP]; of a clip of [CLS] alone nothing is real
         real_NF[torch.arange(len(real_NF), device=real_NF.device), last_N] = False
     elif modality in batch.frames:
         values_NFC, real_NF = encoded[modality], batch.frames[modality].real_NF
     else:
-        values_NFC = real_NF = None
-    if values_NFC is None or not values_NFC.shape[1]:
         blank_N1C = encoded.pooled_NH.new_zeros(len(batch.ids), 1, width)
-        return blank_N1C, blank_N1C.new_zeros(blank_N1C.shape[:2], dtype=torch.bool)
+        return blank_N1C, torch.zeros(
+            blank_N1C.shape[:2], dtype=torch.bool, device=blank_N1C.device
+        )
     return values_NFC.masked_fill(~real_NF[..., None], 0.0), real_NF
 
 

@@ -1,7 +1,8 @@
 """python -m finetune.robustness RUN/recognizer --shards runs/mine/shards --output runs/robustness
 
 The robustness passport of recognizers: WA and UA on every subset of the modalities that each reads,
-and with each modality of each clip dropped at random, at rates from 0 to 0.8.
+and with each modality of each clip dropped at random, at rates from 0 to 0.8; with `--noise speech`
+also with white noise on that stream of three clips in four.
 
 Judged are the test clips of the run that the recognizer lies in, as the predictions.csv beside it
 names them, so nothing that it was trained on is judged. Of several recognizers, such as the folds
@@ -15,6 +16,7 @@ from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.paths import path_argument
 
 RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
+RATIOS = (1.0, 0.1, 0.01)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +54,16 @@ def _main(argv: list[str] | None) -> int:
         help="shares of modalities dropped, from 0 to 1",
     )
     parser.add_argument(
+        "--noise", nargs="+", default=(), metavar="STREAM", help="streams to put white noise on"
+    )
+    parser.add_argument(
+        "--ratios",
+        type=_ratios,
+        default=RATIOS,
+        metavar="R,R,...",
+        help="signal to noise, of power; M3ER's protocol has 0.01",
+    )
+    parser.add_argument(
         "--draws", type=_positive, default=5, metavar="N", help="draws behind the score of a rate"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one drops others")
@@ -68,6 +80,8 @@ def _main(argv: list[str] | None) -> int:
         args.shards,
         table=args.clips,
         rates=args.rates,
+        noisy=args.noise,
+        ratios=args.ratios,
         num_draws=args.draws,
         seed=args.seed,
     )
@@ -84,6 +98,16 @@ def _rates(text: str) -> tuple[float, ...]:
     if not rates or not all(0 <= rate <= 1 for rate in rates):
         raise argparse.ArgumentTypeError(f"{text!r}; expected numbers from 0 to 1, as 0,.2,.4")
     return rates
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    try:
+        ratios = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        ratios = ()
+    if not ratios or not all(0 < ratio < float("inf") for ratio in ratios):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected numbers above 0, as 1,.1,.01")
+    return ratios
 
 
 def _positive(text: str) -> int:

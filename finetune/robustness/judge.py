@@ -1,4 +1,4 @@
-"""Recognizers judged on clips that lack modalities.
+"""Recognizers judged on clips that lack modalities, or whose streams are noisy.
 
 N clips, M modalities, C classes.
 """
@@ -7,7 +7,7 @@ import csv
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from finetune.recognizer import Recognizer, load_recognizer, told_of
 from finetune.results import read_row
 
 NUM_RESAMPLES = 1000
+NOISY_SHARE = 0.75
+"""Of the clips, those whose stream is noisy, as in M3ER's protocol."""
 TOLERANCE = 0.02
 """By which a probability may differ from the run's own: other hardware, bf16."""
 Line = dict[str, Any]
@@ -51,13 +53,16 @@ def judge(
     modalities: Sequence[Modality],
     *,
     rates: Sequence[float],
+    noisy: Sequence[str] = (),
+    ratios: Sequence[float] = (),
     num_draws: int = 5,
     seed: int = 0,
 ) -> list[Line]:
-    """A line for each subset of `modalities`, the full one first, and for each missing rate.
+    """A line for each subset of `modalities`, the full one first, for each missing rate, and for
+    each stream of `noisy` at each signal to noise ratio.
 
-    The score of a rate is the mean over `num_draws` draws. A clip that has none of a subset's
-    modalities is judged unseen, since to leave it out would flatter.
+    The score of a rate or ratio is the mean over `num_draws` draws. A clip that has none of a
+    subset's modalities is judged unseen, since to leave it out would flatter.
     """
     samples, num_classes = clips.samples, len(recognizer.classes)
 
@@ -101,14 +106,49 @@ def judge(
                 "rate": rate,
                 "dropped": float(1 - num_kept / max(num_there, 1)),
                 "num_unseen": sum(not k for k in kept[0]),
-                **{
-                    name: float(np.mean([getattr(scores, name) for scores in found]))
-                    for name in ("wa", "ua", "macro_f1")
-                },
                 "num_draws": len(draws),
             }
+            | _means(found)
         )
+    for stream in noisy:
+        for ratio in ratios:
+            found = [
+                scored([noisy_of(s, stream, ratio, (seed, d)).only(modalities) for s in samples])
+                for d in range(num_draws)
+            ]
+            lines.append(
+                dict.fromkeys(lines[0])
+                | {"kind": "noise", "case": stream, "rate": ratio, "num_draws": num_draws}
+                | _means(found)
+            )
     return lines
+
+
+def _means(found: list[Scores]) -> Line:
+    return {
+        name: float(np.mean([getattr(scores, name) for scores in found]))
+        for name in ("wa", "ua", "macro_f1")
+    }
+
+
+def noisy_of(sample: ClipSample, stream: str, ratio: float, seed: tuple[int, int]) -> ClipSample:
+    """The clip with white Gaussian noise on one stream, in NOISY_SHARE of all clips: each number of
+    the stream gets noise of its own deviation over the clip, divided by the root of `ratio`.
+
+    The lots are the clip's own, as those of `kept_of`.
+    """
+    if not sample.has(stream):
+        return sample
+    digest = hashlib.sha256(f"{seed}/{sample.id}/{stream}/noise".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    if rng.random() >= NOISY_SHARE:
+        return sample
+    rows = sample.streams[stream]
+    values_ND = rows.values_ND.astype(np.float32)
+    noise_ND = rng.standard_normal(values_ND.shape, dtype=np.float32)
+    values_ND = values_ND + noise_ND * values_ND.std() / np.sqrt(ratio)
+    rows = replace(rows, values_ND=values_ND.astype(rows.values_ND.dtype))
+    return replace(sample, streams=sample.streams | {stream: rows})
 
 
 def kept_of(
@@ -193,6 +233,8 @@ def passport(
     *,
     table: Path | None = None,
     rates: Sequence[float],
+    noisy: Sequence[str] = (),
+    ratios: Sequence[float] = (),
     num_draws: int = 5,
     seed: int = 0,
 ) -> tuple[list[Line], list[str]]:
@@ -215,7 +257,22 @@ def passport(
             "num_clips": len(clips.samples),
             "chance_ua": 1 / len(np.unique(clips.truth_N)),
         }
-        own = judge(recognizer, clips, modalities, rates=rates, num_draws=num_draws, seed=seed)
+        strange = [name for name in noisy if name == "text" or name not in modalities]
+        if strange:
+            raise RobustnessError(
+                f"--noise {strange[0]}: {folder} reads {', '.join(modalities)}; expected one of "
+                "its streams, which text is none of"
+            )
+        own = judge(
+            recognizer,
+            clips,
+            modalities,
+            rates=rates,
+            noisy=noisy,
+            ratios=ratios,
+            num_draws=num_draws,
+            seed=seed,
+        )
         lines += [about | line for line in own]
         print(
             f"{number}/{len(folders)} {folder}: {len(clips.samples)} clips of {clips.source}, UA "

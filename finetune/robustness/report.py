@@ -8,12 +8,18 @@ import numpy as np
 from data_pipeline.markdown import markdown_table
 from finetune.missing_modalities import COLOURS, draw_cases
 from finetune.results import write_csv, write_text
-from finetune.robustness.judge import Line
+from finetune.robustness.judge import NOISY_SHARE, Line
 from pretrain.report import save_picture
 
 CLIPS = (
     "the test clips of each recognizer's own run (predictions.csv beside it), which it was not "
     "trained on"
+)
+
+
+NOISE = (
+    f"White noise on one stream of {NOISY_SHARE:.0%} of the clips, its power that of the "
+    "stream divided by the ratio:"
 )
 
 
@@ -52,7 +58,8 @@ def _mean(group: list[Line]) -> Line:
         values = [line[name] for line in group]
         line[f"{name}_mean"] = float(np.mean(values))
         line[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    line["dropped"] = float(np.mean([line["dropped"] for line in group]))
+    dropped = [line["dropped"] for line in group if line["dropped"] is not None]
+    line["dropped"] = float(np.mean(dropped)) if dropped else None
     line["interval"] = (group[0]["ua_low"], group[0]["ua_high"]) if len(group) == 1 else None
     return line | {"num_recognizers": len(group)}
 
@@ -76,6 +83,13 @@ def _markdown(means: list[Line], notes: list[str], judged: str) -> str:
             if m["kind"] == "rate"
         ],
     )
+    noise = [
+        (m["setting"], m["case"], f"{m['rate']:g}", *(_percent(m, s) for s in scores))
+        for m in means
+        if m["kind"] == "noise"
+    ]
+    names = ("Setting", "Noise on", "Signal to noise", "WA", "UA", "Macro-F1")
+    noisy = [NOISE, markdown_table(names, noise)] if noise else []
     several = any(m["num_recognizers"] > 1 for m in means)
     about = "± is the standard deviation over recognizers (folds and seeds)."
     single = "[ ] is the 95 % bootstrap interval of UA over the clips; robustness.csv has WA's."
@@ -88,6 +102,7 @@ def _markdown(means: list[Line], notes: list[str], judged: str) -> str:
                 "Each modality of each clip dropped at random at the missing rate, the last one "
                 "never, so that less is really missing:",
                 rates,
+                *noisy,
                 about if several else single,
                 *(["\n".join(f"- {note}" for note in notes)] if notes else []),
             ]

@@ -13,7 +13,7 @@ from data_pipeline.shards import write_shard
 from finetune.recognizer import Recognizer
 from finetune.results import read_all_rows
 from finetune.robustness.__main__ import main
-from finetune.robustness.judge import JudgedClips, judge, kept_of
+from finetune.robustness.judge import JudgedClips, judge, kept_of, noisy_of
 from finetune.run import main as finetune
 
 from .conftest import PASSPORT, make_clips, without_face
@@ -58,6 +58,24 @@ def test_scores_are_those_of_what_is_left(tmp_path):
     assert most["dropped"] == pytest.approx(2 / 3)
     assert most["wa"] == pytest.approx(0.25 + 0.75 / 3, abs=0.08)
     assert lines == judge(listener, clips, MODALITIES, rates=(0.0, 0.5, 1.0), num_draws=3)
+
+
+def test_noise_has_its_power_and_is_on_one_stream_of_three_clips_in_four():
+    clips = make_clips(num_speakers=5, per_speaker=80, signal=0)
+    ratios, untouched = [], 0
+    for clip in clips:
+        noisy = noisy_of(clip, "face", 0.25, (0, 0))
+        assert noisy.streams["speech"] is clip.streams["speech"] and noisy.text == clip.text
+        noisy.check(PASSPORT)
+        plain_ND, noisy_ND = (c.streams["face"].values_ND.astype(np.float64) for c in (clip, noisy))
+        untouched += np.array_equal(plain_ND, noisy_ND)
+        if not np.array_equal(plain_ND, noisy_ND):
+            ratios.append(plain_ND.var() / (noisy_ND - plain_ND).var())
+        again = noisy_of(clip, "face", 0.25, (0, 0)).streams["face"].values_ND
+        assert np.array_equal(again, noisy.streams["face"].values_ND)
+    assert np.mean(ratios) == pytest.approx(0.25, rel=0.05)
+    assert untouched / len(clips) == pytest.approx(0.25, abs=0.06)
+    assert noisy_of(without_face(clips[0]), "face", 0.25, (0, 0)).has("face") is False
 
 
 def test_the_last_one_is_kept_and_larger_rates_drop_more_of_the_same():
@@ -133,6 +151,17 @@ def test_every_system_and_one_of_fewer_streams_has_a_passport(tmp_path, trained)
     assert cases["pretrain_finetune"] == {"text", "speech", "text+speech"}
     mine = [x for x in lines if x["setting"] == "mine"]
     assert {x["ua"] for x in mine} == {"1.0"} and {float(x["dropped"]) for x in mine} == {0.0}
+
+
+def test_noise_is_a_table_of_its_own(tmp_path, trained, capsys):
+    out, shards = trained
+    folder, *_ = out.glob("runs/pretrain_prompt/*/recognizer")
+    command = [str(folder), "--shards", str(shards), "--output", str(tmp_path / "r")]
+    assert main([*command, "--draws", "1", "--noise", "face", "speech", "--ratios", "1,.01"]) == 0
+    told = capsys.readouterr().out
+    assert "| pretrain_prompt | speech | 0.01 |" in told
+    assert main([*command, "--noise", "text"]) == 2
+    assert "--noise text" in capsys.readouterr().err
 
 
 def test_clips_can_be_named_and_what_is_not_there_is_an_error(tmp_path, trained, capsys):

@@ -143,7 +143,7 @@ def test_the_real_files_fit_the_folds(shared_data, adapter, folder, name, missin
     "given", ["iemocap-speker10", "iemocap-speker10.json", "runs/IEMOCAP-speaker10"]
 )
 def test_a_wrong_name_names_the_nearest_that_ships(given):
-    with pytest.raises(ProtocolError, match="nearest that ships is iemocap-speaker10 of cremad"):
+    with pytest.raises(ProtocolError, match="nearest that ships is iemocap-speaker10 of composed"):
         load_protocol(given)
 
 
