@@ -113,7 +113,8 @@ class Comparison:
     def text(self) -> str:
         """Tables, what they are over, the verdict, and what else a reader must know."""
         a, b = self.names
-        runs = f"{self.num_runs} pairs of runs ({self.num_folds} folds x {self.num_seeds} seeds)"
+        folds, seeds = _counted(self.num_folds, "fold"), _counted(self.num_seeds, "seed")
+        runs = f"{_counted(self.num_runs, 'pair')} of runs ({folds} x {seeds})"
         unit = (
             f"{self.num_folds} folds, each the mean of its seeds"
             if self.over == "folds"
@@ -322,6 +323,10 @@ def _notes(
     if any(row.shared_speakers for row in rows):
         notes.append("training and test may share speakers: mechanics, not accuracy")
     return notes
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _told(keys: Sequence[Key] | dict[Key, Any]) -> str:
