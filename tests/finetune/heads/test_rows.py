@@ -1,4 +1,4 @@
-"""Rows of a modality: what is real of text and streams, and what stands for one that is not there."""
+"""Rows of a modality: which of text and streams are real, and what stands for what is not there."""
 
 import pytest
 import torch
