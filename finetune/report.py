@@ -2,7 +2,8 @@
 
     report = finetune_report(Path("runs/finetune"))
 
-writes table.md and table.csv, of each setting confusion-SETTING.png and curve-SETTING.png, and with
+writes table.md and table.csv, of each setting confusion-SETTING.png and curve-SETTING.png, of
+several settings.png, of several shares of the labels label_shares.png, and with
 evaluate_cases=seven missing_modalities.md, .csv and .png, into the folder.
 """
 
@@ -23,6 +24,7 @@ from finetune.missing_modalities import (
     plot_missing_modalities,
     write_missing_modalities,
 )
+from finetune.overview import plot_label_shares, plot_settings
 from finetune.results import (
     Recipe,
     ResultsRow,
@@ -158,6 +160,7 @@ def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
     num_shown = sum(len(rows) for rows in cases.values())
     chances = {name: _chance(folder, rows) for name, rows in groups.items()}
     common = len(set(chances.values())) == 1
+    chance_ua = next(iter(chances.values())).ua if common else None
     report = FinetuneReport(
         folder=folder,
         columns=COLUMNS,
@@ -172,9 +175,9 @@ def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
             )
             if picture is not None
         ]
-        + plot_missing_modalities(
-            folder, missing, next(iter(chances.values())).ua if common else None
-        ),
+        + plot_missing_modalities(folder, missing, chance_ua)
+        + plot_settings(folder, groups, chance_ua)
+        + plot_label_shares(folder, groups, chance_ua),
         notes=[
             *_notes(recipes, groups, len(every) - num_shown),
             *([CHANCE] if common else [f"{name}: {c.sentence}" for name, c in chances.items()]),

@@ -1,0 +1,176 @@
+"""python -m finetune.benchmark [TABLE ...]
+
+The tables of docs/results/composed: what pretraining, prompt and heads are worth on the composed
+benchmark (data_pipeline/corpora/composed.py). A table is a list of commands that a user could give,
+and a page that is made of what they leave; each command goes on where it was, so a benchmark that
+was stopped is given again. Hours of two CPU cores; needs runs/composed, see
+configs/pretrain/composed.yaml.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.command_line import command_parser, run_command
+from data_pipeline.errors import UserError
+from data_pipeline.paths import path_argument
+
+PAGES = Path("docs/results/composed")
+RUN = "accelerate launch --quiet finetune/run.py --config configs/finetune/composed_"
+PRETRAIN = "bash launch/pretrain.sh --config configs/pretrain/composed.yaml"
+ROBUSTNESS = "python -m finetune.robustness --shards runs/composed/labelled"
+SHARES = (1.0, 0.6, 0.4, 0.2, 0.1, 0.02)
+ABLATIONS = {
+    "all": "",
+    "without_wwmlm": "objectives.weights.wwmlm=0",
+    "without_span_mafr": "objectives.weights.span_mafr=0",
+    "without_span_mvfr": "objectives.weights.span_mvfr=0",
+    "without_span_mvfc_kl": "objectives.weights.span_mvfc_kl=0",
+    "always_masked": "masking.dice=false",
+    "random_frames": "masking.span_length=1 masking.ratios.span_mafr=0.5 "
+    "masking.ratios.span_mvfr=0.5 masking.ratios.span_mvfc_kl=0.5",
+}
+"""Pretraining to its changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One question, the commands that answer it, and which answers are compared."""
+
+    title: str
+    commands: tuple[str, ...]
+    results: str
+    """Folder of the finetuning whose table and rows the page takes."""
+    pairs: tuple[tuple[str, str], ...]
+    """Settings that are compared, the one expected to be better first."""
+    passports: tuple[str, ...] = ()
+    """Folders of robustness passports, whose tables and pictures the page takes too."""
+
+
+def of_ablation(name: str) -> str:
+    """The finetuning of one pretraining, under a setting of that name."""
+    plan = "plan: {num_steps: 160, learning_rate: 2e-4, warmup_steps: 16, patience: 4}"
+    own = f"own_settings.{name}={{weights: checkpoint, head: prompt, {plan}}}"
+    return (
+        f"{RUN}settings.yaml 'settings=[{name}]' '{own}' output=runs/composed/objectives "
+        f"model.checkpoint=runs/composed/pretrained/{name}"
+    )
+
+
+TABLES = {
+    "settings": Table(
+        title="The four settings, and few labels",
+        commands=tuple(f"{RUN}settings.yaml label_share={share:g}" for share in SHARES),
+        results="runs/composed/settings",
+        pairs=(
+            ("pretrain_prompt", "pretrain_finetune"),
+            ("pretrain_finetune", "bert_direct"),
+            ("bert_direct", "direct"),
+        ),
+    ),
+    "robustness": Table(
+        title="Missing modalities",
+        commands=(
+            f"{RUN}robustness.yaml",
+            f"{ROBUSTNESS} runs/composed/robustness/runs/*/*/recognizer --draws 2 "
+            f"--output runs/composed/robustness/passport",
+        ),
+        results="runs/composed/robustness",
+        pairs=(("prompt_seven", "prompt_full"), ("prompt_seven", "m3er")),
+        passports=("runs/composed/robustness/passport",),
+    ),
+    "m3er": Table(
+        title="M3ER, and noise on one stream",
+        commands=(
+            f"{RUN}m3er.yaml",
+            f"{ROBUSTNESS} runs/composed/m3er/runs/*/*/recognizer --rates 0 --draws 1 "
+            "--noise speech face --ratios 1,.1,.01 --output runs/composed/m3er/passport",
+        ),
+        results="runs/composed/m3er",
+        pairs=(("m3er", "no_check"), ("m3er", "no_proxies"), ("m3er", "plain")),
+        passports=("runs/composed/m3er/passport",),
+    ),
+    "foal_net": Table(
+        title="Foal-Net's parts",
+        commands=(f"{RUN}foal_net.yaml",),
+        results="runs/composed/foal_net",
+        pairs=(("avel", "base"), ("mem", "base"), ("both", "base")),
+    ),
+    "objectives": Table(
+        title="What pretraining asks",
+        commands=tuple(
+            command
+            for name, changes in ABLATIONS.items()
+            for command in (
+                f"{PRETRAIN} run.output=runs/composed/pretrained/{name} {changes}".strip(),
+                of_ablation(name),
+            )
+        ),
+        results="runs/composed/objectives",
+        pairs=tuple(("all", name) for name in ABLATIONS if name != "all"),
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 2 where a command of a table fails."""
+    return run_command(_main, argv, name="benchmark", go_on="the same command does what is missing")
+
+
+def _main(argv: list[str] | None) -> int:
+    parser = command_parser(
+        "python -m finetune.benchmark",
+        "Run the tables of the composed benchmark and write their pages.",
+        "python -m finetune.benchmark foal_net m3er",
+    )
+    parser.add_argument(
+        "tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; all by default"
+    )
+    parser.add_argument("--output", type=path_argument, default=PAGES, help="folder of the pages")
+    args = parser.parse_args(argv)
+    strange = [name for name in args.tables if name not in TABLES]
+    if strange:
+        parser.error(f"no table {strange[0]}; there are {', '.join(TABLES)}")
+    for name in args.tables or TABLES:
+        for command in TABLES[name].commands:
+            print(f"+ {command}", flush=True)
+            if subprocess.run(["bash", "-c", command]).returncode:
+                raise UserError(f"table {name}: this command failed: {command}")
+        print(args.output / publish(name, TABLES[name], args.output))
+    return 0
+
+
+def publish(name: str, table: Table, output: Path) -> str:
+    """Write the page of a table that was run, its rows and pictures; the page's name."""
+    from finetune.compare import choose, compare
+
+    results = Path(table.results)
+    (output / f"{name}.csv").parent.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}.csv").write_bytes((results / "table.csv").read_bytes())
+    verdicts = [compare(choose(a, results), choose(b, results)).verdict for a, b in table.pairs]
+    parts = [
+        f"# {table.title}",
+        "Semi-synthetic: real voices, faces and sentences that share nothing but an emotion "
+        "(`data_pipeline/corpora/composed.py`). The figures compare methods; they say nothing of "
+        "how well emotions are recognised in life.",
+        "```sh\n" + "\n".join(table.commands) + "\n```",
+        (results / "table.md").read_text(encoding="utf-8").strip(),
+        "\n".join(f"- {verdict}" for verdict in verdicts),
+    ]
+    for picture in ("settings.png", "label_shares.png"):
+        if (results / picture).is_file():
+            (output / f"{name}_{picture}").write_bytes((results / picture).read_bytes())
+            parts.append(f"![]({name}_{picture})")
+    for folder in map(Path, table.passports):
+        picture = f"{name}_{folder.name}.png"
+        (output / picture).write_bytes((folder / "robustness.png").read_bytes())
+        (output / f"{name}_{folder.name}.csv").write_bytes((folder / "robustness.csv").read_bytes())
+        text = (folder / "robustness.md").read_text(encoding="utf-8").strip()
+        parts += [text.replace("# Robustness", "## Robustness"), f"![]({picture})"]
+    (output / f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return f"{name}.md"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
