@@ -35,9 +35,6 @@ HIDDEN = -1e4
 PAPER_TEMPERATURE = 0.07
 OFFICIAL_TEMPERATURE = 2.659260  # log(1 / 0.07), which the official code divides by
 LEAST_TEMPERATURE = 0.01
-PROJECTION_DROPOUT = 0.5
-ATTENTION_DROPOUT = 0.1
-"""Of an attention's output; its weights have none."""
 Rows = tuple[torch.Tensor, torch.Tensor]
 """Of a stream, zeros at padding [N, F, C], and which are real [N, F]."""
 
@@ -58,6 +55,10 @@ class FoalNetSettings:
     """Width in which the streams are contrasted."""
     dropout: Share = 0.1
     """On both streams, and before the classifier."""
+    projection_dropout: Share = 0.5
+    """Inside the projections that are contrasted."""
+    attention_dropout: Share = 0.1
+    """On the output of an attention, whose weights have none."""
     avel: NonNegative = 1.0
     """Weight of the alignment; 0 leaves it out."""
     mem: NonNegative = 0.1
@@ -90,10 +91,12 @@ class FoalNetHead(Head):
         self.widths = dict(zip((settings.audio, settings.video), widths, strict=True))
         audio, video = widths
         layers, heads = settings.num_layers, settings.num_heads
-        self.audio_projection = Projection(audio, settings.projection)
-        self.video_projection = Projection(video, settings.projection)
-        self.audio_stack = CrossAttention(audio, video, layers, heads)
-        self.video_stack = CrossAttention(video, audio, layers, heads)
+        projected = settings.projection, settings.projection_dropout
+        self.audio_projection = Projection(audio, *projected)
+        self.video_projection = Projection(video, *projected)
+        stack = layers, heads, settings.attention_dropout
+        self.audio_stack = CrossAttention(audio, video, *stack)
+        self.video_stack = CrossAttention(video, audio, *stack)
         self.audio_match, self.video_match = nn.Linear(audio, 2), nn.Linear(video, 2)
         self.dropout = nn.Dropout(settings.dropout)
         self.classifier = nn.Linear(audio + video, num_classes)
@@ -233,11 +236,11 @@ def _asked(stack: "CrossAttention", rows: Rows, other: Rows) -> torch.Tensor:
 class Projection(nn.Module):
     """e1 = W1 x; LN(e1 + Dropout(W2 gelu(e1)))."""
 
-    def __init__(self, width: int, projected: int) -> None:
+    def __init__(self, width: int, projected: int, dropout: float) -> None:
         super().__init__()
         self.first = nn.Linear(width, projected, bias=False)
         self.second = nn.Linear(projected, projected)
-        self.dropout = nn.Dropout(PROJECTION_DROPOUT)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(projected)
 
     def forward(self, mean_NC: torch.Tensor) -> torch.Tensor:
@@ -248,10 +251,12 @@ class Projection(nn.Module):
 class CrossAttention(nn.Module):
     """Layers in which the rows of one stream ask the other one, unchanged in each."""
 
-    def __init__(self, width: int, other: int, num_layers: int, num_heads: int) -> None:
+    def __init__(
+        self, width: int, other: int, num_layers: int, num_heads: int, dropout: float
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            CrossAttentionLayer(width, other, num_heads) for _ in range(num_layers)
+            CrossAttentionLayer(width, other, num_heads, dropout) for _ in range(num_layers)
         )
 
     def forward(
@@ -265,13 +270,13 @@ class CrossAttention(nn.Module):
 class CrossAttentionLayer(nn.Module):
     """LN(q + Dropout(W_o Attn(q, k, v))), without a feed-forward part."""
 
-    def __init__(self, width: int, other: int, num_heads: int) -> None:
+    def __init__(self, width: int, other: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query, self.answer = nn.Linear(width, width), nn.Linear(width, width)
         self.key, self.value = nn.Linear(other, width), nn.Linear(other, width)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(ATTENTION_DROPOUT)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, rows_NFC: torch.Tensor, other_NGD: torch.Tensor, other_real_NG: torch.Tensor

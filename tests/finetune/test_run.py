@@ -61,6 +61,14 @@ def test_accelerate_launch_literally(root, tmp_path, settings):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(root, tmp_path, settings):
+    still = "dropout: 0, projection_dropout: 0, attention_dropout: 0"
+    settings += [
+        "settings=[pretrain_finetune, pretrain_prompt, foal_net, m3er]",
+        f"own_settings.foal_net={{head: foal_net, options: {{num_heads: 2, {still}}}}}",
+        "own_settings.m3er={head: m3er, options: {dimensions: 3, dropout: 0}, "
+        "plan: {freeze_model: true}}",
+        *(f"own_settings.{name}.plan.num_steps=4" for name in ("foal_net", "m3er")),
+    ]
     predictions = {}
     for processes in (1, 2):
         output = tmp_path / str(processes)
@@ -73,15 +81,15 @@ def test_two_processes_give_the_numbers_of_one(root, tmp_path, settings):
         )
         assert done.returncode == 0, done.stdout + done.stderr
         found = read_rows(output)
-        assert [row.num_processes for row in found] == [processes] * 2
-        assert [row.num_test for row in found] == [7] * 2
+        assert [row.num_processes for row in found] == [processes] * 4
+        assert [row.num_test for row in found] == [7] * 4
         assert all(row.oracle_gain_ua >= 0 for row in found)
         predictions[processes] = [
             (path.parent.name, path.read_text())
             for path in sorted(output.glob("runs/*/*/predictions.csv"))
         ]
     one, two = predictions[1], predictions[2]
-    assert len(one) == 2
+    assert len(one) == 4
     for (name, mine), (other, theirs) in zip(one, two, strict=True):
         assert name == other
         for a, b in zip(mine.splitlines()[1:], theirs.splitlines()[1:], strict=True):

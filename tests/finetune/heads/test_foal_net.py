@@ -141,7 +141,7 @@ def test_a_clip_without_a_stream_takes_no_part_in_the_contrast():
 def test_a_layer_is_its_equation():
     """By numpy, head by head: softmax(q k / sqrt(d)) v, W_o, residual, norm."""
     torch.manual_seed(0)
-    layer = CrossAttentionLayer(6, 4, 2).eval()
+    layer = CrossAttentionLayer(6, 4, 2, 0.1).eval()
     rows, other = torch.randn(1, 3, 6), torch.randn(1, 5, 4)
     real = torch.tensor([[True, True, True, False, True]])
     weights = {name: value.detach().numpy() for name, value in layer.named_parameters()}
@@ -166,7 +166,7 @@ def test_a_layer_is_its_equation():
 
 def test_the_projection_is_its_equation():
     torch.manual_seed(0)
-    project = Projection(4, 6).eval()
+    project = Projection(4, 6, 0.5).eval()
     x = torch.randn(3, 4)
     first = x.numpy() @ project.first.weight.detach().numpy().T
     gelu = first * 0.5 * (1 + np.vectorize(math.erf)(first / math.sqrt(2)))
