@@ -128,34 +128,44 @@ def _chance(lines: list[Line]) -> float | None:
 
 
 def _draw(path: Path, means: list[Line], chance: float | None) -> None:
-    """Above UA by subset, below UA over the missing rate; a colour a setting."""
+    """UA by subset, over the missing rate and, where it was asked for, under noise."""
     subsets = [m for m in means if m["kind"] == "subset"][::-1]  # the full one at the bottom
     num_cases = len({m["case"] for m in subsets})
-    figure, (above, below) = plt.subplots(
-        2, figsize=(4.6, 3.6 + 0.3 * num_cases), layout="constrained",
-        height_ratios=(0.6 + 0.3 * num_cases, 2.4),
+    noisy = list(dict.fromkeys(m["case"] for m in means if m["kind"] == "noise"))
+    figure, (above, below, *others) = plt.subplots(
+        2 + len(noisy), figsize=(4.6, 3.6 + 0.3 * num_cases + 2.6 * len(noisy)),
+        layout="constrained", height_ratios=(0.6 + 0.3 * num_cases, *[2.4] * (1 + len(noisy))),
     )  # fmt: skip
-    for axis in (above, below):
+    for axis in (above, below, *others):
         axis.spines[["top", "right"]].set_visible(False)
     above.set_title("Some modalities missing", fontsize=11)
     names = list(dict.fromkeys(m["setting"] for m in means))
     order = sorted(subsets, key=lambda m: names.index(m["setting"]))
     draw_cases(above, order, chance)
-    for n, name in enumerate(names):
-        own = [m for m in means if (m["kind"], m["setting"]) == ("rate", name)]
-        below.errorbar(
-            [m["rate"] for m in own],
-            [m["ua_mean"] for m in own],
-            yerr=[m["ua_sd"] or 0 for m in own],
-            fmt="o-",
-            color=COLOURS[n % len(COLOURS)],
-            markersize=4,
-            lw=1.2,
-        )
-    if chance is not None:
-        below.axhline(chance, color="#999", ls=":", lw=1)
+    curves = [("rate", "", below)]
+    curves += [("noise", stream, axis) for stream, axis in zip(noisy, others, strict=True)]
+    for kind, stream, axis in curves:
+        for n, name in enumerate(names):
+            own = [m for m in means if (m["kind"], m["setting"]) == (kind, name)]
+            own = [m for m in own if kind == "rate" or m["case"] == stream]
+            axis.errorbar(
+                [m["rate"] for m in own],
+                [m["ua_mean"] for m in own],
+                yerr=[m["ua_sd"] or 0 for m in own],
+                fmt="o-",
+                color=COLOURS[n % len(COLOURS)],
+                markersize=4,
+                lw=1.2,
+            )
+        if chance is not None:
+            axis.axhline(chance, color="#999", ls=":", lw=1)
+        axis.set_ylabel("UA on test", fontsize=9)
+        axis.grid(alpha=0.25)
+        if kind == "noise":
+            axis.set_title(f"Noise on {stream}", fontsize=11)
+            axis.set_xscale("log")
+            axis.invert_xaxis()
+            axis.set_xlabel("signal to noise, of power", fontsize=9)
     below.set_title("Each dropped at random", fontsize=11)
     below.set_xlabel("missing rate", fontsize=9)
-    below.set_ylabel("UA on test", fontsize=9)
-    below.grid(alpha=0.25)
     save_picture(figure, path)
