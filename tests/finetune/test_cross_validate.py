@@ -780,6 +780,13 @@ def test_every_shipped_config_opens_with_its_command_and_trains(
         "optim.precision=fp32",  # one process keeps to one precision
         *(f"plans.{s}.{key}" for s in SETTINGS for key in ("num_steps=2", "warmup_steps=0")),
         *(f"own_settings.{s}.plan.num_steps=4" for s in config.own_settings),
+        *(f"own_settings.{s}.plan.warmup_steps=0" for s in config.own_settings),
+        # Of twelve training clips.
+        *(
+            f"own_settings.{s}.options.dimensions=3"
+            for s, setting in config.own_settings.items()
+            if setting.head == "m3er"
+        ),
     ]
     assert main(["--config", str(path), *changes]) == 0
     assert {row.setting for row in rows(tmp_path)} == set(config.settings)
