@@ -123,8 +123,8 @@ class M3erHead(Head):
 
     def forward(self, encoded: Encoded, batch: Batch, label_N: torch.Tensor) -> HeadOutput:
         rows = self._rows(encoded, batch)
-        steps_NT, streams = self._effective(rows)
-        state_NSH, memory_NM, has_NS = self.fusion(steps_NT, *streams)
+        steps_NT, streams, has_NS = self._effective(rows)
+        state_NSH, memory_NM = self.fusion(steps_NT, streams, has_NS)
         together_NH = state_NSH.masked_fill(~has_NS[..., None], 1.0).prod(1)
         scores_NC = self.classifier(torch.cat([together_NH, memory_NM], 1)).float()
         losses = {"cross_entropy": F.cross_entropy(scores_NC, label_N, reduction="sum")}
@@ -133,9 +133,7 @@ class M3erHead(Head):
                 [score(state_NSH[:, s]) for s, score in enumerate(self.alone)], 1
             )
             log_NSC = F.log_softmax(alone_NSC.float(), -1)
-            log_NS = log_NSC.gather(2, label_N[:, None, None].expand(-1, log_NSC.shape[1], 1))[
-                ..., 0
-            ]
+            log_NS = log_NSC[torch.arange(len(label_N), device=label_N.device), :, label_N]
             loss_N = multiplicative_loss(
                 log_NS,
                 has_NS,
@@ -151,9 +149,9 @@ class M3erHead(Head):
 
     def _effective(
         self, rows: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[torch.Tensor, tuple[list[torch.Tensor], torch.Tensor]]:
-        """Steps that are real [N, T], and the streams [N, T, C] with which clips have them [N, S],
-        after check and proxies."""
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        """Steps that are real [N, T], the streams [N, T, C], and which of them each clip has
+        [N, S], after check and proxies."""
         means = {name: mean_of(*row) for name, row in rows.items()}
         has = {name: real_NF.any(1) for name, (_, real_NF) in rows.items()}
         valid = has
@@ -175,7 +173,7 @@ class M3erHead(Head):
             streams.append(steps_NTC)
             there.append(there_N)
         step_T = torch.arange(self.settings.steps, device=length_N.device)
-        return step_T < length_N[:, None], (streams, torch.stack(there, 1))
+        return step_T < length_N[:, None], streams, torch.stack(there, 1)
 
 
 class MemoryFusion(nn.Module):
@@ -196,9 +194,9 @@ class MemoryFusion(nn.Module):
 
     def forward(
         self, steps_NT: torch.Tensor, streams: list[torch.Tensor], has_NS: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """States [N, S, H] and memory [N, M] after each clip's last step, and `has_NS` as it came.
-        A stream that a clip has not stays at zero."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States [N, S, H] and memory [N, M] after each clip's last step. A stream that a clip has
+        not stays at zero."""
         num_clips = len(steps_NT)
         blank_NH = streams[0].new_zeros(num_clips, self.width)
         states = [(blank_NH, blank_NH) for _ in self.cells]
@@ -217,7 +215,7 @@ class MemoryFusion(nn.Module):
             memory_NM = torch.where(
                 goes_on_N1, self.step(torch.cat([before_NL, now_NL], 1), memory_NM), memory_NM
             )
-        return torch.stack([h for h, _ in states], 1), memory_NM, has_NS
+        return torch.stack([h for h, _ in states], 1), memory_NM
 
     def step(self, window_NW: torch.Tensor, memory_NM: torch.Tensor) -> torch.Tensor:
         """alpha = softmax(f(c*)), u^ = tanh(f(alpha c*)), u = g1 u + g2 u^ with both gates of

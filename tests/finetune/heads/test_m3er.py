@@ -120,12 +120,12 @@ def test_fusion_is_its_equations_step_by_step_and_ends_with_the_clip():
     streams = [torch.randn(2, 6, C) for C in (4, 3, 2)]
     lengths = (6, 4)  # the second clip's last two steps are padding
     steps_NT = torch.arange(6) < torch.tensor(lengths)[:, None]
-    state_NSH, memory_NM, _ = model(steps_NT, streams, torch.ones(2, 3, dtype=torch.bool))
+    state_NSH, memory_NM = model(steps_NT, streams, torch.ones(2, 3, dtype=torch.bool))
     for n, length in enumerate(lengths):
         for T in range(1, length + 1):
             cut = [stream[n, :T].numpy() for stream in streams]
             part_NT = torch.arange(6) < torch.tensor([T, T])[:, None]
-            h_NSH, u_NM, _ = model(part_NT, streams, torch.ones(2, 3, dtype=torch.bool))
+            h_NSH, u_NM = model(part_NT, streams, torch.ones(2, 3, dtype=torch.bool))
             h, u = numpy_fusion(model, cut)
             assert h_NSH[n].detach().numpy() == pytest.approx(h, abs=1e-6)
             assert u_NM[n].detach().numpy() == pytest.approx(u, abs=1e-6)
@@ -138,7 +138,7 @@ def test_a_stream_that_a_clip_lacks_stays_at_zero():
     model = MemoryFusion([4, 3], 5, 7, hidden=6, dropout=0.0)
     streams = [torch.randn(1, 3, 4), torch.randn(1, 3, 3)]
     has = torch.tensor([[True, False]])
-    state_NSH, memory_NM, _ = model(torch.ones(1, 3, dtype=torch.bool), streams, has)
+    state_NSH, memory_NM = model(torch.ones(1, 3, dtype=torch.bool), streams, has)
     assert not state_NSH[0, 1].any() and state_NSH[0, 0].all() and memory_NM.any()
 
 
