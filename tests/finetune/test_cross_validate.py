@@ -138,7 +138,7 @@ def test_the_report_has_a_row_a_setting_two_pictures_and_its_files(tmp_path, arg
         f"{kind}-{setting}.png"
         for setting in ("direct", "pretrain_finetune", "pretrain_prompt")
         for kind in ("confusion", "curve")
-    ]
+    ] + ["settings.png"]
     for picture in report.pictures:
         pixels_HW3 = np.asarray(Image.open(picture).convert("RGB"))
         assert pixels_HW3.shape[1] == 506 and np.ptp(pixels_HW3) == 255  # black on white
