@@ -110,6 +110,13 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
         ) from error
 
 
+def check_codes(corpus: str, name: str, codes: Iterable[tuple[str, Collection[str], str]]) -> None:
+    """Of each (code, known codes, what it tells) in a file's name; ValueError for one not known."""
+    for code, known, what in codes:
+        if code not in known:
+            raise ValueError(f"{name}: no {what} {code}; {corpus} has {' '.join(known)}")
+
+
 def check_counts(what: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:
     """A warning that names each class of which there are not as many rows as were published."""
     differences = [

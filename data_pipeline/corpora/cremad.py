@@ -8,7 +8,14 @@ where its video is missing, else it is counted. One actor is one recording: spli
 import re
 from pathlib import Path
 
-from data_pipeline.corpora._release import Release, check_counts, log, release_files, some
+from data_pipeline.corpora._release import (
+    Release,
+    check_codes,
+    check_counts,
+    log,
+    release_files,
+    some,
+)
 from data_pipeline.table.clips import VIDEO_EXTENSIONS, ClipTableError, OnReject
 
 SENTENCES = {
@@ -69,13 +76,12 @@ def describe(name: str) -> dict[str, str]:
     if match is None:
         raise ValueError(f"{name!r} is no CREMA-D name; expected one like 1001_DFA_ANG_XX")
     actor, sentence, emotion, level = match.groups()
-    for code, known, what in (
+    codes = (
         (sentence, SENTENCES, "sentence"),
         (emotion, EMOTIONS, "emotion"),
         (level, LEVELS, "level"),
-    ):
-        if code not in known:
-            raise ValueError(f"{name}: no {what} {code}; CREMA-D has {' '.join(known)}")
+    )
+    check_codes("CREMA-D", name, codes)
     return {
         "text": SENTENCES[sentence],
         "speaker": actor,

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_pipeline.corpora._release import (
     MEDIA_EXTENSIONS,
     Release,
+    check_codes,
     check_counts,
     release_files,
 )
@@ -68,13 +69,12 @@ def describe(name: str) -> dict[str, str]:
     if match is None:
         raise ValueError(f"{name!r} is no EmoDB name; expected one like 03a01Fa")
     speaker, sentence, emotion, _ = match.groups()
-    for code, known, what in (
+    codes = (
         (speaker, SPEAKERS, "speaker"),
         (sentence, SENTENCES, "sentence"),
         (emotion, EMOTIONS, "emotion"),
-    ):
-        if code not in known:
-            raise ValueError(f"{name}: no {what} {code}; EmoDB has {' '.join(known)}")
+    )
+    check_codes("EmoDB", name, codes)
     return {
         "text": SENTENCES[sentence],
         "speaker": speaker,
