@@ -110,9 +110,9 @@ class M3erHead(Head):
 
     def prepare(self, train: Training) -> None:
         """Find the directions of the check, and the bases of the proxies."""
-        parts: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = []
         if self.agreement is None and self.proxies is None:
             return
+        parts: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = []
         for encoded, batch in train.encoded():
             rows = self._rows(encoded, batch)
             parts.append({name: (mean_of(*row), row[1].any(1)) for name, row in rows.items()})

@@ -12,12 +12,10 @@ from finetune.heads import Head, head_named
 from finetune.labelled import LabelMap, Modality
 from finetune.prompt import Prompt, Verbalizer
 from finetune.reader import ClipReader, read_once
-from finetune.systems.memobert.features import FeatureSource
+from finetune.systems.memobert.features import AnySource, FeatureSource
 from finetune.systems.memobert.source import Source
 from finetune.systems.memobert.system import Choice, Memobert
 from pretrain.example import Limits
-
-AnySource = Source | FeatureSource
 
 
 def build(

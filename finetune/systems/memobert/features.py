@@ -22,6 +22,7 @@ from data_pipeline.shards import load_passport
 from finetune.config import Weights
 from finetune.heads.rows import mean_of, rows_of
 from finetune.labelled import LabelledClip, Modality
+from finetune.systems.memobert.source import Source
 from pretrain.build import build_tokenizer, model_streams
 from pretrain.checkpoint import Checkpoint
 from pretrain.config import DataSettings
@@ -143,3 +144,6 @@ class FeatureSource:
     def prepare(self, model: Features, train: Sequence[LabelledClip]) -> None:
         """Bring the streams to one scale."""
         model.standardize([clip.sample for clip in train])
+
+
+AnySource = Source | FeatureSource

@@ -22,9 +22,9 @@ from finetune.portions import train_and_dev, without_long_texts
 from finetune.protocols import Splits
 from finetune.reader import ClipReader, Read, modality_cases
 from finetune.recognizer import write_recognizer
-from finetune.systems.memobert.features import FeatureSource
+from finetune.systems.memobert.features import AnySource
 from finetune.systems.memobert.recognizer import WEIGHTS, build_classifier
-from finetune.systems.memobert.source import Source, tokenizer_sha256
+from finetune.systems.memobert.source import tokenizer_sha256
 from pretrain.checkpoint import Checkpoint
 from pretrain.example import Example, collate
 from pretrain.model.batch import Batch
@@ -52,7 +52,7 @@ class Memobert:
     """One setting of MEmoBERT, ready to be fitted to any fold."""
 
     name: ClassVar[str] = "memobert"
-    source: Source | FeatureSource
+    source: AnySource
     weights: Weights
     head: str
     options: dict[str, Any]
