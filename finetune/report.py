@@ -349,7 +349,8 @@ def _plot_confusion(
 ) -> Path:
     """Rows are truth; shares of a row, and counts over all folds and seeds."""
     figure, axis = new_picture(name, height=4.0)
-    said = pd.concat([_read(folder, row, "predictions.csv") for row in rows])
+    tables = [_read(folder, row, "predictions.csv") for row in rows]
+    said = pd.concat(tables, ignore_index=True)  # pandas 2 counts no label of a row twice
     columns = [*classes, *sorted(set(said.prediction) - set(classes))]
     counts = pd.crosstab(said.truth, said.prediction).reindex(
         index=list(classes), columns=columns, fill_value=0

@@ -91,8 +91,9 @@ class Validation:
         was_training = model.training
         model.eval()
         for batch in self._batches(runtime.rank, runtime.world_size):
+            batch = batch.to(runtime.device)
             with runtime.autocast():
-                predictions = model(batch.to(runtime.device))
+                predictions = model(batch)
             for name, predicted in predictions.items():
                 loss_sum, count = OBJECTIVES[name].loss(predicted, batch.targets[name].values)
                 sums_K2[self.objectives.index(name)] += torch.tensor([loss_sum.item(), count])
