@@ -19,8 +19,8 @@ from data_pipeline.paths import path_argument
 PAGES = Path("docs/results/composed")
 RUN = "accelerate launch --quiet finetune/run.py --config configs/finetune/composed_"
 PRETRAIN = "bash launch/pretrain.sh --config configs/pretrain/composed.yaml"
-SHARES = (1.0, 0.4, 0.1, 0.02)
-SHORT = "optim.steps=400 optim.warmup_steps=40"  # seven pretrainings are asked for
+SHARES = (1.0, 0.1, 0.02)
+SHORT = "optim.steps=300 optim.warmup_steps=30"  # seven pretrainings are asked for
 ABLATIONS = {
     "all": "",
     "without_wwmlm": "objectives.weights.wwmlm=0",
@@ -46,15 +46,17 @@ class Table:
     """Settings that are compared, the one expected to be better first."""
     passports: tuple[str, ...] = ()
     """Folders of robustness passports, whose tables and pictures the page takes too."""
+    agreements: tuple[str, ...] = ()
+    """Folders of what the modality check can tell, likewise."""
 
 
 def of_ablation(name: str) -> str:
     """The finetuning of one pretraining, under a setting of that name."""
-    plan = "plan: {num_steps: 160, learning_rate: 2e-4, warmup_steps: 16, patience: 4}"
+    plan = "plan: {num_steps: 100, learning_rate: 2e-4, warmup_steps: 10}"
     own = f"own_settings.{name}={{weights: checkpoint, head: prompt, {plan}}}"
     return (
-        f"{RUN}settings.yaml 'settings=[{name}]' '{own}' output=runs/composed/objectives "
-        f"model.checkpoint=runs/composed/pretrained/{name}"
+        f"{RUN}settings.yaml 'settings=[{name}]' '{own}' label_share=0.1 "
+        f"output=runs/composed/objectives model.checkpoint=runs/composed/pretrained/{name}"
     )
 
 
@@ -93,10 +95,13 @@ TABLES = {
         commands=(
             f"{RUN}m3er.yaml",
             passport_of("m3er", "--rates 0 --draws 1 --noise speech face --ratios 1,.1,.01"),
+            "python -m finetune.robustness.agreement runs/composed/m3er/runs/m3er/fold0-seed1-*"
+            "/recognizer --shards runs/composed/labelled --output runs/composed/m3er/agreement",
         ),
         results="runs/composed/m3er",
         pairs=(("m3er", "no_check"), ("m3er", "no_proxies"), ("m3er", "plain")),
         passports=("runs/composed/m3er/passport",),
+        agreements=("runs/composed/m3er/agreement",),
     ),
     "foal_net": Table(
         title="Foal-Net's parts",
@@ -175,6 +180,10 @@ def publish(name: str, table: Table, output: Path) -> str:
         (output / f"{name}_{folder.name}.csv").write_bytes((folder / "robustness.csv").read_bytes())
         text = (folder / "robustness.md").read_text(encoding="utf-8").strip()
         parts += [text.replace("# Robustness", "## Robustness"), f"![]({picture})"]
+    for folder in map(Path, table.agreements):
+        (output / f"{name}_agreement.csv").write_bytes((folder / "agreement.csv").read_bytes())
+        text = (folder / "agreement.md").read_text(encoding="utf-8").strip()
+        parts.append(text.replace("# Agreement", "## Agreement"))
     (output / f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return f"{name}.md"
 

@@ -24,8 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(_main, argv, name="finetune.robustness")
 
 
-def _main(argv: list[str] | None) -> int:
-    parser = command_parser(
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    found = command_parser(
         "python -m finetune.robustness",
         "The robustness passport: WA and UA of recognizers on every subset of\n"
         "their modalities, and with modalities dropped at random. Judged are the\n"
@@ -33,45 +34,49 @@ def _main(argv: list[str] | None) -> int:
         "python -m finetune.robustness runs/finetune/runs/pretrain_prompt/*/recognizer\n"
         "      --shards runs/mine/shards --output runs/finetune/robustness",
     )
-    parser.add_argument(
+    found.add_argument(
         "recognizers", nargs="+", type=path_argument, metavar="RECOGNIZER", help="folder of one"
     )
-    parser.add_argument(
+    found.add_argument(
         "--shards", nargs="+", type=path_argument, metavar="FOLDER", required=True,
         help="where their clips lie",
     )  # fmt: skip
-    parser.add_argument(
+    found.add_argument(
         "--clips",
         type=path_argument,
         metavar="FILE",
         help="CSV with columns clip and truth, to judge these instead of the runs' test clips",
     )
-    parser.add_argument(
+    found.add_argument(
         "--rates",
         type=_rates,
         default=RATES,
         metavar="R,R,...",
         help="shares of modalities dropped, from 0 to 1",
     )
-    parser.add_argument(
+    found.add_argument(
         "--noise", nargs="+", default=(), metavar="STREAM", help="streams to put white noise on"
     )
-    parser.add_argument(
+    found.add_argument(
         "--ratios",
         type=_ratios,
         default=RATIOS,
         metavar="R,R,...",
         help="signal to noise, of power; M3ER's protocol has 0.01",
     )
-    parser.add_argument(
+    found.add_argument(
         "--draws", type=_positive, default=5, metavar="N", help="draws behind the score of a rate"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one drops others")
-    parser.add_argument(
+    found.add_argument("--seed", type=int, default=0, metavar="N", help="another one drops others")
+    found.add_argument(
         "--output", type=path_argument, required=True, metavar="FOLDER",
         help="robustness.csv, .md and .png",
     )  # fmt: skip
-    args = parser.parse_args(argv)
+    return found
+
+
+def _main(argv: list[str] | None) -> int:
+    args = parser().parse_args(argv)
     from finetune.robustness.judge import passport
     from finetune.robustness.report import write_passport
 

@@ -131,8 +131,14 @@ def _means(found: list[Scores]) -> Line:
     }
 
 
-def noisy_of(sample: ClipSample, stream: str, ratio: float, seed: tuple[int, int]) -> ClipSample:
-    """The clip with white Gaussian noise on one stream, in NOISY_SHARE of all clips: each number of
+def noisy_of(
+    sample: ClipSample,
+    stream: str,
+    ratio: float,
+    seed: tuple[int, int],
+    share: float = NOISY_SHARE,
+) -> ClipSample:
+    """The clip with white Gaussian noise on one stream, in that share of all clips: each number of
     the stream gets noise of its own deviation over the clip, divided by the root of `ratio`.
 
     The lots are the clip's own, as those of `kept_of`.
@@ -141,7 +147,7 @@ def noisy_of(sample: ClipSample, stream: str, ratio: float, seed: tuple[int, int
         return sample
     digest = hashlib.sha256(f"{seed}/{sample.id}/{stream}/noise".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    if rng.random() >= NOISY_SHARE:
+    if rng.random() >= share:
         return sample
     rows = sample.streams[stream]
     values_ND = rows.values_ND.astype(np.float32)

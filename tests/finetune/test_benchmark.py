@@ -10,10 +10,17 @@ from data_pipeline.config import load_config
 from finetune.benchmark import TABLES, Table, publish
 from finetune.benchmark import main as benchmark
 from finetune.config import FinetuneConfig
+from finetune.robustness import __main__ as passport_command
+from finetune.robustness import agreement as agreement_command
 from finetune.run import main
 from pretrain.config import PretrainConfig
 
 from .conftest import make_clips
+
+OF_RECOGNIZERS = {
+    "finetune.robustness": passport_command,
+    "finetune.robustness.agreement": agreement_command,
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -23,7 +30,9 @@ def test_its_commands_can_be_read_and_run_what_is_compared(name, root, monkeypat
     for command in table.commands:
         words = shlex.split(command)
         if "--config" not in words:
-            assert set(words) & {folder for folder in table.passports}
+            kind, folders = OF_RECOGNIZERS[words[2]], {*table.passports, *table.agreements}
+            asked = kind.parser().parse_args(words[3:])
+            assert str(asked.output) in folders and asked.recognizers and len(asked.shards) == 1
             continue
         at = words.index("--config")
         kind = PretrainConfig if "launch/pretrain.sh" in words else FinetuneConfig

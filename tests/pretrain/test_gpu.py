@@ -7,6 +7,7 @@ import torch
 import toys
 
 from pretrain.build import build_model
+from pretrain.clip_index import index_shards
 from pretrain.config import ModelSettings
 from pretrain.engine import TorchEngine
 from pretrain.example import Limits, collate, make_example
@@ -16,6 +17,7 @@ from pretrain.model.batch import Batch
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, seed_everything, start
+from pretrain.validation import Validation
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,6 +80,22 @@ def test_losses_of_ten_steps_are_those_of_the_cpu(model, batch, precision, toler
     ]
     assert expected[-1] < 0.9 * expected[0]
     assert found == pytest.approx(expected, rel=tolerance)
+
+
+def test_held_out_losses_are_those_of_the_cpu(model, toy_folder, bert_tokenizer):
+    found = [
+        Validation(
+            shards=index_shards([str(toy_folder)]),
+            tokenizer=bert_tokenizer,
+            limits=Limits(),
+            masking=MaskingSettings(),
+            seed=0,
+            objectives=tuple(OBJECTIVES),
+            micro_batch_clips=8,
+        )(on.model, on.runtime)
+        for on in (engine(model, "cpu"), engine(model, "cuda"))
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
 def test_no_step_waits_for_the_host(model, batch):

@@ -1,5 +1,8 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 import toys
 
 from data_pipeline.schema import clip_id
@@ -8,6 +11,7 @@ from pretrain.clip_index import index_shards
 from pretrain.config import ModelSettings
 from pretrain.example import Limits
 from pretrain.masking import MaskingSettings
+from pretrain.model.batch import Batch
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import RuntimeSettings, seed_everything, start
 from pretrain.validation import (
@@ -113,3 +117,20 @@ def test_an_untrained_model_is_at_chance(validate):
     losses = validate(160)
     assert losses["wwmlm"] == pytest.approx(np.log(30_522), rel=0.05)
     assert losses["span_mafr"] == pytest.approx(1, abs=0.15)  # features of variance 1
+
+
+def test_predictions_are_held_against_targets_on_the_same_device(validate, monkeypatch):
+    """What `Batch.to` gives is read, targets too: on a GPU they would lie apart."""
+    expected, real = validate(160), Batch.to
+
+    def to(batch: Batch, device) -> Batch:
+        moved = real(batch, device)
+        blank = {
+            name: dataclasses.replace(target, values=torch.zeros_like(target.values))
+            for name, target in moved.targets.items()
+        }
+        return dataclasses.replace(moved, targets=blank)
+
+    monkeypatch.setattr(Batch, "to", to)
+    found = validate(160)
+    assert all(found[name] != expected[name] for name in OBJECTIVES)
