@@ -93,22 +93,26 @@ class Comparison:
     def verdict(self) -> str:
         """One sentence, by the t-test on UA."""
         ua, (a, b) = self.units["ua"], self.names
-        gap = f"{100 * abs(ua.difference.mean):.1f} points of UA"
+        difference = 100 * ua.difference.mean
+        gap = f"{abs(difference):.1f} points of UA"
         if ua.num_units < 2:
             return f"Between {a} and {b} lie {gap} in the one run of each: too few for a test."
         ends = (ua.difference.low, ua.difference.high)
-        told = (
-            f"{gap} (A - B: 95 % interval {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f} over "
+        tested = (
+            f"(A - B: 95 % interval {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f} over "
             f"{ua.num_units} {self.over}; paired t-test p {_p_equals(ua.p_t)}, Wilcoxon p "
             f"{_p_equals(ua.p_wilcoxon)})"
         )
         if ua.p_t is None:
-            return f"{a} and {b} differ by the same {told} in each: no spread to test it by."
+            return (
+                f"{a} and {b} differ by the same {gap} {tested} in each: no spread to test it by."
+            )
         if ua.p_t >= ALPHA:
+            told = f"{difference:+.1f} points of UA {tested}"
             return f"No difference between {a} and {b} is shown: {told}."
         better, worse = (a, b) if ua.difference.mean > 0 else (b, a)
         doubt = "" if ua.p_wilcoxon < ALPHA else "; the signed-rank test does not confirm it"
-        return f"{better} is better than {worse} by {told}{doubt}."
+        return f"{better} is better than {worse} by {gap} {tested}{doubt}."
 
     def text(self) -> str:
         """Tables, what they are over, the verdict, and what else a reader must know."""

@@ -68,6 +68,8 @@ class Head(nn.Module, ABC):
 
     Settings: ClassVar[type] = NoSettings
     """A frozen dataclass of what a user may set, under `options`."""
+    reads: tuple[str, ...] | None = None
+    """The modalities whose rows it looks at; None is all that there are."""
     asks: ClassVar[bool] = False
     """True: clips are read with the prompt, and the batch asks for the word at its [MASK]."""
 

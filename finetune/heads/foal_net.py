@@ -88,7 +88,8 @@ class FoalNetHead(Head):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.widths = dict(zip((settings.audio, settings.video), widths, strict=True))
+        self.reads = (settings.audio, settings.video)
+        self.widths = dict(zip(self.reads, widths, strict=True))
         audio, video = widths
         layers, heads = settings.num_layers, settings.num_heads
         projected = settings.projection, settings.projection_dropout

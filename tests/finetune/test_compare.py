@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,14 @@ def test_equal_settings_show_no_difference(tmp_path):
     found = compare(choose("first", tmp_path), choose("other", tmp_path))
     assert found.verdict.startswith("No difference between first and other is shown: ")
     assert found.clips[1].p_mcnemar == 1.0
+
+
+def test_a_difference_that_is_not_shown_has_its_sign(tmp_path):
+    for seed, gain in ((1, -0.3), (2, 0.05)):
+        write_runs(tmp_path, "first", max(gain, 0), folds=1, seeds=(seed,))
+        write_runs(tmp_path, "other", max(-gain, 0), folds=1, seeds=(seed,))
+    verdict = compare(choose("first", tmp_path), choose("other", tmp_path)).verdict
+    assert re.search(r"is shown: -\d+\.\d points of UA \(A - B: 95 % interval -", verdict), verdict
 
 
 def test_two_folders_and_variants_are_named(tmp_path, capsys, monkeypatch):

@@ -147,6 +147,12 @@ class Memobert:
             prompt=self.prompt,
             frozen=self.plan.freeze_model,
         )
+        reads = classifier.head.reads or self.modalities
+        unread = [name for name in self.modalities if name not in reads]
+        if unread and self.weights == "features":  # in hidden states each depends on the others
+            lines.append(
+                f"{', '.join(unread)}: nobody reads, head {self.head} has {', '.join(reads)}"
+            )
         return classifier, lines
 
     def fit(self, splits: Splits, seed: int) -> Fit:

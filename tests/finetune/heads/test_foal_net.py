@@ -308,7 +308,7 @@ def test_a_head_that_cannot_be_is_told(settings, message):
 
 @pytest.mark.parametrize("weights", ["features", "checkpoint"])
 def test_it_learns_from_features_and_from_hidden_states(
-    tmp_path, write_shards, checkpoint, bert, weights
+    tmp_path, write_shards, checkpoint, bert, weights, capsys
 ):
     clips = make_clips(num_speakers=3, per_speaker=8, signal=3.0)
     clips[3] = without_face(clips[3])
@@ -317,7 +317,7 @@ def test_it_learns_from_features_and_from_hidden_states(
     plan = "{num_steps: 40, learning_rate: 5e-3}"
     arguments = [
         *(f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", f"model.bert={bert}"),
-        *("data.modalities=[face, speech]", "folds=[0]", *toys.FAST, "eval_every_steps=20"),
+        *("folds=[0]", *toys.FAST, "eval_every_steps=20"),
         f"own_settings.foal_net={{weights: {weights}, head: foal_net, plan: {plan}, "
         f"options: {options}}}",
         *("settings=[foal_net]", f"output={tmp_path / 'out'}"),
@@ -325,8 +325,10 @@ def test_it_learns_from_features_and_from_hidden_states(
     assert main(arguments) == 0
     (row,) = read_rows(tmp_path / "out")
     assert row.head == "foal_net" and row.ua > 0.5
+    unread = "foal_net: text: nobody reads, head foal_net has speech, face"
+    assert (unread in capsys.readouterr().out) == (weights == "features")
     (folder,) = tmp_path.glob("out/runs/foal_net/*/recognizer")
     recognizer = load_recognizer(folder)
-    assert set(recognizer.passport) == {"face", "speech"}
+    assert set(recognizer.passport) == {"face", "speech"}  # text has none
     probability_NC = recognizer.predict(list(recognizer.read(shards)))
     assert probability_NC.shape == (24, 4) and np.isfinite(probability_NC).all()
