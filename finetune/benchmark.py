@@ -155,7 +155,8 @@ def _main(argv: list[str] | None) -> int:
 
 def publish(name: str, table: Table, output: Path) -> str:
     """Write the page of a table that was run, its rows and pictures; the page's name."""
-    from finetune.compare import choose, compare
+    from finetune.compare.chosen import choose
+    from finetune.compare.comparison import compare
 
     results = Path(table.results)
     (output / f"{name}.csv").parent.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.files.atomic import atomic_file
 from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.report import DataReport, data_report
-from finetune.missing_modalities import COLUMNS as MISSING_COLUMNS
 from finetune.report import FinetuneReport, JudgedClip, finetune_report
+from finetune.report.missing_modalities import COLUMNS as MISSING_COLUMNS
 from pretrain.report import PretrainReport, pretrain_report
 from pretrain.runtime import git_commit
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from data_pipeline.markdown import markdown_table
-from finetune.missing_modalities import COLOURS, draw_cases
+from finetune.report.missing_modalities import COLOURS, draw_cases
 from finetune.results import write_csv, write_text
 from finetune.robustness.judge import NOISY_SHARE, Line
 from pretrain.report import save_picture

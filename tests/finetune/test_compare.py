@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.compare import choose, compare, main
+from finetune.compare.__main__ import main
+from finetune.compare.chosen import choose
+from finetune.compare.comparison import compare
 from finetune.results import Recipe, run_folder, write_csv, write_recipe, write_row
 
 from .test_results import ROW, recipe_of

@@ -20,10 +20,10 @@ from data_pipeline.config import load_config
 from data_pipeline.files.weights import sha256_of
 from finetune.collect import main as collect
 from finetune.config import SETTINGS, FinetuneConfig
-from finetune.missing_modalities import as_markdown
 from finetune.protocols import Fold, Protocol, load_protocol, save_protocol
 from finetune.reader import ClipReader
 from finetune.report import ReportError, finetune_report
+from finetune.report.missing_modalities import as_markdown
 from finetune.results import ResultsRow, read_all_rows, read_recipes, read_rows, run_folder
 from finetune.run import main
 from pretrain.checkpoint import load_checkpoint, save_checkpoint

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from finetune.compare.paired import compare_clips, compare_units
 from finetune.metrics import score
-from finetune.paired import compare_clips, compare_units
 
 
 def test_the_t_test_is_its_formula_and_the_signed_ranks_are_counted():

@@ -1,7 +1,4 @@
-"""python -m finetune.compare pretrain_prompt pretrain_finetune --results runs/finetune
-
-Whether one setting is better than another: a paired test over folds x seeds, from the rows and
-predictions of finished runs. A and B are settings of one results folder, or FOLDER:SETTING each.
+"""A against B: paired tests over folds or runs, and over clips; in words, tables and lines.
 
 The unit of the test is a fold, as the mean of its seeds, where there are five folds or more: the
 seeds of one fold are judged on the same clips and count as one. With fewer folds it is the run, and
@@ -9,64 +6,21 @@ the answer says what that is worth. Even folds share most of their training clip
 below 0.05 is a hint, no proof (Dietterich 1998).
 """
 
-import csv
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.command_line import command_parser, run_command
-from data_pipeline.errors import UserError
 from data_pipeline.markdown import markdown_table
-from data_pipeline.paths import expanded, new_file_argument, path_argument
-from finetune.config import FinetuneConfig
-from finetune.paired import Interval, PairedClips, PairedUnits, compare_clips, compare_units
-from finetune.results import (
-    Recipe,
-    ResultsRow,
-    read_every_recipe,
-    read_recipes,
-    read_rows,
-    run_folder,
-    write_csv,
-)
+from finetune.compare.chosen import Chosen, CompareError, Key
+from finetune.compare.paired import Interval, PairedClips, PairedUnits, compare_clips, compare_units
 
 SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "Macro-F1"}
 MIN_FOLDS = 5
 """From so many on a fold is the unit of the test."""
 ALPHA = 0.05
-Key = tuple[int, int]
-"""Fold and seed."""
-
-
-class CompareError(UserError):
-    """Two systems that cannot be compared."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """What A or B stands for."""
-
-    folder: Path
-    """Of results."""
-    recipe: Recipe
-    row_of: dict[Key, ResultsRow]
-
-    @property
-    def name(self) -> str:
-        variant = f" ({self.recipe.variant})" if self.recipe.variant else ""
-        return self.recipe.setting + variant
-
-    def said(self, key: Key) -> dict[str, tuple[str, str]]:
-        """Clip to truth and prediction, of one run."""
-        row = self.row_of[key]
-        folder = run_folder(self.folder, row.setting, row.fold, row.seed, row.recipe)
-        with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
-            return {r["clip"]: (r["truth"], r["prediction"]) for r in csv.DictReader(file)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,38 +131,6 @@ class Comparison:
                     found[-1] |= {"p_mcnemar": of_seed.p_mcnemar}
         names = (*found[0], "only_a", "only_b", "p_mcnemar")
         return [{name: line.get(name) for name in names} for line in found]
-
-
-def choose(name: str, results: Path) -> Chosen:
-    """The runs that `name` stands for: a setting, or digest of a recipe, of the folder `results`,
-    or of a folder of its own before a colon. Raises CompareError."""
-    folder, _, wanted = name.rpartition(":")
-    folder = expanded(Path(folder)) if folder else results
-    if not (folder / "recipes").is_dir():
-        raise CompareError(
-            f"{name}: {folder} holds no finetuning results (no recipes/ in it); give the `output` "
-            "of a finetuning by --results FOLDER, or before the name, FOLDER:SETTING"
-        )
-    recipes = read_recipes(folder)
-    found = [r for r in recipes if r.setting == wanted]
-    found = [r for r in found if not r.variant] or found  # the plain run bears the bare name
-    if not found and len(wanted) >= 6:
-        found = [r for r in read_every_recipe(folder) if r.recipe.startswith(wanted)]
-    if len(found) != 1:
-        known = ", ".join(
-            f"{r.setting} ({', '.join(filter(None, (r.variant, r.recipe)))})" for r in recipes
-        )
-        what = "no setting" if not found else "more than one variant"
-        raise CompareError(
-            f"{name}: {what} of that name in {folder}; there are: {known}. Give the name of a "
-            "setting or, where it was run in several ways, the digest of one (recipes/)"
-        )
-    (recipe,) = found
-    rows = [row for row in read_rows(folder) if row.recipe == recipe.recipe]
-    if not rows:
-        raise CompareError(f"{name}: no run of it in {folder} is finished; run it first")
-    row_of = {(row.fold, row.seed): row for row in rows}
-    return Chosen(folder=folder, recipe=recipe, row_of=row_of)
 
 
 def compare(a: Chosen, b: Chosen) -> Comparison:
@@ -373,42 +295,3 @@ def _p(value: float | None) -> str:
 def _p_equals(value: float | None) -> str:
     text = _p(value)
     return text if text.startswith("<") else f"= {text}"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line; 2 for runs that cannot be compared, with one message that says why."""
-    return run_command(_main, argv, name="finetune.compare")
-
-
-def _main(argv: list[str] | None) -> int:
-    parser = command_parser(
-        "python -m finetune.compare",
-        "Whether one setting is better than another: a paired test over\n"
-        "folds x seeds, from the rows and predictions of finished runs.",
-        "python -m finetune.compare pretrain_prompt pretrain_finetune\n"
-        "  python -m finetune.compare runs/a:pretrain_prompt runs/b:pretrain_prompt",
-    )
-    what = "a setting of --results or the digest of its recipe, or FOLDER:SETTING"
-    parser.add_argument("a", metavar="A", help=what)
-    parser.add_argument("b", metavar="B", help=what)
-    parser.add_argument(
-        "--results",
-        type=path_argument,
-        default=Path(FinetuneConfig.output),
-        metavar="FOLDER",
-        help="`output` of the finetuning config",
-    )
-    parser.add_argument(
-        "--output", type=new_file_argument, metavar="FILE", help="CSV of all these numbers"
-    )
-    args = parser.parse_args(argv)
-    found = compare(choose(args.a, args.results), choose(args.b, args.results))
-    if args.output:
-        lines = found.lines()
-        write_csv(args.output, list(lines[-1]), lines)
-    print(found.text())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from matplotlib import pyplot as plt
 
-from finetune import overview
-from finetune.overview import plot_label_shares, plot_settings
+from finetune.report import pictures
+from finetune.report.pictures import plot_label_shares, plot_settings
 from finetune.results import ResultsRow
 
 ROW = ResultsRow(
@@ -32,7 +32,7 @@ def axes(monkeypatch) -> list[plt.Axes]:
         path.write_bytes(b"")
         return path
 
-    monkeypatch.setattr(overview, "save_picture", keep)
+    monkeypatch.setattr(pictures, "save_picture", keep)
     return drawn
 
 

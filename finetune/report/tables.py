@@ -16,25 +16,29 @@ import pandas as pd
 
 from data_pipeline.errors import UserError
 from data_pipeline.markdown import markdown_table
-from data_pipeline.schema import slug
 from finetune.config import SETTINGS
-from finetune.missing_modalities import (
+from finetune.report.chance import CHANCE, chance_of, read_table
+from finetune.report.missing_modalities import (
     as_markdown,
     missing_modalities,
     plot_missing_modalities,
     write_missing_modalities,
 )
-from finetune.overview import plot_label_shares, plot_settings
+from finetune.report.pictures import (
+    ORACLE,
+    plot_confusion,
+    plot_curves,
+    plot_label_shares,
+    plot_settings,
+)
 from finetune.results import (
     Recipe,
     ResultsRow,
     read_all_rows,
     read_recipes,
-    run_folder,
     settled,
     write_text,
 )
-from pretrain.report import new_picture, over_steps, save_picture
 
 NAMES = {
     "direct": "Direct",
@@ -46,14 +50,9 @@ COLUMNS = (
     *("Setting", "WA", "UA", "Macro-F1", "Runs", "Test clips", "Classes in test"),
     *("Step chosen on", "UA by oracle"),
 )
-ORACLE = "test (oracle)"
 BY_ORACLE = (
     "UA by oracle: had the test clips themselves chosen the step, and the points that this adds; "
     "never an honest number, shown for comparison with papers that chose so"
-)
-CHANCE = (
-    "chance is what one class, always said, comes to: in WA the largest share of the test clips "
-    "that one class has, in UA one over the number of classes that are there"
 )
 
 
@@ -73,27 +72,6 @@ class JudgedClip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chance:
-    """What always saying one class comes to, as shares, over the same folds as the scores."""
-
-    wa: float
-    """With the class that is most frequent in the test clips."""
-    ua: float
-    """With any class that is there: one over the number of classes there."""
-    classes: tuple[str, ...]
-    """The most frequent class; several are equally frequent."""
-
-    @property
-    def sentence(self) -> str:
-        most = " or ".join(self.classes)
-        return f"chance is WA {self.wa:.1%} (always {most}) and UA {self.ua:.1%}"
-
-    def table_row(self) -> tuple[str, ...]:
-        row = ("Chance", f"{self.wa:.1%}", f"{self.ua:.1%}")
-        return (*row, *("-" for _ in COLUMNS[len(row) :]))
-
-
-@dataclass(frozen=True, kw_only=True)
 class FinetuneReport:
     """What a page shows of a finetuning run."""
 
@@ -103,7 +81,7 @@ class FinetuneReport:
     """One per setting and variant, as text; percentages, mean and standard deviation over folds x
     seeds."""
     missing: list[tuple[str, ...]] = field(default_factory=list)
-    """Rows of the table of modality cases, see finetune.missing_modalities; none without
+    """Rows of the table of modality cases, see finetune.report.missing_modalities; none without
     evaluate_cases=seven."""
     pictures: list[Path]
     """Of each setting its confusion, then, where it learns in steps, its curves; at the end that
@@ -158,7 +136,7 @@ def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
     recipes = {_name(recipe): recipe for recipe in found}
     missing = missing_modalities(cases)
     num_shown = sum(len(rows) for rows in cases.values())
-    chances = {name: _chance(folder, rows) for name, rows in groups.items()}
+    chances = {name: chance_of(folder, rows) for name, rows in groups.items()}
     common = len(set(chances.values())) == 1
     chance_ua = next(iter(chances.values())).ua if common else None
     report = FinetuneReport(
@@ -170,8 +148,8 @@ def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
             picture
             for name, rows in groups.items()
             for picture in (
-                _plot_confusion(folder, name, rows, recipes[name].classes),
-                _plot_curves(folder, name, rows, chances[name]),
+                plot_confusion(folder, name, rows, recipes[name].classes),
+                plot_curves(folder, name, rows, chances[name]),
             )
             if picture is not None
         ]
@@ -183,7 +161,7 @@ def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
             *([CHANCE] if common else [f"{name}: {c.sentence}" for name, c in chances.items()]),
         ],
         judged=_judged(folder, list(groups.values())[-1]),
-        chance=next(iter(chances.values())).table_row() if common else (),
+        chance=next(iter(chances.values())).table_row(len(COLUMNS)) if common else (),
     )
     write_text(folder / "table.md", report.markdown)
     table = pd.DataFrame(
@@ -317,7 +295,9 @@ def _merged(notes_of: dict[str, list[str]]) -> list[str]:
 
 def _judged(folder: Path, rows: list[ResultsRow]) -> list[JudgedClip]:
     first = min(row.seed for row in rows)
-    said = pd.concat([_read(folder, row, "predictions.csv") for row in rows if row.seed == first])
+    said = pd.concat(
+        [read_table(folder, row, "predictions.csv") for row in rows if row.seed == first]
+    )
     return [
         JudgedClip(
             clip=row["clip"],
@@ -327,82 +307,3 @@ def _judged(folder: Path, rows: list[ResultsRow]) -> list[JudgedClip]:
         )
         for row in said.to_dict("records")
     ]
-
-
-def _chance(folder: Path, rows: list[ResultsRow]) -> Chance:
-    """Means over folds, as the scores are: a fold that lacks a class has fewer to guess among."""
-    folds = {row.fold: row for row in rows}.values()
-    shares = pd.DataFrame(
-        [_read(folder, row, "predictions.csv").truth.value_counts(normalize=True) for row in folds]
-    )
-    share_of = shares.fillna(0.0).mean().round(9)  # rounding makes equals of equals
-    most = share_of[share_of == share_of.max()]
-    return Chance(
-        wa=float(share_of.max()),
-        ua=round(float((1 / shares.notna().sum(axis=1)).mean()), 9),
-        classes=tuple(sorted(map(str, most.index))),
-    )
-
-
-def _plot_confusion(
-    folder: Path, name: str, rows: list[ResultsRow], classes: tuple[str, ...]
-) -> Path:
-    """Rows are truth; shares of a row, and counts over all folds and seeds."""
-    figure, axis = new_picture(name, height=4.0)
-    tables = [_read(folder, row, "predictions.csv") for row in rows]
-    said = pd.concat(tables, ignore_index=True)  # pandas 2 counts no label of a row twice
-    columns = [*classes, *sorted(set(said.prediction) - set(classes))]
-    counts = pd.crosstab(said.truth, said.prediction).reindex(
-        index=list(classes), columns=columns, fill_value=0
-    )
-    counts_CP = counts.to_numpy()
-    share_CP = counts_CP / np.maximum(counts_CP.sum(1, keepdims=True), 1)
-    axis.imshow(share_CP, vmin=0, vmax=1, cmap="Blues")
-    for (c, p), count in np.ndenumerate(counts_CP):
-        color = "white" if share_CP[c, p] > 0.55 else "#223"
-        axis.text(p, c, str(count), ha="center", va="center", color=color, fontsize=9)
-    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=9)
-    axis.set_yticks(range(len(classes)), classes, fontsize=9)
-    axis.set_ylabel("truth")
-    axis.set_xlabel("prediction")
-    return save_picture(figure, folder / f"confusion-{slug(name).lower()}.png")
-
-
-def _plot_curves(folder: Path, name: str, rows: list[ResultsRow], chance: Chance) -> Path | None:
-    """One thin line a run: the training loss and, where a split chooses the step, its UA; nothing
-    of what learns without steps.
-
-    Each setting has a picture of its own, since a prompt's loss is over all words of the
-    vocabulary and would press those of the heads flat.
-    """
-    rows = [row for row in rows if (_run_folder(folder, row) / "curve.csv").exists()]
-    if not rows:
-        return None
-    curves = [_read(folder, row, "curve.csv") for row in rows]
-    figure, axis = new_picture(name)
-    marker = "." if len(curves[0]) < 20 else None
-    for curve in curves:
-        axis.plot(curve.step, curve.train_loss, marker=marker, color="#1f5fa8", lw=1.2, alpha=0.6)
-    axis.set_ylabel("training loss", color="#1f5fa8")
-    if all("ua" in curve for curve in curves):
-        on = {"dev": "dev", "oracle": ORACLE}[rows[0].selection]
-        right = axis.twinx()
-        for curve in curves:
-            right.plot(curve.step, curve.ua, marker=marker, color="#c8641e", lw=1.2, alpha=0.6)
-            if "oracle_ua" in curve:
-                right.plot(curve.step, curve.oracle_ua, color="#999", lw=0.8, ls="--", alpha=0.7)
-        right.axhline(chance.ua, color="#c8641e", ls=":", lw=1)
-        test = ",\ndashed: test, by which nothing is chosen" if "oracle_ua" in curves[0] else ""
-        right.set_ylabel(f"UA on {on} (dotted: chance{test})", color="#c8641e", fontsize=8)
-        right.spines["top"].set_visible(False)
-    over_steps(axis)
-    return save_picture(figure, folder / f"curve-{slug(name).lower()}.png")
-
-
-def _read(folder: Path, row: ResultsRow, name: str) -> pd.DataFrame:
-    path = _run_folder(folder, row) / name
-    return pd.read_csv(path, keep_default_na=False)  # "None" and "NA" may be classes
-
-
-def _run_folder(folder: Path, row: ResultsRow) -> Path:
-    return run_folder(folder, row.setting, row.fold, row.seed, row.recipe)
