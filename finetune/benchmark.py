@@ -19,7 +19,7 @@ from data_pipeline.paths import path_argument
 PAGES = Path("docs/results/composed")
 RUN = "accelerate launch --quiet finetune/run.py --config configs/finetune/composed_"
 PRETRAIN = "bash launch/pretrain.sh --config configs/pretrain/composed.yaml"
-SHARES = (1.0, 0.1, 0.02)
+SHARES = (1.0, 0.6, 0.4, 0.2, 0.1, 0.02)
 SHORT = "optim.steps=300 optim.warmup_steps=30"  # seven pretrainings are asked for
 ABLATIONS = {
     "all": "",
@@ -72,7 +72,11 @@ def passport_of(name: str, options: str) -> str:
 TABLES = {
     "settings": Table(
         title="The four settings, and few labels",
-        commands=tuple(f"{RUN}settings.yaml label_share={share:g}" for share in SHARES),
+        commands=tuple(
+            f"{RUN}settings.yaml label_share={share:g}"
+            + (" judge_oracle=false" if share < 1 else "")
+            for share in SHARES
+        ),
         results="runs/composed/settings",
         pairs=(
             ("pretrain_prompt", "pretrain_finetune"),
