@@ -38,7 +38,8 @@ class M3erSettings:
     """M3ER; sizes of the paper, and of the memory fusion network's authors where it gives none."""
 
     check: bool = True
-    """Leave out streams that agree with no other one of their clip."""
+    """Leave out streams that agree with no other one of their clip, where a clip has three: of two
+    that disagree nothing tells which one is to blame."""
     threshold: Finite = 0.3
     """Least correlation of two streams that agree. The paper's is not known."""
     dimensions: PositiveInt = 100
@@ -54,8 +55,9 @@ class M3erSettings:
     2018): by how wrong the others are."""
     beta: NonNegative = 1.0
     """Sharpness of either; 0 is the plain sum of the streams' cross-entropies."""
-    floor: Share = 0.1
-    """Least weight of a stream's loss: with 0, the paper's, one that is quite wrong stays so."""
+    floor: Share = 0.2
+    """Least weight of a stream's loss: with 0, the paper's, one that is quite wrong stays so. Above
+    1 / (1 + e^2) = 0.12 the loss falls with every p of the truth, whatever beta is."""
     multiplicative: NonNegative = 1.0
     """Weight of that loss beside the cross-entropy of the fused scores."""
     steps: PositiveInt = 20
@@ -80,7 +82,7 @@ class M3erHead(Head):
         super().__init__()
         self.settings, self.widths = settings, widths
         self.agreement = self.proxies = None
-        if settings.check and len(widths) > 1:
+        if settings.check and len(widths) > 2:
             self.agreement = Agreement(widths, settings.dimensions)
         if settings.proxies and len(widths) > 1:
             self.proxies = Proxies(widths, settings.bases, settings.neighbours)
@@ -99,7 +101,8 @@ class M3erHead(Head):
     @classmethod
     def build(cls, parts: HeadParts) -> "M3erHead":
         settings: M3erSettings = parts.settings
-        looks_back = (settings.check or settings.proxies) and len(parts.widths) > 1
+        num_streams = len(parts.widths)
+        looks_back = (settings.check and num_streams > 2) or (settings.proxies and num_streams > 1)
         if looks_back and not parts.frozen:
             raise ConfigError(
                 "head m3er compares clips with what the model made of the training clips before "

@@ -27,6 +27,13 @@ from finetune.labelled import DatasetError
 Means = Mapping[str, torch.Tensor]
 RIDGE = 1e-2
 """Of the squared length of a basis: what keeps sums of nearly equal bases small."""
+SAME = 1e-2
+"""Of the length of a basis: what is nearer to it is the clip that it was made of."""
+
+
+def in_float32(tensor: torch.Tensor) -> torch.autocast:
+    """Autocast off, where `tensor` lies: solvers know no bfloat16, and bases are not rounded."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 class Agreement(nn.Module):
@@ -66,17 +73,18 @@ class Agreement(nn.Module):
                 getattr(self, self._used(pair))[:found] = 1
 
     def forward(self, means: Means, pair: tuple[str, str]) -> torch.Tensor:
-        """[N], the correlation of the two projections of each clip."""
+        """[N], the correlation of the two projections of each clip, in float32."""
         used_D = getattr(self, self._used(pair))
-        first_ND, second_ND = (
-            means[name] @ getattr(self, self._map(pair, name))
-            + getattr(self, self._shift(pair, name))
-            for name in pair
-        )
-        count = used_D.sum().clamp(min=1)
-        first_ND = (first_ND - first_ND.sum(1, keepdim=True) / count) * used_D
-        second_ND = (second_ND - second_ND.sum(1, keepdim=True) / count) * used_D
-        return nn.functional.cosine_similarity(first_ND, second_ND, dim=1)
+        with in_float32(used_D):
+            first_ND, second_ND = (
+                means[name].float() @ getattr(self, self._map(pair, name))
+                + getattr(self, self._shift(pair, name))
+                for name in pair
+            )
+            count = used_D.sum().clamp(min=1)
+            first_ND = (first_ND - first_ND.sum(1, keepdim=True) / count) * used_D
+            second_ND = (second_ND - second_ND.sum(1, keepdim=True) / count) * used_D
+            return nn.functional.cosine_similarity(first_ND, second_ND, dim=1)
 
     def valid(self, means: Means, has: Means, threshold: float) -> dict[str, torch.Tensor]:
         """Stream to [N] bool: there, and in agreement with another one."""
@@ -164,7 +172,9 @@ class Proxies(nn.Module):
         """The proxy [N, C] of the stream `wanted`, mean of those that each other valid stream
         gives, and which clips have one [N]."""
         others = [name for name in self.names if name != wanted]
-        proxies_NOC = torch.stack([self._proxy(means[name], name, wanted) for name in others], 1)
+        with in_float32(getattr(self, f"{wanted}_bases")):
+            proxies = [self._proxy(means[name], name, wanted) for name in others]
+        proxies_NOC = torch.stack(proxies, 1)
         weight_NO = torch.stack([valid[name] for name in others], 1).to(proxies_NOC.dtype)
         sum_NC = (proxies_NOC * weight_NO[..., None]).sum(1)
         return sum_NC / weight_NO.sum(1, keepdim=True).clamp(min=1), weight_NO.any(1)
@@ -173,6 +183,9 @@ class Proxies(nn.Module):
         both_K = getattr(self, f"{given}_there") & getattr(self, f"{wanted}_there")
         given_KC = getattr(self, f"{given}_bases")
         distance_NK = torch.cdist(mean_NC.float(), given_KC).masked_fill(~both_K, torch.inf)
+        if self.training:  # a clip is no basis of its own: of those judged none is one
+            own_NK = distance_NK <= SAME * given_KC.norm(dim=-1)
+            distance_NK = distance_NK.masked_fill(own_NK, torch.inf)
         distance_NJ, nearest_NJ = distance_NK.topk(self.num_neighbours, largest=False)
         real_NJ1 = distance_NJ.isfinite()[..., None]
         bases_NJC = given_KC[nearest_NJ] * real_NJ1
@@ -180,6 +193,7 @@ class Proxies(nn.Module):
         ridge_N11 = RIDGE * gram_NJJ.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-8)[:, None, None]
         eye_JJ = torch.eye(self.num_neighbours, device=mean_NC.device)
         sums_NJ1 = bases_NJC @ mean_NC.float()[..., None]
-        weights_NJ1 = torch.linalg.solve(gram_NJJ + ridge_N11 * eye_JJ, sums_NJ1)
+        # Positive definite by the ridge, so nothing is to be asked of the device about it.
+        weights_NJ1, _ = torch.linalg.solve_ex(gram_NJJ + ridge_N11 * eye_JJ, sums_NJ1)
         theirs_NJC = getattr(self, f"{wanted}_bases")[nearest_NJ] * real_NJ1
         return (weights_NJ1 * theirs_NJC).sum(1)

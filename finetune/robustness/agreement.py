@@ -35,7 +35,8 @@ RATIO = 0.01
 
 
 def agreements(recognizer: Recognizer, samples: Sequence[ClipSample]) -> dict[Pair, np.ndarray]:
-    """Each two streams to [N], what the recognizer's check finds in each clip.
+    """Each two streams to [N], what the recognizer's check finds in each clip; NaN for a clip that
+    has not both.
 
     Raises RobustnessError for a recognizer without a check.
     """
@@ -43,8 +44,8 @@ def agreements(recognizer: Recognizer, samples: Sequence[ClipSample]) -> dict[Pa
     checks = [m for m in network.modules() if isinstance(m, Agreement)] if network else []
     if not checks:
         raise RobustnessError(
-            "the recognizer has no modality check; expected one of head m3er, of two or three "
-            "streams, with options.check=true"
+            "the recognizer has no modality check; expected one of head m3er, of three streams, "
+            "with options.check=true"
         )
     found: dict[Pair, list[np.ndarray]] = defaultdict(list)
 
@@ -56,20 +57,27 @@ def agreements(recognizer: Recognizer, samples: Sequence[ClipSample]) -> dict[Pa
         recognizer.predict(samples)
     finally:
         handle.remove()
-    return {pair: np.concatenate(parts) for pair, parts in found.items()}
+    has = {pair: np.array([all(map(s.has, pair)) for s in samples]) for pair in found}
+    return {
+        pair: np.where(has[pair], np.concatenate(parts), np.nan) for pair, parts in found.items()
+    }
 
 
-def another_clips(samples: Sequence[ClipSample], stream: str, rng: np.random.Generator):
-    """The clips, each with that stream, or the text, of another one."""
-    moved = rng.permutation(len(samples))
-    source = np.empty_like(moved)
-    source[moved] = np.roll(moved, 1)  # one circle through all, so that nobody keeps its own
-    return [
-        replace(sample, text=samples[i].text, words=samples[i].words)
-        if stream == "text"
-        else replace(sample, streams=sample.streams | {stream: samples[i].streams[stream]})
-        for sample, i in zip(samples, source, strict=True)
-    ]
+def another_clips(
+    samples: Sequence[ClipSample], stream: str, rng: np.random.Generator
+) -> list[ClipSample]:
+    """The clips, each of those that have that stream, or a text, with another one's of them."""
+    there = [n for n, sample in enumerate(samples) if sample.has(stream)]
+    moved = rng.permutation(there)
+    given = list(samples)
+    for n, source in zip(moved, np.roll(moved, 1), strict=True):  # one circle: nobody keeps its own
+        other = samples[source]
+        given[n] = (
+            replace(samples[n], text=other.text, words=other.words)
+            if stream == "text"
+            else replace(samples[n], streams=samples[n].streams | {stream: other.streams[stream]})
+        )
+    return given
 
 
 def measure(recognizer: Recognizer, samples: Sequence[ClipSample], seed: int) -> list[dict]:
@@ -89,6 +97,12 @@ def measure(recognizer: Recognizer, samples: Sequence[ClipSample], seed: int) ->
 
 
 def _line(pair: Pair, stream: str, change: str, own_N: np.ndarray, now_N: np.ndarray) -> dict:
+    own_N, now_N = own_N[~np.isnan(own_N)], now_N[~np.isnan(now_N)]
+    if len(own_N) < 2:
+        raise RobustnessError(
+            f"{len(own_N)} of the clips have both {' and '.join(pair)}; expected two or more, to "
+            "exchange their streams"
+        )
     changed_2N = np.repeat([0, 1], (len(own_N), len(now_N)))
     return {
         "pair": " and ".join(pair),

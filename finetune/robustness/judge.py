@@ -139,7 +139,8 @@ def noisy_of(
     share: float = NOISY_SHARE,
 ) -> ClipSample:
     """The clip with white Gaussian noise on one stream, in that share of all clips: each number of
-    the stream gets noise of its own deviation over the clip, divided by the root of `ratio`.
+    the stream gets noise of its own deviation over the clip's rows, divided by the root of
+    `ratio`.
 
     The lots are the clip's own, as those of `kept_of`.
     """
@@ -152,7 +153,7 @@ def noisy_of(
     rows = sample.streams[stream]
     values_ND = rows.values_ND.astype(np.float32)
     noise_ND = rng.standard_normal(values_ND.shape, dtype=np.float32)
-    values_ND = values_ND + noise_ND * values_ND.std() / np.sqrt(ratio)
+    values_ND = values_ND + noise_ND * values_ND.std(0) / np.sqrt(ratio)
     rows = replace(rows, values_ND=values_ND.astype(rows.values_ND.dtype))
     return replace(sample, streams=sample.streams | {stream: rows})
 

@@ -18,8 +18,8 @@ CLIPS = (
 
 
 NOISE = (
-    f"White noise on one stream of {NOISY_SHARE:.0%} of the clips, its power that of the "
-    "stream divided by the ratio:"
+    f"White noise on one stream of {NOISY_SHARE:.0%} of the clips, its power that of each number "
+    "of the stream over the clip, divided by the ratio:"
 )
 
 

@@ -34,7 +34,11 @@ PAIR = ("face", "speech")
 
 
 def means_of(samples) -> dict[str, np.ndarray]:
-    return {n: np.stack([s.streams[n].values_ND.mean(0) for s in samples]) for n in WIDTHS}
+    """Zeros where there is no stream, as of a padded batch."""
+    return {
+        n: np.stack([s.streams[n].values_ND.mean(0) if s.has(n) else np.zeros(w) for s in samples])
+        for n, w in WIDTHS.items()
+    }
 
 
 def make(count: int, shared: float, seed: int) -> list[ClipSample]:
@@ -48,7 +52,7 @@ def make(count: int, shared: float, seed: int) -> list[ClipSample]:
         for name, width in WIDTHS.items():
             own = rng.normal(size=SHARED)
             mean = (shared * common + (1 - shared) * own) @ side[name]
-            rows = mean + 0.1 * rng.normal(size=(10, width))
+            rows = mean + rng.normal(size=(10, width))
             streams[name] = Stream(
                 values_ND=rows.astype(np.float32), seconds_N=np.arange(10, dtype=np.float32) / 10
             )
@@ -100,9 +104,25 @@ def test_nobody_keeps_its_own_stream():
         )
 
 
+def test_clips_without_a_stream_are_not_counted():
+    one, samples = checker(0.95), make(200, 0.95, 2)
+    some = [
+        dataclasses.replace(s, streams={"speech": s.streams["speech"]}) if n % 4 == 0 else s
+        for n, s in enumerate(samples)
+    ]
+    found = agreements(one, some)[PAIR]
+    assert np.isnan(found[::4]).all() and np.isfinite(np.delete(found, slice(0, None, 4))).all()
+    for line in measure(one, some, seed=0):
+        assert line["num_clips"] == 150 and line["auc"] > 0.9
+    with pytest.raises(RobustnessError, match="1 of the clips have both face and speech"):
+        measure(one, some[:2], seed=0)
+
+
 def test_a_recognizer_without_a_check_is_told(tmp_path, capsys):
     without = Checker(classes=("a",), passport={}, classifier=nn.Sequential(nn.Identity()))
-    with pytest.raises(RobustnessError, match="no modality check; expected one of head m3er"):
+    with pytest.raises(
+        RobustnessError, match="no modality check; expected one of head m3er, of three"
+    ):
         agreements(without, [])
     command = [str(tmp_path), "--shards", str(tmp_path), "--output", str(tmp_path / "out")]
     assert main(command) == 2

@@ -70,12 +70,29 @@ def test_noise_has_its_power_and_is_on_one_stream_of_three_clips_in_four():
         plain_ND, noisy_ND = (c.streams["face"].values_ND.astype(np.float64) for c in (clip, noisy))
         untouched += np.array_equal(plain_ND, noisy_ND)
         if not np.array_equal(plain_ND, noisy_ND):
-            ratios.append(plain_ND.var() / (noisy_ND - plain_ND).var())
+            ratios.append(plain_ND.var(0).mean() / np.square(noisy_ND - plain_ND).mean())
         again = noisy_of(clip, "face", 0.25, (0, 0)).streams["face"].values_ND
         assert np.array_equal(again, noisy.streams["face"].values_ND)
     assert np.mean(ratios) == pytest.approx(0.25, rel=0.05)
     assert untouched / len(clips) == pytest.approx(0.25, abs=0.06)
     assert noisy_of(without_face(clips[0]), "face", 0.25, (0, 0)).has("face") is False
+
+
+def test_noise_is_as_strong_on_a_small_number_as_on_a_large_one():
+    (clip,) = make_clips(num_speakers=1, per_speaker=1, signal=0)
+    rows = clip.streams["face"]
+    scale_D = np.logspace(-3, 1, rows.values_ND.shape[1])
+    values_ND = np.random.default_rng(0).normal(size=(400, len(scale_D))) * scale_D
+    rows = dataclasses.replace(
+        rows,
+        values_ND=values_ND.astype(np.float32),
+        seconds_N=np.arange(400, dtype=np.float32) / 10,
+    )
+    clip = dataclasses.replace(clip, streams={"face": rows})
+    noisy_ND = noisy_of(clip, "face", 0.25, (0, 0), share=1.0).streams["face"].values_ND
+    ratio_D = values_ND.var(0) / (noisy_ND - values_ND).var(0)
+    np.testing.assert_allclose(ratio_D, 0.25, rtol=0.35)
+    assert noisy_of(clip, "face", 0.25, (0, 0), share=0.0) is clip
 
 
 def test_the_last_one_is_kept_and_larger_rates_drop_more_of_the_same():

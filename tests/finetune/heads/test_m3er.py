@@ -61,13 +61,31 @@ def test_beta_0_and_a_lone_stream_are_plain_cross_entropy(form):
 
 
 @pytest.mark.parametrize(
-    ("form", "floor", "alive"), [("modified", 0.1, True), ("modified", 0.0, False)]
+    ("form", "floor", "alive"), [("modified", 0.2, True), ("modified", 0.0, False)]
 )
 def test_a_stream_that_is_quite_wrong_learns_because_of_the_floor(form, floor, alive):
     scores = torch.tensor([[[20.0, 0.0]] * 3], requires_grad=True)
     log_p_NS = scores.log_softmax(-1)[..., 1]
     multiplicative_loss(log_p_NS, EVERY, form=form, beta=2.0, floor=floor).sum().backward()
     assert (scores.grad.abs().max() > 0.01) == alive
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 3])
+@pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
+def test_with_the_floor_that_ships_the_loss_falls_with_every_p_of_the_truth(num_streams, beta):
+    """p^c log p alone rises below p = exp(-1 / c): there it would push the truth away."""
+    floor = M3erSettings().floor
+    log_p_N1 = torch.linspace(-40, -1e-4, 4000)[:, None]
+    slopes = {}
+    for least in (floor, 0.0):
+        log_p_NS = log_p_N1.repeat(1, num_streams).requires_grad_()
+        there = torch.ones_like(log_p_NS, dtype=torch.bool)
+        multiplicative_loss(
+            log_p_NS, there, form="modified", beta=beta, floor=least
+        ).sum().backward()
+        slopes[least] = log_p_NS.grad
+    assert slopes[floor].max() < -0.08
+    assert num_streams == 1 or slopes[0.0].max() > 0.1
 
 
 @pytest.mark.parametrize("form", ["modified", "original"])
@@ -216,6 +234,39 @@ def test_a_proxy_is_the_stream_that_the_others_speak_for():
     assert found_N.all() and error < 0.1
     nobody = {name: torch.zeros(100, dtype=torch.bool) for name in WIDTHS}
     assert not proxies(as_tensors(means), nobody, "speech")[1].any()
+
+
+def test_in_training_a_clip_is_no_basis_of_its_own():
+    proxies = Proxies(WIDTHS, 40, 3)
+    arrays = correlated(40)
+    proxies.fit(*arrays)
+    means = as_tensors(arrays[0])
+    valid = as_tensors({**arrays[1], "speech": np.zeros(40, bool)})
+    own_N = (proxies.eval()(means, valid, "speech")[0] - means["speech"]).norm(dim=1)
+    learned_N = (proxies.train()(means, valid, "speech")[0] - means["speech"]).norm(dim=1)
+    assert learned_N.median() > 2 * own_N.median()
+    others = Proxies(WIDTHS, 40, 3)
+    others.fit(*[{n: np.roll(x, -1, 0)[:39] for n, x in part.items()} for part in arrays])
+    first = [{n: x[:1] for n, x in part.items()} for part in (means, valid)]
+    torch.testing.assert_close(
+        proxies(*first, "speech")[0], others.eval()(*first, "speech")[0], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_autocast_changes_neither_check_nor_proxy():
+    agreement, proxies = Agreement(WIDTHS, 3), Proxies(WIDTHS, 40, 3)
+    for part in (agreement, proxies):
+        part.fit(*correlated(40))
+    means, has = map(as_tensors, correlated(9, seed=1))
+    valid = {**has, "speech": torch.zeros(9, dtype=torch.bool)}
+
+    def found() -> tuple[torch.Tensor, torch.Tensor]:
+        return agreement(means, ("text", "speech")), proxies(means, valid, "speech")[0]
+
+    expected = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        for one, other in zip(found(), expected, strict=True):
+            assert one.dtype == torch.float32 and torch.equal(one, other)
 
 
 def test_a_proxy_is_the_sum_of_its_equation():
