@@ -44,6 +44,8 @@ class Table:
     """Folder of the finetuning whose table and rows the page takes."""
     pairs: tuple[tuple[str, str], ...]
     """Settings that are compared, the one expected to be better first."""
+    note: str = ""
+    """What a reader of its figures must know."""
     passports: tuple[str, ...] = ()
     """Folders of robustness passports, whose tables and pictures the page takes too."""
     agreements: tuple[str, ...] = ()
@@ -124,6 +126,8 @@ TABLES = {
             )
         ),
         results="runs/composed/objectives",
+        note="A row is one pretraining, and its five runs are of finetuning: what another seed of "
+        "pretraining would give is not in the spread.",
         pairs=tuple(("all", name) for name in ABLATIONS if name != "all"),
     ),
 }
@@ -159,13 +163,9 @@ def _main(argv: list[str] | None) -> int:
 
 def publish(name: str, table: Table, output: Path) -> str:
     """Write the page of a table that was run, its rows and pictures; the page's name."""
-    from finetune.compare.chosen import choose
-    from finetune.compare.comparison import compare
-
     results = Path(table.results)
     (output / f"{name}.csv").parent.mkdir(parents=True, exist_ok=True)
     (output / f"{name}.csv").write_bytes((results / "table.csv").read_bytes())
-    verdicts = [compare(choose(a, results), choose(b, results)).verdict for a, b in table.pairs]
     parts = [
         f"# {table.title}",
         "Semi-synthetic: real voices, faces and sentences that share nothing but an emotion "
@@ -173,7 +173,8 @@ def publish(name: str, table: Table, output: Path) -> str:
         "how well emotions are recognised in life.",
         "```sh\n" + "\n".join(table.commands) + "\n```",
         (results / "table.md").read_text(encoding="utf-8").strip(),
-        "\n".join(f"- {verdict}" for verdict in verdicts),
+        *_verdicts(table, results),
+        *([table.note] if table.note else []),
     ]
     for picture in ("settings.png", "label_shares.png"):
         if (results / picture).is_file():
@@ -191,6 +192,29 @@ def publish(name: str, table: Table, output: Path) -> str:
         parts.append(text.replace("# Agreement", "## Agreement"))
     (output / f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return f"{name}.md"
+
+
+def _verdicts(table: Table, results: Path) -> list[str]:
+    """Of each pair, in each way that both were run; and what these tests are worth."""
+    from finetune.compare.chosen import choose
+    from finetune.compare.comparison import compare
+    from finetune.results import read_recipes, read_rows
+
+    share_of = {row.recipe: row.label_share for row in read_rows(results)}
+    recipes = sorted(read_recipes(results), key=lambda r: -share_of.get(r.recipe, 0))
+    recipe_of = {(r.setting, r.variant): r.recipe for r in recipes}
+    found = [
+        compare(choose(recipe, results), choose(recipe_of[b, variant], results))
+        for a, b in table.pairs
+        for (setting, variant), recipe in recipe_of.items()
+        if setting == a and (b, variant) in recipe_of
+    ]
+    notes = dict.fromkeys(note for comparison in found for note in comparison.notes)
+    return [
+        "## Is one better than the other?",
+        "\n".join(f"- {comparison.verdict}" for comparison in found),
+        "\n".join(f"Note: {note}." for note in notes),
+    ]
 
 
 if __name__ == "__main__":

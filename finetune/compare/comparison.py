@@ -90,7 +90,7 @@ class Comparison:
             [
                 f"A is {a}, B is {b}: {runs}",
                 scores,
-                f"± is the standard deviation over runs; intervals (95 %, bootstrap) and p are "
+                f"± is the standard deviation over runs; intervals (95 %, Student's) and p are "
                 f"over {unit}.",
                 clips,
                 "The test clips of all folds together, a seed a line: differences with their 95 % "

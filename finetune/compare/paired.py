@@ -23,7 +23,7 @@ class Interval:
 
     mean: float
     low: float | None
-    """Percentile bootstrap, 95 %; None for fewer than two units."""
+    """95 %: Student's over units, a percentile bootstrap's over clips; None for fewer than two."""
     high: float | None
 
 
@@ -94,13 +94,13 @@ def compare_clips(truth_N: np.ndarray, a_N: np.ndarray, b_N: np.ndarray) -> Pair
 
 
 def _interval(value_U: np.ndarray) -> Interval:
+    """Student's, as the t-test: of five values a bootstrap's covers 84 % in place of 95 %."""
     mean = float(np.mean(value_U))
     if len(value_U) < 2:
         return Interval(mean=mean, low=None, high=None)
-    draws_RU = np.random.default_rng(SEED).integers(
-        len(value_U), size=(NUM_RESAMPLES, len(value_U))
-    )
-    return _percentiles(mean, value_U[draws_RU].mean(1))
+    error = float(np.std(value_U, ddof=1) / np.sqrt(len(value_U)))
+    reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(value_U) - 1))
+    return Interval(mean=mean, low=mean - reach, high=mean + reach)
 
 
 def _over_clips(truth_N: np.ndarray, difference_N: np.ndarray) -> tuple[Interval, Interval]:

@@ -151,7 +151,9 @@ class FoalNetHead(Head):
         }
         if self.settings.mem_in_evaluation and self.settings.mem and not self.training:
             both = Both(shared)
-            losses |= self._mem(both, self._similarities(both), label_N, slice(None))
+            # Draws of its own, the same each time: to judge more or less changes no training.
+            draws = torch.Generator().manual_seed(0)
+            losses |= self._mem(both, self._similarities(both), label_N, slice(None), draws)
         return HeadOutput(scores_NC=scores_NC, losses=losses, shared=shared)
 
     def batch_losses(
@@ -167,7 +169,7 @@ class FoalNetHead(Head):
             )
             losses["avel"] = self.settings.avel * (heard + seen) / 2
         if self.settings.mem:
-            losses |= self._mem(both, logits, label_B, mine)
+            losses |= self._mem(both, logits, label_B, mine, self.draws)
         return losses
 
     def _similarities(self, both: "Both") -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,7 +177,9 @@ class FoalNetHead(Head):
         audio_BP = self.audio_projection(mean_of(*both.audio))
         video_BP = self.video_projection(mean_of(*both.video))
         cosine_BB = F.normalize(audio_BP, dim=-1) @ F.normalize(video_BP, dim=-1).T
-        logits_BB = cosine_BB.float() / self.temperature.clamp(min=LEAST_TEMPERATURE)
+        # Held above its least where it divides, not where it learns: it can come back.
+        held = self.temperature + (LEAST_TEMPERATURE - self.temperature).clamp(min=0).detach()
+        logits_BB = cosine_BB.float() / held
         return logits_BB, logits_BB.T
 
     def _mem(
@@ -184,13 +188,13 @@ class FoalNetHead(Head):
         logits: tuple[torch.Tensor, torch.Tensor],
         label_B: torch.Tensor,
         mine: slice,
+        draws: torch.Generator,
     ) -> dict[str, torch.Tensor]:
         """Own pairs told from drawn ones, summed over the clips `mine`: the mean of both branches,
         each the mean of its two pairs. In a batch of one label nothing can be drawn: it is 0."""
         others_BB = negatives(label_B, both.has_B)
         video_N, audio_N = (
-            draw(masked_softmax(logits_BB.detach(), others_BB), self.draws)[mine]
-            for logits_BB in logits
+            draw(masked_softmax(logits_BB.detach(), others_BB), draws)[mine] for logits_BB in logits
         )
         audio, video = both.rows(both.audio, mine), both.rows(both.video, mine)
         wrong = (

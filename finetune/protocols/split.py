@@ -60,6 +60,12 @@ def split_clips(
             f"{where}: all {len(splits['train'])} training clips are of one class, so there is "
             "nothing to tell apart; use fewer folds, or another grouping"
         )
+    if splits["dev"] and len({clip.label for clip in splits["dev"]}) < 2:
+        raise DatasetError(
+            f"{where}: all {len(splits['dev'])} dev clips are of one class, so who always says it "
+            "would be chosen; use fewer folds, or another grouping, or leave dev empty "
+            "(python -m finetune.protocols make --no-dev) and set selection=last"
+        )
     notes = [
         *_overlaps(clips, splits, protocol, where),
         *_repeats(splits, protocol, fold),
@@ -160,7 +166,8 @@ def _absences(
     fold: int,
     classes: Sequence[str] | None,
 ) -> list[str]:
-    """Notes: classes that test lacks or training never sees, units listed that have no clips."""
+    """Notes: classes that test or dev lacks or training never sees, units listed that have no
+    clips."""
     notes = []
     taught = {clip.label for clip in splits["train"]}
     everywhere = {clip.label for part in splits.values() for clip in part}
@@ -172,6 +179,11 @@ def _absences(
             f"fold {fold}: test has no clip of {names}, so UA and macro-F1 are over {len(judged)} "
             f"classes, and to say one of them always has a UA of {1 / len(judged):.0%}"
         )
+    chosen_by = {clip.label for clip in splits["dev"]}
+    unheard = sorted(everywhere - chosen_by)
+    if chosen_by and unheard:
+        names = ", ".join(f"class {i}" if classes is None else classes[i] for i in unheard)
+        notes.append(f"fold {fold}: dev has no clip of {names}, so no step is chosen for it")
     untaught = Counter(clip.label for clip in splits["test"] if clip.label not in taught)
     for label, count in sorted(untaught.items()):
         name = f"class {label}" if classes is None else classes[label]

@@ -50,18 +50,24 @@ def test_a_page_holds_commands_table_verdicts_and_pictures(
     shards = write_shards(make_clips(num_speakers=3, per_speaker=8, signal=2.0))
     out = tmp_path / "out"
     arguments = [f"data.shards=[{shards}]", f"model.checkpoint={checkpoint}", f"output={out}"]
-    arguments += ["settings=[pretrain_prompt, pretrain_finetune]", *toys.FAST]
+    arguments += ["settings=[pretrain_prompt, pretrain_finetune]", *toys.FAST, "seeds=[1, 2]"]
     assert main(arguments) == 0
+    assert main([*arguments, "label_share=0.5"]) == 0
     table = Table(
         title="A question",
         commands=("accelerate launch finetune/run.py",),
         results=str(out),
         pairs=(("pretrain_prompt", "pretrain_finetune"),),
+        note="Few clips.",
     )
     page = tmp_path / "pages" / publish("mine", table, tmp_path / "pages")
     text = page.read_text()
     assert "accelerate launch finetune/run.py\n```" in text and "| Pretrain+Prompt |" in text
-    assert "points of UA" in text and "![](mine_settings.png)" in text
+    verdicts = [line for line in text.splitlines() if " points of UA " in line]
+    assert len(verdicts) == 2, "one for all labels, one for half of them"
+    assert [("50 % of the labels" in line) for line in verdicts] == [False, True]
+    assert "Note: there is" in text or "Note: with" in text
+    assert "points of UA" in text and "Few clips." in text and "![](mine_settings.png)" in text
     for name in ("mine.csv", "mine_settings.png"):
         assert (page.parent / name).stat().st_size > 100
 

@@ -22,10 +22,10 @@ def test_the_t_test_is_its_formula_and_the_signed_ranks_are_counted():
     assert found.least_wilcoxon == 2 / 64
     assert (found.num_units, found.difference.mean) == (6, pytest.approx(0.17 / 6))
     assert found.difference.low < 0.17 / 6 < found.difference.high
-    # Percentile bootstrap of a mean: about 1.96 population standard errors to both sides.
-    half = 1.96 * difference_U.std() / math.sqrt(6)
+    # 2.5706 is the 97.5 % point of Student's t with 5 degrees of freedom, of any table.
+    half = 2.5706 * difference_U.std(ddof=1) / math.sqrt(6)
     width = found.difference.high - found.difference.low
-    assert width == pytest.approx(2 * half, rel=0.08)
+    assert width == pytest.approx(2 * half, rel=1e-4)
     assert compare_units(a_U - difference_U, a_U).p_t == pytest.approx(found.p_t)
 
 
@@ -37,6 +37,16 @@ def test_equal_systems_one_unit_and_no_spread_have_their_own_answers():
     assert (shifted.p_t, shifted.p_wilcoxon) == (None, 0.25)
     single = compare_units(a_U[:1], a_U[:1] - 0.1)
     assert (single.p_t, single.p_wilcoxon, single.difference.low) == (None, None, None)
+
+
+def test_the_interval_of_five_units_covers_what_it_says_and_agrees_with_the_test():
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(1000):
+        found = compare_units(*(rng.normal(size=5) + shift for shift in (0.7, 0.0)))
+        covered.append(found.difference.low < 0.7 < found.difference.high)
+        assert (found.p_t < 0.05) == (not found.difference.low < 0 < found.difference.high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
 def test_under_the_null_p_is_below_a_twentieth_about_as_often():

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
+from data_pipeline.config import ConfigError
 from data_pipeline.schema import passport_to_json
 from finetune.classifier import Classifier
 from finetune.config import OptimConfig, PromptConfig, TrainSettings, Weights
@@ -99,8 +100,16 @@ class Memobert:
         return self.choice.train_on == "train+dev" and self.choice.selection == "dev"
 
     def start(self, seed: int) -> list[str]:
-        """What its weights come from, for the log. Raises where it cannot be built."""
-        return self.classifier(seed)[1]
+        """What its weights come from, for the log. Raises where it cannot be built, or learn."""
+        classifier, lines = self.classifier(seed)
+        if self.plan.freeze_model:
+            classifier.freeze()
+            if not any(weight.requires_grad for weight in classifier.parameters()):
+                raise ConfigError(
+                    f"plan.freeze_model=true leaves nothing to learn: head {self.head} has no "
+                    "weights of its own; set it to false, or take another head"
+                )
+        return lines
 
     def warnings(self, clips: LabelledSet) -> list[str]:
         """Of how many clips more is read than pretraining read of any."""

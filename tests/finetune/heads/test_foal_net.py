@@ -14,6 +14,7 @@ from data_pipeline.config import ConfigError
 from finetune.config import PromptConfig
 from finetune.heads import HeadParts
 from finetune.heads.foal_net import (
+    LEAST_TEMPERATURE,
     CrossAttentionLayer,
     FoalNetHead,
     FoalNetSettings,
@@ -231,6 +232,27 @@ def test_switches_of_the_official_code():
     ]
     assert torch.allclose(*losses)
     assert not head(avel=0.0, mem=0.0)(encoded, batch, label_N).shared
+
+
+def test_judging_draws_nothing_that_training_would():
+    encoded, batch, label_N = clips(6)
+    model = head(mem_in_evaluation=True)
+    before = model.draws.get_state()
+    first, again = (model.eval()(encoded, batch, label_N).losses["mem"] for _ in range(2))
+    assert torch.equal(model.draws.get_state(), before) and torch.equal(first, again)
+
+
+def test_a_temperature_that_fell_too_far_can_come_back():
+    encoded, batch, label_N = clips(6)
+    model, held = head(temperature=1e-4), head(temperature=LEAST_TEMPERATURE)
+    losses = []
+    for each in (model, held):
+        each.eval()
+        shared = each(encoded, batch, label_N).shared
+        losses.append(each.batch_losses(shared, label_N, slice(None))["avel"])
+        losses[-1].backward()
+    assert torch.allclose(*losses)
+    assert model.temperature.grad == held.temperature.grad != 0
 
 
 class Step(torch.nn.Module):

@@ -75,6 +75,19 @@ def test_training_clips_of_one_class_are_an_error():
         split_clips(only, protocol(["toy/0"], ["toy/1"]), 0)
 
 
+def test_dev_clips_of_one_class_are_an_error_and_a_class_that_dev_lacks_is_noted():
+    clips = labelled()
+    only = [
+        LabelledClip(sample=clip.sample, label=2) if clip.named("speaker") == "toy/1" else clip
+        for clip in clips
+    ]
+    with pytest.raises(DatasetError, match="all 4 dev clips are of one class, so who always says"):
+        split_clips(only, protocol(["toy/0"], ["toy/2"], ["toy/1"]), 0)
+    only[4] = LabelledClip(sample=only[4].sample, label=1)
+    (note,) = split_clips(only, protocol(["toy/0"], ["toy/2"], ["toy/1"]), 0, EMOTIONS).notes
+    assert note.startswith("fold 0: dev has no clip of ") and EMOTIONS[1] not in note
+
+
 def test_clips_that_no_split_takes_are_noted():
     (note,) = split_clips(labelled(), protocol(["toy/0"], ["toy/1"]), 0).notes
     assert note == "4 labelled clips are in no split of fold 0 (speakers toy/2)"
