@@ -20,7 +20,7 @@ PAGES = Path("docs/results/composed")
 RUN = "accelerate launch --quiet finetune/run.py --config configs/finetune/composed_"
 PRETRAIN = "bash launch/pretrain.sh --config configs/pretrain/composed.yaml"
 SHARES = (1.0, 0.6, 0.4, 0.2, 0.1, 0.02)
-SHORT = "optim.steps=300 optim.warmup_steps=30"  # seven pretrainings are asked for
+SHORT = "optim.steps=600 optim.warmup_steps=60"  # seven pretrainings are asked for
 ABLATIONS = {
     "all": "",
     "without_wwmlm": "objectives.weights.wwmlm=0",

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from PIL import Image
 
 from data_pipeline.corpora import composed
 from data_pipeline.corpora.__main__ import main as corpora
+from data_pipeline.corpora._ferplus import read_split
 from data_pipeline.recipes.compose import main as compose
 from data_pipeline.schema import EXPRESSIONS
 from data_pipeline.shards import list_shards, load_passport, read_shard
 
 SPOKEN = ("angry", "happy", "neutral", "calm", "sad", "fearful")
-IMAGES_OF_A_CLASS = 48
+IMAGES_OF_A_CLASS = 96
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,9 @@ def _ferplus(folder: Path) -> None:
         pngs, votes = [], []
         for number in range(IMAGES_OF_A_CLASS * len(EXPRESSIONS)):
             png = io.BytesIO()
-            picture = rng.integers(0, 256, (48, 48), dtype=np.uint8)
+            # Every third image is in all splits, and once more in its own.
+            own = rng if number % 3 else np.random.default_rng(number // 6)
+            picture = own.integers(0, 256, (48, 48), dtype=np.uint8)
             Image.fromarray(picture).save(png, format="PNG")
             pngs.append(png.getvalue())
             votes.append(np.zeros(10, np.uint8))
@@ -65,7 +69,8 @@ def _ferplus(folder: Path) -> None:
 def _meld(folder: Path) -> None:
     folder.mkdir(parents=True)
     for split in ("train", "dev", "test"):
-        rows = [{"Utterance": "The very same words everywhere", "Emotion": "joy"}]
+        mark = {"train": "!", "dev": "?!", "test": "\u2026"}[split]
+        rows = [{"Utterance": f"The very same words everywhere{mark}", "Emotion": "joy"}]
         for emotion in ("anger", "joy", "neutral", "sadness", "fear"):
             rows.append({"Utterance": "Short", "Emotion": emotion})
             rows += [
@@ -90,20 +95,37 @@ def rows(tree) -> list[dict[str, str]]:
     return rows
 
 
-def items(rows: list[dict[str, str]], split: str) -> dict[str, set]:
-    """The source items of a split, by kind."""
+def items(rows: list[dict[str, str]], split: str, ferplus: Path) -> dict[str, set]:
+    """The source items of a split, by kind: of images the pixels, of sentences the words."""
+    pixels = {name: read_split(ferplus, name).images_NHW for name in ("train", "valid", "test")}
     mine = [row for row in rows if row["split"] == split]
     images = [row["images"].split() for row in mine]
     return {
         "actor": {row["speaker"] for row in mine},
         "sound": {row["video"] for row in mine},
-        "sentence": {row["text"].lower() for row in mine},
-        "image": {(name, row) for name, *drawn in images for row in drawn},
+        "sentence": {re.sub(r"[^a-z0-9 ]", "", row["text"].lower()) for row in mine},
+        "image": {pixels[name][int(row)].tobytes() for name, *drawn in images for row in drawn},
     }
 
 
-def test_no_source_item_crosses_the_splits(rows):
-    of_split = {split: items(rows, split) for split in ("pool", "train", "dev", "test")}
+def test_no_source_item_crosses_the_splits(rows, tree):
+    """Though the files repeat images and sentences."""
+    no_crossing(rows, tree)
+
+
+def test_no_source_item_of_the_real_files_crosses_the_splits(shared_data):
+    rows = composed.clips(shared_data, pytest.fail)
+    assert Counter(row["split"] for row in rows) == {
+        "pool": 14 * 256,
+        "train": 14 * 128,
+        "dev": 4 * 96,
+        "test": 4 * 128,
+    }
+    no_crossing(rows, shared_data)
+
+
+def no_crossing(rows, tree) -> None:
+    of_split = {s: items(rows, s, tree / "ferplus") for s in ("pool", "train", "dev", "test")}
     for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
         for kind in of_split[a]:
             assert not of_split[a][kind] & of_split[b][kind], f"{kind} of {a} and {b}"
@@ -172,6 +194,17 @@ def test_a_sound_that_is_gone_is_a_reject(tree, tmp_path):
     rejects: list = []
     composed.clips(copy, rejects.append)
     assert [(reject.clip, reject.reason) for reject in rejects] == [("20-calm.wav", "missing_file")]
+
+
+def test_an_actor_without_a_class_is_one_message(tree, tmp_path, capsys):
+    for name in ("ferplus", "text"):
+        (tmp_path / name).symlink_to(tree / name)
+    (tmp_path / "ravdess_audio").mkdir()
+    for file in (tree / "ravdess_audio").iterdir():
+        if file.name != "20-angry.wav":
+            (tmp_path / "ravdess_audio" / file.name).symlink_to(file)
+    assert corpora(["composed", str(tmp_path), "--output", str(tmp_path / "table.csv")]) == 2
+    assert "actor20 has no sound of anger; expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("gone", ["ravdess_audio/metadata.csv", "text/meld/dev_sent_emo.csv"])
