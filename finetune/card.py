@@ -18,6 +18,8 @@ from pretrain.checkpoint import Checkpoint
 
 OF_OWNERS = "under its owners' licence, by which the copy was got"
 CORPORA = {
+    "composed": "RAVDESS (CC BY-NC-SA 4.0), images of FER2013 (research use) and sentences of MELD "
+    "(GPL-3.0): non-commercial",
     "cremad": "ODbL 1.0, its contents DbCL 1.0: keep the attribution (Cao et al. 2014)",
     "emodb": "free for research",
     "grid": "CC BY 4.0",

@@ -2,7 +2,7 @@
 
     Evalution.txt (sic; Evaluation.txt in later copies)     a line for each turn, among its raters'
     session1/S01A/S/MSP-IMPROV-S01A-F01-S-FM01.avi          anywhere; a .wav where there is no .avi
-    All_human_transcriptions/MSP-IMPROV-S01A-F01-S-FM01.txt
+    All_human_transcriptions/MSP-IMPROV-S01A-F01-S-FM01.txt     UTD- in place of MSP- will do
 
 A name tells the sentence and the emotion that was asked for (S01A), the speaker (F01), the scenario
 and the turn. Scenarios: S other-improvised, R target-read, T target-improvised, P natural. The
@@ -46,6 +46,7 @@ IMPROVISED = {"anger": 470, "happiness": 1048, "neutral": 1789, "sadness": 633}
 
 _NAME = re.compile(r"MSP-IMPROV-S\d\d([AHSN])-([FM])0?([1-6])-([SRTP])-[FM]{2}\d+")
 _LABEL = re.compile(r"UTD-(IMPROV-[\w-]+)\.avi\s*;\s*(\w)\s*;(.*)")
+_TRANSCRIPT = re.compile(r"(?:MSP|UTD)-(IMPROV-.+)")
 _RATING = re.compile(r"\b([AVDN])\s*:\s*(-?\d+(?:\.\d+)?)")
 _RATINGS = {"A": "activation", "V": "valence", "D": "dominance", "N": "naturalness"}
 
@@ -55,9 +56,9 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
     release = Release(root, on_reject)
     labels = _labels(release)
     words = {
-        file.stem: " ".join(release.text(file).split())
+        f"MSP-{match[1]}": " ".join(release.text(file).split())
         for file in release_files(root, (".txt",))
-        if file.stem.startswith("MSP-IMPROV-")
+        if (match := _TRANSCRIPT.fullmatch(file.stem))
     }
     found: dict[str, list[Path]] = {}
     for file in sorted(release_files(root, MEDIA_EXTENSIONS), key=_video_first):
@@ -75,6 +76,14 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
     for name in sorted(found.keys() | labels.keys() - absent):
         for file in found.get(name, [None]):
             _add_turn(release, name, file, labels.get(name), words.get(name, ""))
+    wordless = sum(not row["text"] for row in release.rows)
+    if wordless:
+        log.warning(
+            "MSP-IMPROV: %s of %s turns have no transcript; expected "
+            "All_human_transcriptions/MSP-IMPROV-S01A-F01-S-FM01.txt",
+            f"{wordless:,}",
+            f"{len(release.rows):,}",
+        )
     if len(sessions) == SESSIONS:
         _compare(release.rows)
     return release.rows

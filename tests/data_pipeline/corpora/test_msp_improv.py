@@ -25,6 +25,20 @@ def test_msp_improv_names_and_labels(tmp_path):
     assert "naturalness" not in row
 
 
+def test_transcripts_by_the_label_files_names_will_do_and_absent_ones_are_told(tmp_path, caplog):
+    for number in (1, 2):
+        msp_improv_turn(tmp_path, f"MSP-IMPROV-S01A-F01-S-FM0{number}", "N")
+    folder = tmp_path / "All_human_transcriptions"
+    for file in sorted(folder.iterdir()):
+        file.rename(folder / file.name.replace("MSP-", "UTD-"))
+    rows, _ = read(msp_improv, tmp_path)
+    assert [row["text"] for row in rows] == ["Words of FM01", "Words of FM02"]
+    assert "no transcript" not in caplog.text
+    (folder / "UTD-IMPROV-S01A-F01-S-FM02.txt").unlink()
+    assert [row["text"] for row in read(msp_improv, tmp_path)[0]] == ["Words of FM01", ""]
+    assert "1 of 2 turns have no transcript" in caplog.text
+
+
 def test_msp_improv_loses_nothing(tmp_path):
     names = [f"MSP-IMPROV-S01A-F01-S-FM0{n}" for n in range(1, 8)]
     msp_improv_turn(tmp_path, names[0], "A")
