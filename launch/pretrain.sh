@@ -5,11 +5,13 @@
 for word in "$@"; do  # help needs no launcher
   case $word in -h | --help) exec python "$0" --help ;; esac
 done
-stop() {  # alone, the launcher would end and leave its ranks training
-  trap : INT TERM HUP
-  echo "stopped by a signal; the same command goes on from the last checkpoint" >&2
-  kill -s TERM -- "-$launcher" 2>/dev/null
-  for _ in {1..300}; do kill -0 -- "-$launcher" 2>/dev/null || exit "$1"; sleep 0.1; done
+stop() {  # USR1 ends the launchers and has the ranks save; at TERM they would kill them after 30 s
+  trap : TERM USR1 HUP
+  trap 'kill -s KILL -- "-$launcher"; exit 130' INT
+  echo "stopped by a signal, which its ranks save at; the same command goes on from the last checkpoint" >&2
+  disown "$launcher"  # or bash would tell that it got the signal
+  kill -s USR1 -- "-$launcher" 2>/dev/null
+  for _ in {1..3000}; do kill -0 -- "-$launcher" 2>/dev/null || exit "$1"; sleep 0.1; done
   kill -s KILL -- "-$launcher"
   exit "$1"
 }
@@ -18,7 +20,7 @@ MEMOBERT_PRETRAIN_SH=1 deepspeed ${DEEPSPEED_ARGS:-} "$0" "$@" &  # its ranks le
 launcher=$!
 # What is ignored at the start stays so: HUP under nohup, INT in the background of a script.
 trap "stop 130" INT
-trap "stop 143" TERM
+trap "stop 75" TERM USR1  # as the ranks: start me again
 trap "stop 129" HUP
 wait "$launcher"
 exit

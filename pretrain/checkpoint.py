@@ -25,7 +25,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ class Progress:
     """Reason to the number of clips passed over so far."""
     drawn: int
     """Clips drawn so far, those passed over included."""
+    meter: dict[str, Any] = field(default_factory=dict)
+    """Losses and amounts since the last row of metrics.csv; empty of older checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class _Saved:
     def read(cls, path: Path) -> "_Saved":
         found = _read_json(path)
         found = dict(found) if isinstance(found, dict) else {}
-        names = [f.name for f in fields(Progress)]
+        names = [f.name for f in fields(Progress) if f.name in found or f.name != "meter"]
         if missing := {*names, "engine", "world_size"} - found.keys():
             lacks = ", ".join(sorted(missing))
             raise CheckpointError(f"{path} lacks {lacks}, cut or altered; {way_back(path)}")

@@ -17,7 +17,7 @@ from data_pipeline.command_line import (
 )
 from data_pipeline.errors import UserError
 from pretrain.config import PretrainConfig
-from pretrain.interrupt import GO_ON, answer_signals
+from pretrain.interrupt import GO_ON, GO_ON_CODE, answer_signals
 from pretrain.launcher import RankLost, ToldByRankZero
 
 OTHER_RANKS_SECONDS = 5.0
@@ -25,7 +25,8 @@ OTHER_RANKS_SECONDS = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one pretraining; 0 when it came to its end, 2 when the user has to change something."""
+    """Run one pretraining; 0 when it came to its end, 75 when it was asked to stop and
+    saved, 2 when the user has to change something."""
     return run_command(_main, argv, name="pretrain", go_on=GO_ON, tell=_tell)
 
 
@@ -46,7 +47,7 @@ def _main(argv: list[str] | None) -> int:
 
     try:
         runtime = start(config.run)
-        pretrain(config, runtime)
+        done = pretrain(config, runtime)
         runtime.finish()
     except ToldByRankZero:
         time.sleep(OTHER_RANKS_SECONDS)  # the launcher ends rank 0 once another one has ended
@@ -56,7 +57,7 @@ def _main(argv: list[str] | None) -> int:
             f"{os_error_text(error, config.run.output)}; run.output must be a folder with room "
             "left. The same command goes on from the last checkpoint"
         ) from error
-    return 0
+    return 0 if done else GO_ON_CODE
 
 
 def _tell(message: str, error: BaseException) -> None:

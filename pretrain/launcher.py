@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from data_pipeline.errors import UserError
+from pretrain.interrupt import ask_to_stop, asked_to_stop
 
 
 class LaunchError(UserError):
@@ -50,6 +51,8 @@ LAUNCHERS = {
 """Names of commands and modules whose end is the end of what they started."""
 
 LOOK_SECONDS = 1.0
+SAVE_SECONDS = 300.0
+"""What a rank whose launcher has gone has to finish its step and to save."""
 
 TOLD = (
     "the launcher has gone, so its ranks end; the same command goes on from the last checkpoint\n"
@@ -98,9 +101,11 @@ def _watch(chain: tuple[int, ...]) -> None:
         _parent_of(pid) == parent for pid, parent in zip((os.getpid(), *chain), chain, strict=False)
     ):
         time.sleep(LOOK_SECONDS)
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and not asked_to_stop():  # else it is known
         with contextlib.suppress(OSError):  # the terminal may have gone with the launcher
             os.write(2, TOLD.encode())
+    if ask_to_stop("the end of its launcher"):
+        time.sleep(SAVE_SECONDS)
     # Whatever the main thread does: it may wait for a rank that has ended already. A checkpoint
     # that is half written has no effect.
     os._exit(1)

@@ -63,6 +63,24 @@ class Meter:
     def go_on(self) -> None:
         self._since = time.perf_counter()
 
+    def state(self) -> dict[str, Any]:
+        """What there is since `reset`, of all ranks together, for a checkpoint; waits for the
+        device. Every rank calls it."""
+        return {
+            "sums": self.runtime.sum_over_ranks(self._sums.clone()).tolist(),
+            "counts": dict(self._counts),
+            "amounts": [self._steps, self._clips, self._tokens],
+            "seconds": self._seconds,
+        }
+
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """As it was at a checkpoint; the sums go to rank 0, whatever ranks they were of."""
+        if self.runtime.is_main:
+            self._sums += torch.tensor(state["sums"], dtype=torch.float64, device=self._sums.device)
+        self._counts |= {n: c for n, c in state["counts"].items() if n in self._counts}
+        self._steps, self._clips, self._tokens = state["amounts"]
+        self._seconds = state["seconds"]
+
     def read(self) -> dict[str, float]:
         """Means since `reset`, over all ranks; waits for the device."""
         sums = self.runtime.sum_over_ranks(self._sums).tolist()

@@ -29,6 +29,7 @@ from pretrain.checkpoint import (
 from pretrain.clip_index import shard_digests, unfinished_tars
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, build_engine
+from pretrain.interrupt import GO_ON, asked_to_stop, saving_when_asked
 from pretrain.loader import Loader
 from pretrain.metrics import MetricsFile
 from pretrain.objectives import OBJECTIVES
@@ -44,14 +45,15 @@ MAY_CHANGE = ("model.attention", "model.dropout")
 make another model of them."""
 
 
-def pretrain(config: PretrainConfig, runtime: Runtime) -> None:
-    """Build the parts and train; a run that is in config.run.output already goes on."""
+def pretrain(config: PretrainConfig, runtime: Runtime) -> bool:
+    """Build the parts and train; a run that is in config.run.output already goes on. False where it
+    was asked to stop before its last step, and saved."""
     output = Path(config.run.output)
     with runtime.answering(), held_output(output, runtime), contextlib.ExitStack() as closing:
-        _pretrain(config, runtime, closing)
+        return _pretrain(config, runtime, closing)
 
 
-def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.ExitStack) -> None:
+def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.ExitStack) -> bool:
     """`closing` ends, on every way out, what has threads."""
     passport = _passport(config)
     check_objectives(config, passport)
@@ -86,10 +88,18 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
         (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         last_step = progress.step if progress else 0
         metrics = closing.enter_context(MetricsFile(output, last_step, config.run.tensorboard))
-    train(
-        config, runtime, engine, loader, validation, store, metrics, tokenizer, passport, progress
-    )
+    parts = (engine, loader, validation, store, metrics, tokenizer, passport, progress)
+    with saving_when_asked():
+        last_step = train(config, runtime, *parts)
+    if last_step < config.optim.steps:
+        who = asked_to_stop() or "another rank's signal"
+        runtime.log.info(
+            f"stopped by {who} after step {last_step} of {config.optim.steps}, which is saved; "
+            f"{GO_ON}"
+        )
+        return False
     runtime.log.info(f"done: {config.optim.steps} steps; losses in {output / 'metrics.csv'}")
+    return True
 
 
 def _passport(config: PretrainConfig) -> Passport:

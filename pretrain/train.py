@@ -25,6 +25,7 @@ from pretrain.checkpoint import CheckpointStore, Progress, read_latest
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine
 from pretrain.integrity import way_back
+from pretrain.interrupt import asked_to_stop
 from pretrain.loader import Loader, StepData
 from pretrain.masking import DROP_REASONS
 from pretrain.metrics import Meter, MetricsFile, describe, objectives_line
@@ -53,8 +54,10 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     passport: Passport,
     progress: Progress | None,
-) -> None:
-    """Train from `progress` (None: from the start) to config.optim.steps.
+) -> int:
+    """Train from `progress` (None: from the start) to config.optim.steps, or, where some rank is
+    asked to stop (pretrain.interrupt), to the end of the step that is under way; the last step,
+    which is saved.
 
     Raises DivergedError when the loss or a weight is not finite, before that can reach a
     checkpoint.
@@ -82,9 +85,12 @@ def train(
         validate()
     engine.model.train()
     meter = Meter(runtime)
-    while step < steps:
+    if progress and progress.meter:
+        meter.go_on_from(progress.meter)
+    stop = False
+    while step < steps and not stop:
         data = loader.next_step()
-        counts, clips, tokens, drops = _over_ranks(data, runtime)
+        counts, clips, tokens, drops, stop = _over_ranks(data, runtime)
         for batch in data.batches:
             batch = batch.to(runtime.device, non_blocking=True)
             sums = {
@@ -123,9 +129,9 @@ def train(
                 metrics.write(step, "train", row)
                 log.info(describe(step, row))
         meter.pause()
-        if step % run.validate_every == 0 or step == steps:
+        if (step % run.validate_every == 0 and not stop) or step == steps:
             validate()
-        if step % run.checkpoint_every == 0 or step == steps:
+        if step % run.checkpoint_every == 0 or step == steps or stop:
             # The loss above is that of the weights before this step's update.
             if not _all_finite(engine.model):
                 raise _diverged("a weight is no finite number", step, config, store)
@@ -136,10 +142,12 @@ def train(
                 loader={**state, "places_L2": places.tolist()},
                 dropped=dict(dropped),
                 drawn=drawn,
+                meter=meter.state(),
             )
             folder = store.save(engine, progress, tokenizer, passport, config)
             log.info(f"step {step} | saved {folder}")
         meter.go_on()
+    return step
 
 
 def _warn_of_scale(first_losses: dict[str, float], log: logging.Logger) -> None:
@@ -190,17 +198,18 @@ def _diverged(
 
 def _over_ranks(
     data: StepData, runtime: Runtime
-) -> tuple[dict[str, int], int, int, dict[str, int]]:
-    """Targets of each objective, clips, tokens and dropped clips of the step, of all ranks.
+) -> tuple[dict[str, int], int, int, dict[str, int], bool]:
+    """Targets of each objective, clips, tokens and dropped clips of the step, and whether it is the
+    last one, since somebody asked; of all ranks.
 
     Numbers of the host, summed over the CPU's process group: the device is not waited for.
     """
     asked = dict.fromkeys(m for o in OBJECTIVES.values() for m in (o.stream, o.target))
     reasons = [*DROP_REASONS, *(f"no_{modality}" for modality in asked)]
     mine = [data.count(name) for name in OBJECTIVES] + [data.num_clips, data.num_tokens]
-    mine += [data.dropped.get(reason, 0) for reason in reasons]
+    mine += [data.dropped.get(reason, 0) for reason in reasons] + [int(bool(asked_to_stop()))]
     numbers = iter(runtime.sum_over_ranks(torch.tensor(mine)).tolist())
     counts = {name: next(numbers) for name in OBJECTIVES}
     clips, tokens = next(numbers), next(numbers)
-    drops = {reason: n for reason, n in zip(reasons, numbers, strict=True) if n}
-    return counts, clips, tokens, drops
+    drops = {reason: n for reason in reasons if (n := next(numbers))}
+    return counts, clips, tokens, drops, bool(next(numbers))

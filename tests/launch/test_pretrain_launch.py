@@ -174,15 +174,21 @@ def test_the_plain_twin_on_two_ranks_has_the_losses_of_one(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
 )
 def test_a_signal_to_bash_ends_every_rank(overrides, start, tmp_path, master_port, number, code):
-    process = start(tmp_path / "run", master_port, "optim.steps=100000")
+    long = ("optim.steps=100000", "run.checkpoint_every=20")
+    process = start(tmp_path / "run", master_port, *long)
     ranks = _ranks_of(process.pid)
     assert len(ranks) == 2, ranks
     process.send_signal(number)
     assert process.wait(timeout=60) == code
     assert not _alive(ranks)
+    told = (tmp_path / "run.err").read_text()
+    assert told.count("the same command goes on from the last checkpoint") == 1
+    assert "User defined signal" not in told
+    assert _saved_step(tmp_path / "run") == _last_step(tmp_path / "run")
 
 
 def test_bash_ignores_what_it_was_started_to_ignore_and_term_ends_every_rank(
@@ -198,8 +204,28 @@ def test_bash_ignores_what_it_was_started_to_ignore_and_term_ends_every_rank(
     time.sleep(3)
     assert process.poll() is None and _alive(ranks) == ranks
     process.terminate()
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=60) == 75
     assert not _alive(ranks)
+
+
+@pytest.mark.parametrize("engine", ["deepspeed", "torch"])
+def test_a_run_that_was_asked_to_stop_goes_on_as_if_it_had_not(
+    launch, overrides, start, tmp_path, master_port, engine
+):
+    more = ("optim.steps=150", "run.checkpoint_every=30", f"engine.kind={engine}")
+    process = start(tmp_path / "run", master_port, *more)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=120) == 75
+    step = _saved_step(tmp_path / "run")
+    assert 30 <= step < 150
+    options = {"DEEPSPEED_ARGS": f"--num_gpus 2 --master_port {master_port}"}
+    again = launch("bash", *TINY, *overrides(tmp_path / "run", *more), **options)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"going on after step {step} of 150" in again.stdout
+    straight = launch("bash", *TINY, *overrides(tmp_path / "straight", *more), **options)
+    assert straight.returncode == 0, straight.stdout + straight.stderr
+    expected = [pytest.approx(r, rel=0, nan_ok=True) for r in losses(tmp_path / "straight")]
+    assert losses(tmp_path / "run") == expected
 
 
 BARE = {
@@ -223,6 +249,8 @@ def test_the_end_of_a_bare_launcher_ends_every_rank(start, tmp_path, master_port
     while _alive(ranks) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _alive(ranks)
+    if number == signal.SIGTERM:
+        assert _saved_step(tmp_path / "run") == _last_step(tmp_path / "run")
     told = (tmp_path / "run.err").read_text()
     # The inner launcher may still pass a TERM on before the ranks see that the outer one is gone.
     words = ("the launcher has gone, so its ranks end", "interrupted")
@@ -327,6 +355,16 @@ def test_a_user_error_is_one_message_and_a_failing_exit_code(overrides, launch, 
 
 def test_bash_finds_no_fault_in_the_script(launch):
     assert launch("bash", "-n", "launch/pretrain.sh").returncode == 0
+
+
+def _saved_step(output: Path) -> int:
+    """Of the newest checkpoint."""
+    return int((output / "checkpoints/latest").read_text().strip().removeprefix("step-"))
+
+
+def _last_step(output: Path) -> int:
+    """Of those in metrics.csv, where every step has a row."""
+    return int((output / "metrics.csv").read_text().splitlines()[-1].partition(",")[0])
 
 
 def _ranks_of(launcher: int) -> list[int]:
