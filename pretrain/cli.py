@@ -2,6 +2,7 @@
 
 deepspeed launch/pretrain.sh --config configs/pretrain/tiny.yaml optim.steps=200
 python -m pretrain.cli --config configs/pretrain/tiny.yaml engine.kind=torch
+srun python -m pretrain.cli --config configs/pretrain/tiny.yaml     # a task is a rank
 """
 
 import os
@@ -19,6 +20,7 @@ from data_pipeline.errors import UserError
 from pretrain.config import PretrainConfig
 from pretrain.interrupt import GO_ON, GO_ON_CODE, answer_signals
 from pretrain.launcher import RankLost, ToldByRankZero
+from pretrain.slurm import take_ranks_of_step
 
 OTHER_RANKS_SECONDS = 5.0
 """The launcher looks once a second whether a rank has ended."""
@@ -31,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str] | None) -> int:
+    take_ranks_of_step()
     answer_signals()
     config = config_from_command_line(
         PretrainConfig,

@@ -4,7 +4,8 @@
     runtime.log.info("hello")     # rank 0 speaks; the others only warn
 
 Ranks come from the environment that `deepspeed` and `torchrun` set (RANK, LOCAL_RANK, WORLD_SIZE,
-MASTER_ADDR, MASTER_PORT); without it this is one process, which opens no port at all.
+MASTER_ADDR, MASTER_PORT), and pretrain.slurm from a Slurm step; without it this is one process,
+which opens no port at all.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ import torch.distributed as dist
 
 from pretrain.launcher import LaunchError, RankLost, ToldByRankZero, follow_launcher
 from pretrain.settings import RuntimeSettings
+from pretrain.slurm import num_step_tasks
 
 Result = TypeVar("Result")
 
@@ -239,6 +241,13 @@ def _ranks() -> tuple[int, int, int]:
         rank, local_rank, world_size = (int(found[name]) for name in names)
     except ValueError as error:
         raise LaunchError(f"the environment has {found}: expected whole numbers") from error
+    if world_size == 1 and num_step_tasks() > 1:
+        raise LaunchError(
+            f"one rank alone, in a Slurm step of {num_step_tasks()} tasks: each of them would be a "
+            "run of its own, into one folder; start the ranks by srun itself (srun python -m "
+            "pretrain.cli ...), or one launcher a node that is told of the others, such as srun "
+            "torchrun --nnodes N --rdzv_backend c10d --rdzv_endpoint HOST:PORT"
+        )
     if not 0 <= rank < world_size:
         raise LaunchError(f"rank {rank} of {world_size} ranks: expected 0 to {world_size - 1}")
     return rank, local_rank, world_size
