@@ -3,7 +3,7 @@ VENV   ?= .venv
 CLIPS  ?=
 OUT    ?= runs/demo
 BIN    := $(VENV)/bin
-CORES  := -n $(shell n=$$(nproc); echo $$((n < 4 ? n : 4))) --dist loadfile
+CORES  := -n $(shell n=$$(env -u OMP_NUM_THREADS nproc); echo $$((n < 4 ? n : 4))) --dist loadfile
 ENV    := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo test test-fast lint clean
