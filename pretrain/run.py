@@ -29,7 +29,7 @@ from pretrain.checkpoint import (
 from pretrain.clip_index import shard_digests, unfinished_tars
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, build_engine
-from pretrain.interrupt import GO_ON, asked_to_stop, saving_when_asked
+from pretrain.interrupt import asked_to_stop, saving_when_asked
 from pretrain.loader import Loader
 from pretrain.metrics import MetricsFile
 from pretrain.objectives import OBJECTIVES
@@ -94,8 +94,8 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
     if last_step < config.optim.steps:
         who = asked_to_stop() or "another rank's signal"
         runtime.log.info(
-            f"stopped by {who} after step {last_step} of {config.optim.steps}, which is saved; "
-            f"{GO_ON}"
+            f"stopped by {who} after step {last_step} of {config.optim.steps}, which is saved: the "
+            "next start goes on there"
         )
         return False
     runtime.log.info(f"done: {config.optim.steps} steps; losses in {output / 'metrics.csv'}")
