@@ -221,9 +221,9 @@ def _notes(
     ua = found.units["ua"]
     if found.over == "runs" and found.num_seeds > 1:
         notes.append(
-            f"with {found.num_folds} folds, fewer than {MIN_FOLDS}, the unit is the run, and the "
-            "seeds of a fold are judged on the same test clips: the units are not independent, p "
-            "is too small and the intervals are too narrow"
+            f"with {_counted(found.num_folds, 'fold')}, fewer than {MIN_FOLDS}, the unit is the "
+            "run, and the seeds of a fold are judged on the same test clips: the units are not "
+            "independent, p is too small and the intervals are too narrow"
         )
     if found.num_folds == 1:
         notes.append("there is one fold: nothing is said of other test clips")

@@ -90,6 +90,15 @@ def _markdown(means: list[Line], notes: list[str], judged: str) -> str:
     ]
     names = ("Setting", "Noise on", "Signal to noise", "WA", "UA", "Macro-F1")
     noisy = [NOISE, markdown_table(names, noise)] if noise else []
+    missing = (
+        [
+            "Each modality of each clip dropped at random at the missing rate, the last one never, "
+            "so that less is really missing:",
+            rates,
+        ]
+        if _num_rates(means) > 1
+        else []
+    )
     several = any(m["num_recognizers"] > 1 for m in means)
     about = "± is the standard deviation over recognizers (folds and seeds)."
     single = "[ ] is the 95 % bootstrap interval of UA over the clips; robustness.csv has WA's."
@@ -99,9 +108,7 @@ def _markdown(means: list[Line], notes: list[str], judged: str) -> str:
                 "# Robustness passport",
                 f"Judged: {judged}.",
                 subsets,
-                "Each modality of each clip dropped at random at the missing rate, the last one "
-                "never, so that less is really missing:",
-                rates,
+                *missing,
                 *noisy,
                 about if several else single,
                 *(["\n".join(f"- {note}" for note in notes)] if notes else []),
@@ -109,6 +116,10 @@ def _markdown(means: list[Line], notes: list[str], judged: str) -> str:
         )
         + "\n"
     )
+
+
+def _num_rates(means: list[Line]) -> int:
+    return len({m["rate"] for m in means if m["kind"] == "rate"})
 
 
 def _percent(line: Line, score: str) -> str:
@@ -128,23 +139,24 @@ def _chance(lines: list[Line]) -> float | None:
 
 
 def _draw(path: Path, means: list[Line], chance: float | None) -> None:
-    """UA by subset, over the missing rate and, where it was asked for, under noise."""
+    """UA by subset, over the missing rates where there are several, and under noise where it was
+    asked for."""
     subsets = [m for m in means if m["kind"] == "subset"][::-1]  # the full one at the bottom
     num_cases = len({m["case"] for m in subsets})
-    noisy = list(dict.fromkeys(m["case"] for m in means if m["kind"] == "noise"))
-    figure, (above, below, *others) = plt.subplots(
-        2 + len(noisy), figsize=(4.6, 3.6 + 0.3 * num_cases + 2.6 * len(noisy)),
-        layout="constrained", height_ratios=(0.6 + 0.3 * num_cases, *[2.4] * (1 + len(noisy))),
+    curves = [("rate", "")] if _num_rates(means) > 1 else []
+    curves += dict.fromkeys(("noise", m["case"]) for m in means if m["kind"] == "noise")
+    figure, axes = plt.subplots(
+        1 + len(curves), squeeze=False, figsize=(4.6, 1 + 0.3 * num_cases + 2.6 * len(curves)),
+        layout="constrained", height_ratios=(0.6 + 0.3 * num_cases, *[2.4] * len(curves)),
     )  # fmt: skip
-    for axis in (above, below, *others):
+    above, *others = axes[:, 0]
+    for axis in (above, *others):
         axis.spines[["top", "right"]].set_visible(False)
     above.set_title("Some modalities missing", fontsize=11)
     names = list(dict.fromkeys(m["setting"] for m in means))
     order = sorted(subsets, key=lambda m: names.index(m["setting"]))
     draw_cases(above, order, chance)
-    curves = [("rate", "", below)]
-    curves += [("noise", stream, axis) for stream, axis in zip(noisy, others, strict=True)]
-    for kind, stream, axis in curves:
+    for (kind, stream), axis in zip(curves, others, strict=True):
         for n, name in enumerate(names):
             own = [m for m in means if (m["kind"], m["setting"]) == (kind, name)]
             own = [m for m in own if kind == "rate" or m["case"] == stream]
@@ -161,11 +173,12 @@ def _draw(path: Path, means: list[Line], chance: float | None) -> None:
             axis.axhline(chance, color="#999", ls=":", lw=1)
         axis.set_ylabel("UA on test", fontsize=9)
         axis.grid(alpha=0.25)
-        if kind == "noise":
+        if kind == "rate":
+            axis.set_title("Each dropped at random", fontsize=11)
+            axis.set_xlabel("missing rate", fontsize=9)
+        else:
             axis.set_title(f"Noise on {stream}", fontsize=11)
             axis.set_xscale("log")
             axis.invert_xaxis()
             axis.set_xlabel("signal to noise, of power", fontsize=9)
-    below.set_title("Each dropped at random", fontsize=11)
-    below.set_xlabel("missing rate", fontsize=9)
     save_picture(figure, path)
