@@ -1,11 +1,12 @@
-"""What always saying one class comes to, and the files of a run that tell it."""
+"""What always saying one class comes to."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from finetune.results import ResultsRow, run_folder
+from finetune.report.runs import read_table
+from finetune.results import ResultsRow
 
 CHANCE = (
     "chance is what one class, always said, comes to: in WA the largest share of the test clips "
@@ -50,14 +51,3 @@ def chance_of(folder: Path, rows: list[ResultsRow]) -> Chance:
         ua=round(float((1 / shares.notna().sum(axis=1)).mean()), 9),
         classes=tuple(sorted(map(str, most.index))),
     )
-
-
-def read_table(folder: Path, row: ResultsRow, name: str) -> pd.DataFrame:
-    """A table of one run."""
-    path = folder_of(folder, row) / name
-    return pd.read_csv(path, keep_default_na=False)  # "None" and "NA" may be classes
-
-
-def folder_of(folder: Path, row: ResultsRow) -> Path:
-    """Of one run of the results folder `folder`."""
-    return run_folder(folder, row.setting, row.fold, row.seed, row.recipe)

@@ -17,7 +17,7 @@ import pandas as pd
 from data_pipeline.errors import UserError
 from data_pipeline.markdown import markdown_table
 from finetune.config import SETTINGS
-from finetune.report.chance import CHANCE, chance_of, read_table
+from finetune.report.chance import CHANCE, chance_of
 from finetune.report.missing_modalities import (
     as_markdown,
     missing_modalities,
@@ -31,6 +31,7 @@ from finetune.report.pictures import (
     plot_label_shares,
     plot_settings,
 )
+from finetune.report.runs import read_table
 from finetune.results import (
     Recipe,
     ResultsRow,
