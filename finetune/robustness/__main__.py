@@ -14,6 +14,7 @@ import sys
 
 from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.paths import path_argument
+from finetune.robustness.arguments import add_recognizers
 
 RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
 RATIOS = (1.0, 0.1, 0.01)
@@ -34,13 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "python -m finetune.robustness runs/finetune/runs/pretrain_prompt/*/recognizer\n"
         "      --shards runs/mine/shards --output runs/finetune/robustness",
     )
-    found.add_argument(
-        "recognizers", nargs="+", type=path_argument, metavar="RECOGNIZER", help="folder of one"
-    )
-    found.add_argument(
-        "--shards", nargs="+", type=path_argument, metavar="FOLDER", required=True,
-        help="where their clips lie",
-    )  # fmt: skip
+    add_recognizers(found)
     found.add_argument(
         "--clips",
         type=path_argument,

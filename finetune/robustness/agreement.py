@@ -27,6 +27,7 @@ from data_pipeline.schema import ClipSample
 from finetune.heads.modality_check import Agreement
 from finetune.recognizer import Recognizer, load_recognizer
 from finetune.results import write_csv, write_text
+from finetune.robustness.arguments import add_recognizers
 from finetune.robustness.judge import RobustnessError, noisy_of, read_clips
 
 Pair = tuple[str, str]
@@ -154,13 +155,7 @@ def parser() -> argparse.ArgumentParser:
         "python -m finetune.robustness.agreement runs/finetune/runs/m3er/*/recognizer\n"
         "      --shards runs/mine/shards --output runs/finetune/agreement",
     )
-    found.add_argument(
-        "recognizers", nargs="+", type=path_argument, metavar="RECOGNIZER", help="folder of one"
-    )
-    found.add_argument(
-        "--shards", nargs="+", type=path_argument, metavar="FOLDER", required=True,
-        help="where their clips lie",
-    )  # fmt: skip
+    add_recognizers(found)
     found.add_argument("--seed", type=int, default=0, metavar="N", help="of noise and exchanges")
     found.add_argument("--output", type=path_argument, required=True, metavar="FOLDER")
     return found
