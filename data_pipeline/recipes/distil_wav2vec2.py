@@ -4,8 +4,8 @@
     python -m data_pipeline.recipes.distil_wav2vec2 train  --work WORK    # rerun to go on
     python -m data_pipeline.recipes.distil_wav2vec2 export --work WORK --out FOLDER
 
-All run at 50 states a second. What the student hears is in `speech_lessons`, what it is in
-`speech_student`. No label is read, emotion or word.
+All run at 50 states a second. What the student hears is in `speech.lessons`, what it is in
+`speech.student`. No label is read, emotion or word.
 
 Shapes: B crops, T samples, S states, D width of the student, E numbers of the teachers' states.
 """
@@ -29,10 +29,10 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.features.wav2vec2 import CARD_HASH
 from data_pipeline.files.weights import ASSETS, sha256_of
-from data_pipeline.recipes.speech_corpora import DISTILLED, read_corpus, read_sound
-from data_pipeline.recipes.speech_lessons import READ, SHARES, TARGETS, Batch, Lessons, teach
-from data_pipeline.recipes.speech_prosody import COLUMNS
-from data_pipeline.recipes.speech_student import (
+from data_pipeline.recipes.speech.corpora import DISTILLED, read_corpus, read_sound
+from data_pipeline.recipes.speech.lessons import READ, SHARES, TARGETS, Batch, Lessons, teach
+from data_pipeline.recipes.speech.prosody import COLUMNS
+from data_pipeline.recipes.speech.student import (
     Answers,
     Student,
     shipped,
@@ -64,14 +64,14 @@ class Recipe:
     """Whose weights it starts from: a name in the assets, another folder, or "" for random ones."""
     width: int = 256
     targets: tuple[str, ...] = ("tiny",)
-    """Teacher states to answer for, of `speech_lessons.TARGETS`."""
+    """Teacher states to answer for, of `speech.lessons.TARGETS`."""
     speeds: tuple[float, ...] = (1.0,)
     read_parts: int = 0
     """Books of what machines read."""
     read_share: float = 0.3
     """Their share of a batch, if there are any."""
     disturb: str = "plain"
-    """How the student's sound is disturbed: a kind of `speech_disturb`."""
+    """How the student's sound is disturbed: a kind of `speech.disturb`."""
     moment_weight: float = 0.0
     """Weight of the loss of the moments' head."""
     prosody_weight: float = 0.0

@@ -9,9 +9,9 @@ from transformers import Wav2Vec2Config
 from data_pipeline.features.wav2vec2 import load_speech_encoder
 from data_pipeline.files.weights import sha256_of
 from data_pipeline.recipes import distil_wav2vec2 as distil
-from data_pipeline.recipes import speech_lessons as lessons
-from data_pipeline.recipes.speech_prosody import prosody
-from data_pipeline.recipes.speech_teachers import num_states
+from data_pipeline.recipes.speech import lessons
+from data_pipeline.recipes.speech.prosody import prosody
+from data_pipeline.recipes.speech.teachers import num_states
 
 SECOND = 16_000
 RECIPE = distil.Recipe(

@@ -3,8 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipeline.recipes import speech_voices as voices
-from data_pipeline.recipes.speech_corpora import CorpusError
+from data_pipeline.recipes.speech import voices
+from data_pipeline.recipes.speech.corpora import CorpusError
 
 
 @pytest.fixture

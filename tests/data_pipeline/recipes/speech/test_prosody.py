@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.recipes import speech_prosody as prosody
-from data_pipeline.recipes.speech_teachers import num_states
+from data_pipeline.recipes.speech import prosody
+from data_pipeline.recipes.speech.teachers import num_states
 
 SECOND = 16_000
 TIME = np.arange(2 * SECOND) / SECOND
@@ -45,7 +45,7 @@ def test_the_pitch_of_speech_is_that_of_torchaudio(shared_data):
     """Two methods, one without and one with smoothing over time: they agree where both are sure."""
     from torchaudio.functional import detect_pitch_frequency
 
-    from data_pipeline.recipes.speech_corpora import read_corpus, read_sound
+    from data_pipeline.recipes.speech.corpora import read_corpus, read_sound
 
     calm = [u for u in read_corpus("ravdess", shared_data) if u.label == "neutral"][:6]
     near = []

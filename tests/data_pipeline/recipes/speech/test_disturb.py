@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.recipes import speech_disturb as disturb
+from data_pipeline.recipes.speech import disturb
 
 SECOND = 16_000
 

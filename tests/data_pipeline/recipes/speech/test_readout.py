@@ -1,8 +1,8 @@
 import numpy as np
 
-from data_pipeline.recipes import speech_readout as readout
-from data_pipeline.recipes.speech_prosody import prosody
-from data_pipeline.recipes.speech_teachers import num_states
+from data_pipeline.recipes.speech import readout
+from data_pipeline.recipes.speech.prosody import prosody
+from data_pipeline.recipes.speech.teachers import num_states
 
 SECOND = 16_000
 

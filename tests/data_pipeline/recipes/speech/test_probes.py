@@ -4,9 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_pipeline.recipes import speech_corpora as corpora
-from data_pipeline.recipes import speech_probes as probes
-from data_pipeline.recipes import speech_scores as scores_file
+from data_pipeline.recipes.speech import corpora, probes
+from data_pipeline.recipes.speech import scores as scores_file
 
 
 def system(describe) -> probes.System:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.recipes import speech_lessons as lessons
-from data_pipeline.recipes.speech_prosody import prosody
-from data_pipeline.recipes.speech_teachers import num_states
+from data_pipeline.recipes.speech import lessons
+from data_pipeline.recipes.speech.prosody import prosody
+from data_pipeline.recipes.speech.teachers import num_states
 
 SECOND = 16_000
 

@@ -6,7 +6,7 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
-from data_pipeline.recipes import speech_student as student
+from data_pipeline.recipes.speech import student
 
 SECOND = 16_000
 

