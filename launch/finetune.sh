@@ -6,6 +6,10 @@
 # processes on CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 finetune/run.py ...
 set -euo pipefail
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+if [[ ! -e "$project/finetune" ]]; then  # Slurm runs a copy
+  echo "finetune.sh: submit launch/slurm/finetune.sbatch instead, with the same words" >&2
+  exit 2
+fi
 for word in "$@"; do  # help needs no launcher
   if [[ "$word" == -h || "$word" == --help ]]; then
     exec "${PYTHON:-python}" "$project/finetune/run.py" --help

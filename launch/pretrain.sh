@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
 ''':'  # Bash runs these lines and never returns; to Python they are a string.
+[[ -e "$(dirname "$0")/../pretrain" ]] || {  # Slurm runs a copy
+  echo "pretrain.sh: submit launch/slurm/pretrain.sbatch instead, with the same words" >&2
+  exit 2
+}
 # One rank of a launcher's (deepspeed --no_python); LOCAL_RANK alone may be anybody's.
 [[ -n "${RANK:-}" && -n "${LOCAL_RANK:-}" && -n "${WORLD_SIZE:-}" ]] && exec python -u "$0" "$@"
 for word in "$@"; do  # help needs no launcher
@@ -10,7 +14,9 @@ stop() {  # USR1 ends the launchers and has the ranks save; at TERM they would k
   trap 'kill -s KILL -- "-$launcher"; exit 130' INT
   echo "stopped by a signal, which its ranks save at; the same command goes on from the last checkpoint" >&2
   disown "$launcher"  # or bash would tell that it got the signal
-  kill -s USR1 -- "-$launcher" 2>/dev/null
+  # With --hostfile, pdsh's connections are not of the group; ranks save when they lose theirs.
+  ssh=$(pgrep -x ssh -P "$(pgrep -d, -g "$launcher")" 2>/dev/null)
+  kill -s USR1 -- "-$launcher" $ssh 2>/dev/null
   for _ in {1..3000}; do kill -0 -- "-$launcher" 2>/dev/null || exit "$1"; sleep 0.1; done
   kill -s KILL -- "-$launcher"
   exit "$1"
@@ -39,7 +45,8 @@ from pretrain.launcher import follow_launcher
 
 if __name__ == "__main__":
     follow_launcher()  # before the seconds that importing torch takes
-    from pretrain.cli import leave, main
+    from data_pipeline.command_line import leave
+    from pretrain.cli import main
 
     leave(main())
 # end of Python

@@ -1,10 +1,10 @@
-"""Ranks from what srun sets; tests/launch has the real scheduler."""
+"""Shares and ranks from what Slurm sets; tests/launch has the real scheduler."""
 
 import pytest
 
+from data_pipeline.slurm import ArraySettings, SlurmError, first_host, take_ranks_of_step
 from pretrain.launcher import LaunchError
 from pretrain.runtime import RuntimeSettings, start
-from pretrain.slurm import first_host, take_ranks_of_step
 
 STEP = {
     "SLURM_JOB_ID": "4711",
@@ -70,3 +70,30 @@ def test_a_run_of_its_own_in_each_task_is_refused(monkeypatch):
 )
 def test_the_first_host_of_a_list(nodes, first):
     assert first_host(nodes) == first
+
+
+def array(task: int, first: int, last: int, step: int, count: int) -> dict[str, str]:
+    told = {"ID": task, "MIN": first, "MAX": last, "STEP": step, "COUNT": count}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in told.items()}
+
+
+def test_a_task_of_an_array_has_its_share(environment):
+    assert ArraySettings().share() == (0, 1)
+    assert ArraySettings(index=2, count=5).share() == (2, 5)
+    environment |= array(9, 3, 9, 2, 4)
+    assert ArraySettings(slurm=True).share() == (3, 4)
+    assert ArraySettings().share() == (0, 1)  # asked for alone
+
+
+@pytest.mark.parametrize("told", [array(1, 1, 5, 1, 2), array(5, 1, 5, 1, 2), array(4, 0, 8, 2, 4)])
+def test_an_array_with_holes_is_refused(environment, told):
+    environment |= told
+    with pytest.raises(SlurmError, match="contiguous range, such as --array=0-7"):
+        ArraySettings(slurm=True).share()
+
+
+def test_outside_of_an_array_there_is_no_share(environment):
+    with pytest.raises(SlurmError, match="submit with sbatch --array"):
+        ArraySettings(slurm=True).share()
+    with pytest.raises(ValueError, match="takes the place of"):
+        ArraySettings(slurm=True, index=1, count=2)
