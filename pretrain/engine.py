@@ -14,6 +14,7 @@ Both run torch.optim.AdamW on fp32 weights: DeepSpeed's fused one does not resum
 
 import contextlib
 import datetime
+import enum
 import functools
 import logging
 import os
@@ -185,7 +186,7 @@ class DeepSpeedEngine:
         def save(state_dict: Any, path: str) -> None:
             # Ranks wait for each other inside save_checkpoint: one that fails goes through it all.
             try:
-                write_state(state_dict, Path(path))
+                write_state(_without_enums(state_dict), Path(path))
             except OSError as error:
                 failed.append(error)
 
@@ -291,6 +292,18 @@ def read_state(path: Path) -> Any:
         raise EngineError(
             f"cannot read {path}, cut or altered: {type(error).__name__} {why}; {way_back(path)}"
         ) from error
+
+
+def _without_enums(state: Any) -> Any:
+    """Members of enumerations as their values: Python up to 3.11.3 pickles one as a call of
+    getattr, which nobody should allow a file to make."""
+    if isinstance(state, enum.Enum):
+        return state.value
+    if isinstance(state, dict):
+        return {key: _without_enums(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(map(_without_enums, state))
+    return state
 
 
 def _load_tensors_only(path: str, map_location: Any = None) -> Any:

@@ -1,7 +1,7 @@
 """How a run is asked to stop, and what it says.
 
 TERM and USR1 ask: a scheduler whose time is up, a launcher that is stopped. The step that is under
-way is finished on all ranks, a checkpoint is saved, and the run leaves with GO_ON_CODE. Whoever
+way is finished on all ranks, a checkpoint is saved, and the run leaves with GO_ON_EXIT. Whoever
 asks again is not heard; whoever has no patience kills. On Ctrl-C a run ends at once, without a
 checkpoint: `deepspeed` sends its ranks a TERM within the same moment, and what Python would do
 about the first signal never comes to an end.
@@ -15,10 +15,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from data_pipeline.command_line import ASKING, GO_ON_EXIT, INTERRUPTED_EXIT
+
 GO_ON = "the same command goes on from the last checkpoint"
-GO_ON_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, start me again."""
-ASKING = (signal.SIGTERM, signal.SIGUSR1)
 
 _asked_by: list[str] = []
 """Who asked this rank to stop, by name."""
@@ -74,4 +73,4 @@ def _stop_at_once(number: int, _: FrameType | None) -> None:
         sys.stderr.write(f"pretrain: interrupted; {GO_ON}\n")
         sys.stderr.flush()
     # Nothing is cleaned up, and need not be: a checkpoint counts from when it is whole.
-    os._exit(128 + number)
+    os._exit(GO_ON_EXIT if number in ASKING else INTERRUPTED_EXIT)

@@ -7,11 +7,15 @@ Who counts is told by name. The parent of a process may go for good reasons: a s
 logs out of a run under nohup, or one that starts each rank by hand. And it may be process 1 from
 the start, in a container, which nobody outlives. Neither ends a run. Schedulers (Slurm, MPI) end
 their own.
+
+A launcher that came by ssh as a command, as pdsh brings DeepSpeed's to every machine, ends with its
+connection: sshd only closes its output, and nobody could reach it any more. Under nohup it stays.
 """
 
 import contextlib
 import functools
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -50,13 +54,14 @@ LAUNCHERS = {
 }
 """Names of commands and modules whose end is the end of what they started."""
 
+SSH_SERVERS = {"sshd", "sshd-session"}
+"""Names of the process that stands for a connection; the second from OpenSSH 9.8 on."""
+
 LOOK_SECONDS = 1.0
 SAVE_SECONDS = 300.0
 """What a rank whose launcher has gone has to finish its step and to save."""
 
-TOLD = (
-    "the launcher has gone, so its ranks end; the same command goes on from the last checkpoint\n"
-)
+TOLD = "the launcher has gone, so its ranks end; the same command goes on from what is saved\n"
 
 
 @functools.cache
@@ -67,6 +72,8 @@ def follow_launcher() -> tuple[int, ...]:
     first call counts: make it early, since a launcher may go while torch is still being imported.
     """
     chain = launchers_above(os.getpid())
+    if chain and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        chain += connection_above(chain[-1])
     if chain:
         threading.Thread(target=_watch, args=(chain,), name="launcher watch", daemon=True).start()
     return chain
@@ -89,6 +96,24 @@ def launchers_above(pid: int) -> tuple[int, ...]:
     return tuple(chain)
 
 
+def connection_above(pid: int) -> tuple[int, ...]:
+    """The sshd whose connection brought `pid` as a command, below it the shell that it gave the
+    command to; none for what was typed into a shell, whose user may log out."""
+    chain: list[int] = []
+    try:
+        parent = psutil.Process(pid).parent()
+        while parent is not None:
+            chain.append(parent.pid)
+            if parent.name() in SSH_SERVERS:
+                return tuple(chain)
+            if len(chain) > 1 or "-c" not in parent.cmdline()[1:2]:
+                break
+            parent = parent.parent()
+    except psutil.Error:
+        pass
+    return ()
+
+
 def is_launcher(command: list[str]) -> bool:
     """Whether a command line is one's: the program, or the script or module that Python or bash
     was given, has such a name."""
@@ -101,7 +126,9 @@ def _watch(chain: tuple[int, ...]) -> None:
         _parent_of(pid) == parent for pid, parent in zip((os.getpid(), *chain), chain, strict=False)
     ):
         time.sleep(LOOK_SECONDS)
-    if os.environ.get("RANK", "0") == "0" and not asked_to_stop():  # else it is known
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(2 * LOOK_SECONDS)  # rank 0 tells it, and would leave with us before it looks
+    elif not asked_to_stop():  # else it is known
         with contextlib.suppress(OSError):  # the terminal may have gone with the launcher
             os.write(2, TOLD.encode())
     if ask_to_stop("the end of its launcher"):

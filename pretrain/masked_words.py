@@ -17,13 +17,14 @@ from transformers import PreTrainedTokenizerBase
 from data_pipeline.config import ConfigError
 from data_pipeline.markdown import markdown_table
 from data_pipeline.schema import ClipSample
-from data_pipeline.shards import load_passport, read_shard
-from pretrain.build import build_limits, held_out_shards
+from data_pipeline.shards import load_passport
+from pretrain.build import build_limits
 from pretrain.checkpoint import load_checkpoint
-from pretrain.clip_index import ShardClips
 from pretrain.config import PairingConfig
-from pretrain.example import Limits, collate, make_example
-from pretrain.masking import MaskingSettings
+from pretrain.data.clip_index import ClipIndex
+from pretrain.data.example import Limits, collate, make_example
+from pretrain.data.masking import MaskingSettings
+from pretrain.data.survey import survey_shards
 from pretrain.model.memobert import MEmoBert
 from pretrain.run import pretrain
 from pretrain.runtime import start
@@ -53,9 +54,9 @@ def run_seed(config: PairingConfig, seed: int) -> list[PairingRow]:
     pretrain(settings, runtime)
 
     trained = load_checkpoint(folder)
-    training, held_out = held_out_shards(settings.data)
-    clips = read_clips(held_out)
-    words = {c.id: c.words for c in read_clips(training)}
+    found = survey_shards(settings.data).clips
+    clips = read_clips(found.held_out)
+    words = {c.id: c.words for c in read_clips(found.train)}
     limits = build_limits(settings.data, settings.model, trained.passport)
     rows = []
     for name, position in config.positions.items():
@@ -84,12 +85,9 @@ def run_seed(config: PairingConfig, seed: int) -> list[PairingRow]:
     return rows
 
 
-def read_clips(shards: list[ShardClips]) -> list[ClipSample]:
-    """The clips of `shards` that somebody wants, in the order of their ids."""
-    clips = []
-    for shard in shards:
-        wanted = set(shard.ids)
-        clips += [clip for clip in read_shard(shard.tar) if clip.id in wanted]
+def read_clips(index: ClipIndex) -> list[ClipSample]:
+    """The clips of `index`, in the order of their ids."""
+    clips = [clip for shard in range(len(index)) for clip in index.samples(shard)]
     return sorted(clips, key=lambda clip: clip.id)
 
 

@@ -13,32 +13,25 @@ from transformers import PreTrainedTokenizerBase
 from data_pipeline.config import ConfigError, dump_config, load_config
 from data_pipeline.paths import check_distinct
 from data_pipeline.schema import Passport, check_passport
-from data_pipeline.shards import load_passport
-from pretrain.build import (
-    build_limits,
-    build_model,
-    build_tokenizer,
-    check_objectives,
-    held_out_shards,
-)
+from pretrain.build import build_limits, build_model, build_tokenizer, check_objectives
 from pretrain.checkpoint import (
     CONFIG_FILE,
     CheckpointStore,
     read_passport,
 )
-from pretrain.clip_index import shard_digests, unfinished_tars
-from pretrain.config import PretrainConfig
+from pretrain.config import DataSettings, PretrainConfig
+from pretrain.data.loader import Loader
+from pretrain.data.manifests import Manifests, read_manifests
+from pretrain.data.survey import RunClips, Survey, survey_shards
 from pretrain.engine import Engine, build_engine
 from pretrain.interrupt import asked_to_stop, saving_when_asked
-from pretrain.loader import Loader
 from pretrain.metrics import MetricsFile
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.output import held_output
 from pretrain.runtime import Runtime, seed_rank
-from pretrain.seen import SeenClips
 from pretrain.train import train
-from pretrain.validation import Validation, describe_held_out
+from pretrain.validation import Validation
 
 MAY_CHANGE = ("model.attention", "model.dropout")
 """Settings of the model that leave its weights what they are; other ones, even of the same shapes,
@@ -55,12 +48,13 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> bool:
 
 def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.ExitStack) -> bool:
     """`closing` ends, on every way out, what has threads."""
-    passport = _passport(config)
+    clips, survey = _clips(config, runtime)
+    passport = clips.passport
     check_objectives(config, passport)
     shares = config.objectives.shares().items()
     runtime.log.info("objectives: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
     tokenizer = build_tokenizer(config.model.text_checkpoint)
-    loader, validation = _data(config, runtime, tokenizer, passport)
+    loader, validation = _data(config, runtime, tokenizer, clips, survey)
     closing.enter_context(loader)
     engine = _engine(config, runtime, passport)
     seed_rank(config.run.seed, runtime.rank)
@@ -70,15 +64,17 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
         output / "checkpoints",
         config.run.keep_checkpoints,
         runtime,
-        shard_digests(config.data.shards) if runtime.is_main else None,
-        SeenClips.of(loader.shards) if runtime.is_main else None,
+        survey.shards_sha256 if survey else None,
+        survey.seen if survey else None,
     )
     newest = store.newest()
     if newest is not None:
-        _check_same_run(config, passport, newest, runtime)
+        changes = check_same_run(config, passport, newest)
+        if changes:
+            runtime.log.info(f"settings changed since {newest.name}: {', '.join(changes)}")
     progress = store.load(engine)
     if progress is not None:
-        _check_length(config, progress.step, newest)
+        check_length(config, progress.step, newest)
         loader.load_state_dict(progress.loader)
         runtime.log.info(
             f"going on after step {progress.step} of {config.optim.steps}, from {newest}"
@@ -102,11 +98,40 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
     return True
 
 
-def _passport(config: PretrainConfig) -> Passport:
+def _clips(config: PretrainConfig, runtime: Runtime) -> tuple[RunClips, Survey | None]:
+    """The clips that all ranks are told of by rank 0, and what rank 0 alone keeps."""
+    folders = _distinct_folders(config.data)
+    runtime.on_every_rank(lambda: _check_folders(folders))
+    survey = runtime.on_main(lambda: survey_shards(config.data, _streams(config)))
+    arrays = runtime.from_main(survey.clips.to_arrays() if survey else None)
+    return RunClips.from_arrays(arrays), survey
+
+
+def shards_passport(config: PretrainConfig) -> Passport:
     """Of the shards: all folders agree, or it is an error."""
-    folders = [*config.data.shards, *config.data.validation_shards]
-    check_distinct("data.shards", config.data.shards)
+    return shards_manifests(config).passport
+
+
+def shards_manifests(config: PretrainConfig) -> Manifests:
+    """Of all shards of a config, as this process sees them; the ranks of a run ask rank 0."""
+    folders = _distinct_folders(config.data)
+    _check_folders(folders)
+    return read_manifests(folders, _streams(config))
+
+
+def _streams(config: PretrainConfig) -> set[str]:
+    """Those whose passport a run asks for."""
+    return {*config.model.streams, *(objective.target for objective in OBJECTIVES.values())}
+
+
+def _distinct_folders(data: DataSettings) -> list[str]:
+    folders = [*data.shards, *data.validation_shards]
+    check_distinct("data.shards", data.shards)
     check_distinct("data.shards with data.validation_shards", folders)
+    return folders
+
+
+def _check_folders(folders: list[str]) -> None:
     for folder in folders:
         if not Path(folder).is_dir():
             raise ConfigError(
@@ -115,31 +140,28 @@ def _passport(config: PretrainConfig) -> Passport:
                 "or `python -m data_pipeline.extract --config configs/data/demo.yaml clips=TABLE "
                 "output=FOLDER` on your clips, then give data.shards=[FOLDER]"
             )
-    targets = {objective.target for objective in OBJECTIVES.values()}
-    return load_passport(folders, {*config.model.streams, *targets})
 
 
 def _data(
     config: PretrainConfig,
     runtime: Runtime,
     tokenizer: PreTrainedTokenizerBase,
-    passport: Passport,
+    clips: RunClips,
+    survey: Survey | None,
 ) -> tuple[Loader, Validation | None]:
     """Training clips as a stream, held-out clips as a validation (None: there are none)."""
     data, seed, shares = config.data, config.run.seed, config.objectives.shares()
     common = {
         "tokenizer": tokenizer,
-        "limits": build_limits(data, config.model, passport),
+        "limits": build_limits(data, config.model, clips.passport),
         "masking": config.masking,
         "seed": seed,
         "micro_batch_clips": data.micro_batch_clips,
     }
-    if runtime.is_main:
-        for line in unfinished_tars([*data.shards, *data.validation_shards]):
-            runtime.log.warning(line)
-    shards, held = held_out_shards(data)
+    for line in survey.unfinished if survey else ():
+        runtime.log.warning(line)
     loader = Loader(
-        shards,
+        clips.train,
         **common,
         batch_clips=data.batch_clips,
         num_lanes=data.num_lanes,
@@ -150,13 +172,13 @@ def _data(
         prefetch_steps=data.prefetch_steps,
         pin_memory=runtime.device.type == "cuda",
     )
-    runtime.log.info(
-        f"{loader.num_clips} clips in {len(shards)} shards to train on; "
-        f"{describe_held_out(shards, held)}"
-    )
-    if not held:
+    if survey is not None:
+        runtime.log.info(
+            f"{loader.num_clips} clips in {len(clips.train)} shards to train on; {survey.held_out}"
+        )
+    if not len(clips.held_out):
         return loader, None
-    return loader, Validation(shards=held, **common, objectives=tuple(shares))
+    return loader, Validation(clips=clips.held_out, **common, objectives=tuple(shares))
 
 
 def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Engine:
@@ -192,10 +214,11 @@ def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Eng
     )
 
 
-def _check_same_run(
-    config: PretrainConfig, passport: Passport, newest: Path, runtime: Runtime
-) -> None:
-    """The shards must have the checkpoint's passport; settings may change, and are told."""
+def check_same_run(config: PretrainConfig, passport: Passport, newest: Path) -> list[str]:
+    """What else than the model changed since checkpoint `newest`, such as `optim.steps 8 -> 16`.
+
+    Raises SchemaError for shards of another passport, ConfigError for another model.
+    """
     check_passport(
         passport, read_passport(newest), f"{', '.join(config.data.shards)} (read by {newest})"
     )
@@ -208,11 +231,11 @@ def _check_same_run(
             f"{newest} is of another model: {', '.join(others)}; set it back, or use another "
             "run.output"
         )
-    if changes:
-        runtime.log.info(f"settings changed since {newest.name}: {', '.join(changes.values())}")
+    return list(changes.values())
 
 
-def _check_length(config: PretrainConfig, step: int, newest: Path) -> None:
+def check_length(config: PretrainConfig, step: int, newest: Path) -> None:
+    """Raise ConfigError for a checkpoint past the run's last step."""
     if step > config.optim.steps:
         raise ConfigError(
             f"{newest} is at step {step}, past optim.steps={config.optim.steps}; set it to {step} "

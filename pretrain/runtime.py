@@ -4,14 +4,16 @@
     runtime.log.info("hello")     # rank 0 speaks; the others only warn
 
 Ranks come from the environment that `deepspeed` and `torchrun` set (RANK, LOCAL_RANK, WORLD_SIZE,
-MASTER_ADDR, MASTER_PORT), and pretrain.slurm from a Slurm step; without it this is one process,
-which opens no port at all.
+MASTER_ADDR, MASTER_PORT), and data_pipeline.slurm from a Slurm step; without it this is one
+process, which opens no port at all.
 """
 
 import contextlib
 import datetime
 import functools
+import json
 import logging
+import math
 import os
 import random
 import re
@@ -26,9 +28,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from data_pipeline.slurm import num_step_tasks
 from pretrain.launcher import LaunchError, RankLost, ToldByRankZero, follow_launcher
 from pretrain.settings import RuntimeSettings
-from pretrain.slurm import num_step_tasks
 
 Result = TypeVar("Result")
 
@@ -79,6 +81,34 @@ class Runtime:
         if failed:
             raise ToldByRankZero("rank 0 gave up; its message says why")
         return result
+
+    def from_main(self, arrays: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        """The arrays of rank 0, on every rank; what the others give is not looked at.
+
+        They travel as one piece over the CPU's process group, as plain bytes.
+        """
+        if self.world_size == 1:
+            return arrays
+        about, content = b"", b""
+        if self.is_main:
+            about = json.dumps([(n, a.dtype.str, a.shape) for n, a in arrays.items()]).encode()
+            content = b"".join(array.tobytes() for array in arrays.values())
+        received, at = {}, 0
+        about, content = self._bytes_from_main(about), self._bytes_from_main(content)
+        for name, dtype, shape in json.loads(about):
+            size = math.prod(shape)
+            flat = np.frombuffer(content, dtype, count=size, offset=at)
+            received[name], at = flat.reshape(shape).copy(), at + flat.nbytes
+        return received
+
+    def _bytes_from_main(self, content: bytes) -> bytes:
+        length = torch.tensor(len(content))
+        dist.broadcast(length, src=0)
+        buffer = np.zeros(int(length), dtype=np.uint8)
+        if self.is_main:
+            buffer[:] = np.frombuffer(content, dtype=np.uint8)
+        dist.broadcast(torch.from_numpy(buffer), src=0)
+        return buffer.tobytes()
 
     def on_every_rank(self, work: Callable[[], Result]) -> Result:
         """What `work()` gives; where it fails on one rank, every rank fails and can say why.
@@ -150,7 +180,7 @@ def start(settings: RuntimeSettings, *, name: str = "memobert") -> Runtime:
     differ afterwards. Raises LaunchError when ranks, port or GPUs are not there.
     """
     follow_launcher()
-    rank, local_rank, world_size = _ranks()
+    rank, local_rank, world_size = find_ranks()
     timeout = datetime.timedelta(minutes=settings.timeout_minutes)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
@@ -226,7 +256,8 @@ def _backend(device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
-def _ranks() -> tuple[int, int, int]:
+def find_ranks() -> tuple[int, int, int]:
+    """(rank, local rank, number of ranks) as the environment has them; (0, 0, 1) of one alone."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     found = {name: os.environ[name] for name in names if name in os.environ}
     if "RANK" not in found and "WORLD_SIZE" not in found:
@@ -251,6 +282,12 @@ def _ranks() -> tuple[int, int, int]:
     if not 0 <= rank < world_size:
         raise LaunchError(f"rank {rank} of {world_size} ranks: expected 0 to {world_size - 1}")
     return rank, local_rank, world_size
+
+
+def meeting_place() -> tuple[str, int]:
+    """(address, port) at which rank 0 waits for the others."""
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    return address, int(os.environ.get("MASTER_PORT", "29500"))
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:
@@ -285,8 +322,7 @@ def _precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
 def _join(rank: int, world_size: int, device: torch.device, timeout: datetime.timedelta) -> None:
     if world_size == 1 or dist.is_initialized():
         return
-    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    port = os.environ.get("MASTER_PORT", "29500")
+    address, port = meeting_place()
     try:
         dist.init_process_group(
             _backend(device),
@@ -299,11 +335,12 @@ def _join(rank: int, world_size: int, device: torch.device, timeout: datetime.ti
         if "EADDRINUSE" in str(error) or "in use" in str(error):
             raise LaunchError(
                 f"port {port} on {address} is in use, perhaps by another run; choose a free one: "
-                f"deepspeed --master_port {int(port) + 1} launch/pretrain.sh ..."
+                f"deepspeed --master_port {port + 1} launch/pretrain.sh ..."
             ) from error
         raise LaunchError(
             f"rank {rank} could not meet the other {world_size - 1} ranks at {address}:{port} "
-            f"within run.timeout_minutes={timeout.total_seconds() / 60:g}: {error}"
+            f"within run.timeout_minutes={timeout.total_seconds() / 60:g}: "
+            f"{str(error).splitlines()[0]}"  # then comes a trace of C++
         ) from error
 
 

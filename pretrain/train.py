@@ -23,11 +23,11 @@ from data_pipeline.errors import UserError
 from data_pipeline.schema import Passport
 from pretrain.checkpoint import CheckpointStore, Progress, read_latest
 from pretrain.config import PretrainConfig
+from pretrain.data.loader import Loader, StepData
+from pretrain.data.masking import DROP_REASONS
 from pretrain.engine import Engine
 from pretrain.integrity import way_back
 from pretrain.interrupt import asked_to_stop
-from pretrain.loader import Loader, StepData
-from pretrain.masking import DROP_REASONS
 from pretrain.metrics import Meter, MetricsFile, describe, objectives_line
 from pretrain.objectives import OBJECTIVES, squared_error
 from pretrain.optim import learning_rate

@@ -5,7 +5,10 @@ stream  LN(Linear(C -> H)) + own position + type          -> LN -> dropout
 
 The type is BERT's 1 for the first stream, the face, and one of its own for speech and any other.
 
-A masked frame comes in as zeros; the learned mask vector is added before the linear layer.
+A masked frame comes in as zeros; the learned mask vector is added before the linear layer. Of a
+stream that is centered, a frame that is not masked comes in without the mean of those that are not:
+what a whole clip has in common, such as its microphone, is not seen (as cepstral mean normalization
+does with an utterance: Atal, JASA 55, 1974).
 
 Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a stream, C feature width,
 H model width.
@@ -57,9 +60,11 @@ class FrameEmbedder(nn.Module):
         dropout: float,
         position_hz: float | None,
         own_type: bool,
+        centered: bool = False,
     ) -> None:
         super().__init__()
         self.position_hz = position_hz
+        self.centered = centered
         self.mask_embedding = nn.Embedding(2, feature_width, padding_idx=0)
         self.linear = nn.Linear(feature_width, width)
         # Not named LayerNorm: the reference decays this one's weight (see pretrain.optim).
@@ -71,7 +76,8 @@ class FrameEmbedder(nn.Module):
 
     def forward(self, frames: Frames, type_H: torch.Tensor) -> torch.Tensor:
         """`type_H` is BERT's type vector, used when the stream has none of its own."""
-        x_NFC = frames.values_NFC.to(self.linear.weight.dtype)
+        values_NFC = centered(frames) if self.centered else frames.values_NFC
+        x_NFC = values_NFC.to(self.linear.weight.dtype)
         x_NFC = x_NFC + self.mask_embedding(frames.masked_NF.long())
         x_NFH = self.input_norm(self.linear(x_NFC))
         x_NFH = x_NFH + self._positions(frames.seconds_NF)
@@ -98,3 +104,15 @@ class FrameEmbedder(nn.Module):
         if self.position_hz is None:
             return self.position_embeddings.weight[: seconds_NF.shape[1]]
         return self.position_embeddings(torch.round(seconds_NF * self.position_hz).long())
+
+
+def centered(frames: Frames) -> torch.Tensor:
+    """The values without their clip's mean [N, F, C], float32; zeros where masked, and in padding.
+
+    The mean is over the real frames that are not masked, so it tells nothing of those that are.
+    """
+    seen_NF1 = (frames.real_NF & ~frames.masked_NF).unsqueeze(-1)
+    values_NFC = frames.values_NFC.float()
+    sum_N1C = (values_NFC * seen_NF1).sum(1, keepdim=True)
+    mean_N1C = sum_N1C / seen_NF1.sum(1, keepdim=True).clamp(min=1)
+    return (values_NFC - mean_N1C) * seen_NF1

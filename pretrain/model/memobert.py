@@ -11,15 +11,13 @@ Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a stream, L = T
 C feature width, H model width, V vocabulary, M target positions.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import load_file
 from torch import nn
 
@@ -29,6 +27,9 @@ from pretrain.model.embeddings import FrameEmbedder, TextEmbedder
 from pretrain.model.encoder import Encoder, Pooler
 from pretrain.model.heads import WordHead
 from pretrain.objectives import OBJECTIVES
+
+HUB_SETTINGS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+"""Of `from_pretrained`: what the hub is told, and not the model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,6 +75,7 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         own_type: the streams behind the first one have a type vector each, as in the reference,
             or share BERT's type 1 with it.
         attention: "sdpa", torch's fused kernel, or "plain", the equation written out.
+        centered: names of the streams whose frames are read without their clip's mean.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         positions: str = "index",
         own_type: bool = True,
         attention: str = "sdpa",
+        centered: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if positions not in ("index", "seconds"):
@@ -109,6 +112,7 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
                     dropout,
                     position_hz=stream["rate_hz"] if positions == "seconds" else None,
                     own_type=own_type and place > 0,
+                    centered=stream["name"] in centered,
                 )
                 for place, stream in enumerate(streams)
             }
@@ -205,24 +209,18 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         """The model of a run's folder (its newest checkpoint), of a checkpoint's, or of the hub.
 
         In eval mode. settings: as huggingface_hub's mixin takes them (revision, token, ...), or
-        arguments of the model that change no weight, such as attention="plain".
+        arguments of the model that change no weight, such as attention="plain". One on the hub is
+        fetched whole, so that its files are compared with their digests as those of a folder.
 
-        Raises CheckpointError where a run's folder has no whole checkpoint yet, or a file of it is
-        gone, cut or altered; FileNotFoundError where there is none at all; WeightsMismatch where
-        the weights are of another model.
+        Raises CheckpointError where there is none, a run's folder has no whole one yet, or a file
+        of it is gone, cut or altered; WeightsMismatch where the weights are of another model.
         """
         from pretrain.checkpoint import find_checkpoint  # which knows this class
 
-        where = str(pretrained_model_name_or_path)
-        if os.path.isdir(where):
-            where = str(find_checkpoint(where))
-            check_whole(Path(where))
-        elif where.count("/") != 1 or where[0] in "./~":  # no name on the hub
-            raise FileNotFoundError(
-                f"no folder {where}; expected that of a pretraining run or of a checkpoint, or a "
-                "name on the hub (OWNER/NAME)"
-            )
-        return super().from_pretrained(where, **settings)
+        of_hub = {name: settings.pop(name) for name in HUB_SETTINGS if name in settings}
+        folder = find_checkpoint(pretrained_model_name_or_path, **of_hub)
+        check_whole(folder)
+        return super().from_pretrained(str(folder), **settings)
 
     def generate_model_card(self, card: str | None = None, **_: Any) -> ModelCard:
         """`card`, or the one that lay beside the weights, or what the model itself knows."""
@@ -235,19 +233,15 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any
     ) -> "MEmoBert":
         """As the mixin's, but safetensors only and strict: no tensor may be missing or left."""
-        hub = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        hub_kwargs = {name: kwargs.pop(name) for name in hub if name in kwargs}
-        kwargs.pop("strict", None)
+        for name in ("strict", *HUB_SETTINGS):
+            kwargs.pop(name, None)
         if "vocab_size" not in kwargs:
-            raise FileNotFoundError(
-                f"no config.json at {model_id}; expected a checkpoint folder as save_pretrained "
-                "writes it, or the name of one on the hub"
+            raise WeightsMismatch(
+                f"{model_id}/config.json has no vocab_size, so it is of another model; expected "
+                "that of a MEmoBERT as save_pretrained writes it"
             )
         model = cls(**kwargs)
-        if os.path.isdir(model_id):
-            paths = weight_files(Path(model_id))
-        else:
-            paths = [Path(hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **hub_kwargs))]
+        paths = weight_files(Path(model_id))
         tensors = {name: tensor for path in paths for name, tensor in load_file(path).items()}
         model.load_weights(tensors, str(paths[0]))
         card = paths[0].with_name("README.md")

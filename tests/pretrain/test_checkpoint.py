@@ -405,7 +405,7 @@ def test_after_latest_was_set_back_the_predecessor_is_kept(store, save):
 def test_a_folder_that_is_no_checkpoint_is_told(tmp_path):
     with pytest.raises(CheckpointError, match=r"no config\.json in"):
         load_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+    with pytest.raises(CheckpointError, match="no folder .* of a pretraining run or of"):
         load_checkpoint(tmp_path / "nowhere")
 
 

@@ -1,6 +1,7 @@
 """The plain engine against the equation; DeepSpeed against the plain one is in tests/launch."""
 
 import copy
+import enum
 
 import pytest
 import torch
@@ -8,9 +9,9 @@ import toys
 
 from pretrain.build import build_model
 from pretrain.config import ModelSettings
-from pretrain.engine import EngineError, TorchEngine, _load_tensors_only
-from pretrain.example import Limits, collate, make_example
-from pretrain.masking import MaskingSettings, random_generator
+from pretrain.data.example import Limits, collate, make_example
+from pretrain.data.masking import MaskingSettings, random_generator
+from pretrain.engine import EngineError, TorchEngine, _load_tensors_only, _without_enums
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, seed_everything, start
@@ -167,3 +168,13 @@ def test_a_cut_file_of_deepspeed_is_told_with_the_way_back(tmp_path):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(EngineError, match=r"zero_pp_rank_0.*cut.*step-000004.*latest"):
         _load_tensors_only(str(path))
+
+
+def test_no_member_of_an_enumeration_is_written_which_old_pythons_pickle_as_a_call():
+    class Stage(enum.IntEnum):
+        one = 1
+
+    state = {"a": [Stage.one, 2.5], "b": {"c": (Stage.one, None)}}
+    plain = _without_enums(state)
+    assert plain == {"a": [1, 2.5], "b": {"c": (1, None)}}
+    assert type(plain["a"][0]) is int and type(plain["b"]["c"]) is tuple

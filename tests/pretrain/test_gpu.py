@@ -7,11 +7,10 @@ import torch
 import toys
 
 from pretrain.build import build_model
-from pretrain.clip_index import index_shards
 from pretrain.config import ModelSettings
+from pretrain.data.example import Limits, collate, make_example
+from pretrain.data.masking import MaskingSettings, random_generator
 from pretrain.engine import TorchEngine
-from pretrain.example import Limits, collate, make_example
-from pretrain.masking import MaskingSettings, random_generator
 from pretrain.metrics import Meter
 from pretrain.model.batch import Batch
 from pretrain.objectives import OBJECTIVES
@@ -82,10 +81,10 @@ def test_losses_of_ten_steps_are_those_of_the_cpu(model, batch, precision, toler
     assert found == pytest.approx(expected, rel=tolerance)
 
 
-def test_held_out_losses_are_those_of_the_cpu(model, toy_folder, bert_tokenizer):
+def test_held_out_losses_are_those_of_the_cpu(model, toy_index, bert_tokenizer):
     found = [
         Validation(
-            shards=index_shards([str(toy_folder)]),
+            clips=toy_index,
             tokenizer=bert_tokenizer,
             limits=Limits(),
             masking=MaskingSettings(),

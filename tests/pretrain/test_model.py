@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections import Counter
 
@@ -7,10 +8,10 @@ import torch
 import toys
 from safetensors.torch import load_file, save_file
 
-from pretrain.example import Example, ExampleFrames, collate
+from pretrain.data.example import Example, ExampleFrames, collate
+from pretrain.data.masking import MaskingSettings, mask_spans, random_generator
 from pretrain.integrity import CheckpointError
-from pretrain.masking import MaskingSettings, mask_spans, random_generator
-from pretrain.model import heads
+from pretrain.model import embeddings, heads
 from pretrain.model.memobert import MEmoBert, WeightsMismatch
 from pretrain.objectives import OBJECTIVES
 
@@ -296,9 +297,9 @@ def test_the_vector_of_frames_that_are_not_masked_stays_zero():
         optimizer.zero_grad()
         sum(loss / count for loss, count in losses(model, all_tasks()).values()).backward()
         optimizer.step()
-    for embeddings in (model.frame_embeddings.face, model.frame_embeddings.speech):
-        assert not embeddings.mask_embedding.weight[0].any()
-        assert embeddings.mask_embedding.weight[1].any()
+    for embedder in (model.frame_embeddings.face, model.frame_embeddings.speech):
+        assert not embedder.mask_embedding.weight[0].any()
+        assert embedder.mask_embedding.weight[1].any()
 
 
 def test_nothing_waits_for_the_device():
@@ -349,6 +350,46 @@ def test_the_type_of_speech():
     faceless(batch_of(clip("span_mafr", faces=0)))
     with pytest.raises(ValueError, match="has face, but the model was built for speech"):
         faceless(batch_of(clip("wwmlm")))
+
+
+def shifted(example, stream, by, *, masked=0):
+    """`by` on every frame of a stream; `masked` on those that are masked, in place of zeros."""
+    frames = example.frames[stream]
+    values = frames.values_FC + np.where(frames.masked_F[:, None], masked, by)
+    others = example.frames | {stream: dataclasses.replace(frames, values_FC=values)}
+    return dataclasses.replace(example, frames=others)
+
+
+def test_a_centered_stream_is_read_without_its_clips_mean():
+    """By numpy; neither another clip's length nor what a masked frame holds has a part in it."""
+    short, long = clip("span_mafr", states=19), clip("wwmlm", states=30)
+    frames = batch_of(short, long).frames["speech"]
+    found = embeddings.centered(frames)
+    x, masked = short.frames["speech"].values_FC.astype(np.float32), short.frames["speech"].masked_F
+    assert masked.any()
+    expected = np.where(masked[:, None], 0, x - x[~masked].mean(0))
+    np.testing.assert_allclose(found[0, :19], expected, atol=1e-5)
+    assert not found[0, 19:].any()
+    other = batch_of(shifted(short, "speech", 0, masked=9.0), long).frames["speech"]
+    assert torch.equal(embeddings.centered(other), found)
+
+
+def test_a_shift_of_a_whole_clip_changes_a_centered_stream_alone():
+    one = clip("span_mafr")
+    for centered, stream, same in (
+        (["speech"], "speech", True),
+        (["speech"], "face", False),
+        ([], "speech", False),
+    ):
+        model = toy(centered=centered).eval()
+        before, after = (model.encode(batch_of(e)) for e in (one, shifted(one, stream, 3.0)))
+        assert torch.allclose(before.pooled_NH, after.pooled_NH, atol=1e-2) is same, stream
+
+
+def test_a_model_knows_when_it_is_loaded_what_is_centered(tmp_path):
+    toy(centered=("speech",)).save_pretrained(tmp_path)
+    again = MEmoBert.from_pretrained(tmp_path)
+    assert [e.centered for e in again.frame_embeddings.values()] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from data_pipeline.config import ConfigError, load_config
 from data_pipeline.schema import ClipSample, FeatureSpec
 from pretrain.build import build_tokenizer
 from pretrain.config import PairingConfig
-from pretrain.example import Limits
+from pretrain.data.example import Limits
 from pretrain.masked_words import PairingRow, as_markdown, fill_in, present
 from pretrain.model.memobert import MEmoBert
 

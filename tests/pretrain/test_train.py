@@ -24,11 +24,11 @@ from data_pipeline.shards import list_shards, read_manifest, write_shard
 from pretrain.build import build_model
 from pretrain.checkpoint import CheckpointError, load_checkpoint
 from pretrain.cli import main
+from pretrain.data.seen import SeenClips
 from pretrain.integrity import write_digests
 from pretrain.objectives import OBJECTIVES
 from pretrain.output import held_output
 from pretrain.runtime import RuntimeSettings, seed_everything, start
-from pretrain.seen import SeenClips
 
 LOSSES = ("step", "split", "loss", *OBJECTIVES)
 
@@ -440,6 +440,7 @@ def test_changed_settings_are_told_on_resume(arguments, tmp_path, capsys):
         ("num_heads=4", "num_heads 2 -> 4"),
         ("positions=seconds", "positions index -> seconds"),
         ("own_type=false", "own_type True -> False"),
+        ("centered=[speech]", "centered () -> ('speech',)"),
     ],
 )
 def test_another_model_of_the_same_shapes_is_refused_on_resume(

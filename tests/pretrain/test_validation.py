@@ -5,68 +5,18 @@ import pytest
 import torch
 import toys
 
-from data_pipeline.schema import clip_id
 from pretrain.build import build_model
-from pretrain.clip_index import index_shards
 from pretrain.config import ModelSettings
-from pretrain.example import Limits
-from pretrain.masking import MaskingSettings
+from pretrain.data.example import Limits
+from pretrain.data.masking import MaskingSettings
 from pretrain.model.batch import Batch
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import RuntimeSettings, seed_everything, start
-from pretrain.validation import (
-    Validation,
-    choose_held_out,
-    describe_held_out,
-    split_shards,
-)
-
-
-def test_whole_files_are_held_out():
-    ids = [clip_id("c", f"film{n // 10}", n % 10) for n in range(100)]
-    held = choose_held_out(ids, 25)
-    films = {clip.rpartition("-")[0] for clip in held}
-    assert len(held) == 20 and len(films) == 2
-    assert choose_held_out(ids[::-1], 25) == held
-
-
-def test_single_clips_where_every_file_is_too_large():
-    ids = [clip_id("c", "film", second) for second in range(50)]
-    held = choose_held_out(ids, 5)
-    assert held == {clip_id("c", "film", second) for second in (17, 18, 21, 33, 46)}
-    assert choose_held_out(ids[::-1], 5) == held
-    assert held < choose_held_out(ids, 6)
-
-
-def test_ids_of_the_users_own_stand_alone():
-    held = choose_held_out([f"my-clip-{n}" for n in range(50)], 5)
-    assert held == {f"my-clip-{n}" for n in (6, 9, 25, 45, 47)}
-
-
-@pytest.mark.parametrize(
-    ("num_ids", "wanted", "expected"), [(10, 0, ()), (1, 5, ()), (3, 9, (0, 1))]
-)
-def test_training_keeps_at_least_one_clip(num_ids, wanted, expected):
-    held = choose_held_out([f"clip{n}" for n in range(num_ids)], wanted)
-    assert held == {f"clip{n}" for n in expected}
-
-
-def test_split_shards_gives_every_clip_to_one_side(toy_folder):
-    shards = index_shards([str(toy_folder)])
-    ids = [clip for shard in shards for clip in shard.ids]
-    held = choose_held_out(ids, 8)
-    train, test = split_shards(shards, held)
-    train_ids = {clip for shard in train for clip in shard.ids}
-    test_ids = {clip for shard in test for clip in shard.ids}
-    assert test_ids == held
-    assert train_ids | test_ids == set(ids) and not train_ids & test_ids
-    assert all(len(shard.ids) == len(shard.rows) for shard in train + test)
-    assert describe_held_out(train, test) == "8 clips of 8 video files held out"
-    assert describe_held_out(shards, test).endswith("8 of which are trained on too")
+from pretrain.validation import Validation
 
 
 @pytest.fixture
-def validate(toy_folder, bert_tokenizer):
+def validate(toy_index, bert_tokenizer):
     """(micro_batch_clips, seed of the masks, objectives) -> losses of one small model."""
     seed_everything(3)
     sizes = {"width": 24, "num_layers": 1, "num_heads": 2, "ffn_width": 48}
@@ -82,7 +32,7 @@ def validate(toy_folder, bert_tokenizer):
         dice: bool = True,
     ):
         return Validation(
-            shards=index_shards([str(toy_folder)]),
+            clips=toy_index,
             tokenizer=bert_tokenizer,
             limits=Limits(),
             masking=MaskingSettings(dice=dice),

@@ -7,12 +7,13 @@ than num_lanes clips left over are others every epoch. Lanes, not files, are dea
 
 - which clips meet in step t depends on (seed, t), never on the number of ranks;
 - every rank has equally many clips in every step, whatever the shards hold, so none can hang;
-- the whole state is an epoch and a position for each lane.
+- the whole state is an epoch and a position for each lane;
+- a rank holds a few numbers a shard and no list of clips (`clip_index`, `order`).
 
 A clip that cannot be used (too many word pieces, or without the stream of the step's objective) is
 counted, by reason, and the next one of its lane takes its place.
 
-Cost: a shard is read from front to back and kept decoded while lanes need it, at most one shard a
+Cost: a shard is read from front to back and kept decoded while a lane is in it, at most one shard a
 lane. That is what network disks like, and 32 lanes of 256 clips are about 2 GB.
 """
 
@@ -21,7 +22,6 @@ import hashlib
 import json
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +31,10 @@ from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.errors import UserError
 from data_pipeline.schema import ClipSample
-from data_pipeline.shards import read_shard
-from pretrain.clip_index import ShardClips
-from pretrain.example import Example, Limits, available_objectives, collate, make_example
-from pretrain.masking import ClipDropped, MaskingSettings, draw_objective, random_generator
+from pretrain.data.clip_index import ClipIndex
+from pretrain.data.example import Example, Limits, available_objectives, collate, make_example
+from pretrain.data.masking import ClipDropped, MaskingSettings, draw_objective, random_generator
+from pretrain.data.order import ORDER, ClipOrder
 from pretrain.model.batch import Batch
 from pretrain.objectives import OBJECTIVES
 
@@ -71,7 +71,7 @@ class Loader:
             data = loader.next_step()
 
     Args:
-        shards: the training clips, from index_shards, held-out ones taken away.
+        clips: those to train on, held-out ones taken away.
         tokenizer, limits, masking: what a clip becomes, see make_example.
         batch_clips, micro_batch_clips, num_lanes: as in DataSettings.
         weights: objective to its weight.
@@ -87,7 +87,7 @@ class Loader:
 
     def __init__(
         self,
-        shards: list[ShardClips],
+        clips: ClipIndex,
         *,
         tokenizer: PreTrainedTokenizerBase,
         limits: Limits,
@@ -103,9 +103,9 @@ class Loader:
         prefetch_steps: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        self.num_clips = sum(len(shard.ids) for shard in shards)
-        _check_ranks(len(shards), self.num_clips, num_lanes, world_size, batch_clips)
-        self.shards = shards
+        self.num_clips = clips.num_clips
+        check_ranks(len(clips), self.num_clips, num_lanes, world_size, batch_clips)
+        self.clips = clips
         self.tokenizer = tokenizer
         self.limits = limits
         self.masking = masking
@@ -117,13 +117,14 @@ class Loader:
         self.seed = seed
         self.streams = {*limits.frames, *(OBJECTIVES[name].target for name in weights)} - {"text"}
         self.lanes = range(rank, num_lanes, world_size)
+        self.order = ClipOrder(clips.counts_S, seed, keep=2 * len(self.lanes))  # left and entered
         self.prefetch_steps = prefetch_steps
         self.pin_memory = pin_memory
         self.step = 0
         self.places_L2 = np.zeros((num_lanes, 2), dtype=np.int64)  # epoch, position in the run
         self._handed_out: tuple[int, np.ndarray] = (0, self.places_L2.copy())
-        self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._decoded: OrderedDict[int, list[ClipSample]] = OrderedDict()
+        self._decoded: dict[int, list[ClipSample]] = {}
+        self._lane_in: dict[int, int] = {}  # lane to the shard that it is in
         self._steps: Iterator[StepData] | None = None
         self._room = threading.Semaphore(prefetch_steps)
         self._closing = threading.Event()
@@ -171,12 +172,19 @@ class Loader:
         step, places_L2 = self._handed_out
         mine = np.full_like(places_L2, -1)
         mine[self.lanes] = places_L2[self.lanes]
-        return {"step": step, "places_L2": mine, "clips": self.fingerprint()}
+        return {"step": step, "places_L2": mine, "clips": self.fingerprint(), "order": ORDER}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after `state`, at any number of ranks. Call it before the first step."""
         if self._steps is not None:
             raise LoaderError("load_state_dict comes before the first step")
+        if state.get("order", 1) != ORDER:
+            raise LoaderError(
+                f"this checkpoint was made by another version of the code, which dealt out the "
+                f"clips in another order ({state.get('order', 1)}, this code has {ORDER}), so its "
+                "place among them means nothing here; go on with the code of the commit that its "
+                "provenance.json names, or start anew with another run.output"
+            )
         if state["clips"] != self.fingerprint():
             raise LoaderError(
                 "the training clips, run.seed, data.batch_clips or data.num_lanes are not those "
@@ -190,22 +198,11 @@ class Loader:
 
     def fingerprint(self) -> str:
         """Digest of all that fixes which clips meet in which step."""
-        about = [self.seed, self.num_lanes, self.clips_per_lane]
-        about += [shard.ids for shard in self.shards]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
-
-    def order(self, epoch: int) -> np.ndarray:
-        """[clips, 2] the global order of `epoch`: index of the shard, position among its ids."""
-        if epoch not in self._orders:
-            rng = np.random.default_rng((self.seed, epoch))
-            parts = []
-            for index in rng.permutation(len(self.shards)):
-                inside = rng.permutation(len(self.shards[index].ids))
-                parts.append(np.stack([np.full_like(inside, index), inside], axis=1))
-            self._orders[epoch] = np.concatenate(parts)
-            if len(self._orders) > 2:  # lanes drift apart by skips: two epochs are in use
-                self._orders.popitem(last=False)
-        return self._orders[epoch]
+        about = [ORDER, self.seed, self.num_lanes, self.clips_per_lane, len(self.clips)]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        digest.update(self.clips.counts_S.astype("<i4"))
+        digest.update(self.clips.digests_SD)
+        return digest.hexdigest()
 
     def _stream(self) -> Iterator[tuple[StepData, tuple[int, np.ndarray]]]:
         while True:
@@ -242,8 +239,8 @@ class Loader:
             if position == self.run_length:
                 epoch, position = epoch + 1, 0
             self.places_L2[lane] = epoch, position + 1
-            index, row = self.order(epoch)[lane * self.run_length + position]
-            sample = self._sample(int(index), int(row))
+            place = self.order.place(epoch, lane * self.run_length + position)
+            sample = self._sample(lane, *place)
             key = (self.seed, epoch, sample.id)
             try:
                 objective = step_objective or draw_objective(
@@ -270,20 +267,18 @@ class Loader:
             f"{way_out}, or use objectives.mixing=clip"
         )
 
-    def _sample(self, index: int, row: int) -> ClipSample:
-        if index not in self._decoded:
-            shard = self.shards[index]
-            wanted = set(shard.rows.tolist())
+    def _sample(self, lane: int, shard: int, clip: int) -> ClipSample:
+        """`clip` of `shard`, which stays decoded until the last lane that is in it moves on."""
+        left, self._lane_in[lane] = self._lane_in.get(lane, shard), shard
+        if left not in self._lane_in.values():
+            self._decoded.pop(left, None)
+        if shard not in self._decoded:
             samples = []
-            for place, sample in enumerate(read_shard(shard.tar, streams=self.streams)):
+            for sample in self.clips.samples(shard, self.streams):
                 self._check_open()
-                if place in wanted:
-                    samples.append(sample)
-            self._decoded[index] = samples
-            if len(self._decoded) > len(self.lanes):
-                self._decoded.popitem(last=False)
-        self._decoded.move_to_end(index)
-        return self._decoded[index][row]
+                samples.append(sample)
+            self._decoded[shard] = samples
+        return self._decoded[shard][clip]
 
     def _check_open(self) -> None:
         if self._closing.is_set():
@@ -314,9 +309,10 @@ class Loader:
             yield item
 
 
-def _check_ranks(
+def check_ranks(
     num_shards: int, num_clips: int, num_lanes: int, world_size: int, batch_clips: int
 ) -> None:
+    """Raise LoaderError for numbers that do not fit together."""
     if world_size > num_shards:
         raise LoaderError(
             f"{num_shards} shards for {world_size} ranks; extract again with fewer clips a shard "

@@ -5,8 +5,14 @@ import toys
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from data_pipeline.files.weights import resolve_weights
-from pretrain.example import Limits, available_objectives, collate, make_example, ordinary_pieces
-from pretrain.masking import ClipDropped, MaskingSettings, random_generator
+from pretrain.data.example import (
+    Limits,
+    available_objectives,
+    collate,
+    make_example,
+    ordinary_pieces,
+)
+from pretrain.data.masking import ClipDropped, MaskingSettings, random_generator
 from pretrain.objectives import OBJECTIVES
 
 ALWAYS = MaskingSettings(dice=False)

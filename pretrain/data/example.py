@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import ClipSample, Stream
-from pretrain.masking import IGNORED, ClipDropped, MaskingSettings, mask_spans, mask_words
+from pretrain.data.masking import IGNORED, ClipDropped, MaskingSettings, mask_spans, mask_words
 from pretrain.model.batch import Batch, Frames, Targets, tick
 from pretrain.objectives import OBJECTIVES, Objective
 

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pretrain.masking import (
+from pretrain.data.masking import (
     IGNORED,
     ClipDropped,
     MaskingSettings,

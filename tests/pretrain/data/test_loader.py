@@ -8,11 +8,13 @@ import torch
 import toys
 
 from data_pipeline.shards import ShardError
-from pretrain.clip_index import index_shards
-from pretrain.example import Batch, Limits
-from pretrain.loader import Loader, LoaderError
-from pretrain.masking import MaskingSettings
+from pretrain.data.clip_index import ClipIndex
+from pretrain.data.example import Batch, Limits
+from pretrain.data.loader import Loader, LoaderError
+from pretrain.data.masking import MaskingSettings
 from pretrain.objectives import OBJECTIVES
+
+from ..conftest import index_of
 
 WEIGHTS = {name: objective.weight for name, objective in OBJECTIVES.items()}
 
@@ -34,7 +36,7 @@ def build(toy_folder, bert_tokenizer):
             "mixing": "clip",
             "seed": 7,
         }
-        loaders.append(Loader(index_shards([str(folder)]), **(arguments | changes)))
+        loaders.append(Loader(index_of(folder), **(arguments | changes)))
         return loaders[-1]
 
     yield build
@@ -79,9 +81,32 @@ def test_an_epoch_gives_every_clip_once_and_the_next_another_order(build):
 
 def test_clips_left_over_differ_from_epoch_to_epoch(build):
     loader = build(batch_clips=9, num_lanes=9)  # 40 = 9 lanes x 4 + 4 left over
-    left = [{tuple(pair) for pair in loader.order(epoch)[36:]} for epoch in range(6)]
+    left = [{loader.order.place(epoch, at) for at in range(36, 40)} for epoch in range(6)]
     assert all(len(rest) == 4 for rest in left)
     assert len({frozenset(rest) for rest in left}) > 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_shard_is_read_once_by_each_lane_that_needs_it(build, tmp_path, monkeypatch, world_size):
+    """Where lanes go from shard to shard in the middle of a step; and no more than one a lane is
+    held."""
+    folder = toys.write_shards(tmp_path / "s", [toys.numbered(n) for n in range(48)], 11)
+    read = []
+    real = ClipIndex.samples
+    monkeypatch.setattr(ClipIndex, "samples", lambda *a: read.append(a[1]) or real(*a))
+    for rank in range(world_size):
+        loader = build(folder, batch_clips=24, rank=rank, world_size=world_size)  # 6 clips a lane
+        _, ends_S = loader.order.shards(0)
+        needed = [
+            set(np.searchsorted(ends_S, np.arange(12 * n, 12 * n + 12), "right"))
+            for n in loader.lanes
+        ]
+        read.clear()
+        for _ in range(2):
+            loader.next_step()
+            assert len(loader._decoded) <= len(loader.lanes)
+        assert len(read) <= sum(map(len, needed))
+        assert set(read) == {loader.order.shards(0)[0][at] for lane in needed for at in lane}
 
 
 @pytest.mark.parametrize("mixing", ["clip", "step"])
@@ -139,7 +164,7 @@ def test_state_is_small_and_plain(build):
     state = loader.state_dict()
     assert state["step"] == 1
     assert state["places_L2"].tolist() == [[0, 2]] * 4
-    assert set(state) == {"step", "places_L2", "clips"}
+    assert set(state) == {"step", "places_L2", "clips", "order"}
 
 
 def test_one_objective_a_step_in_the_ratio_2_1_1_1(build):
@@ -250,6 +275,15 @@ def test_state_of_other_clips_is_refused(build, tmp_path):
         build(other).load_state_dict(state)
     with pytest.raises(LoaderError, match="run.seed"):
         build(seed=8).load_state_dict(state)
+
+
+def test_state_of_an_older_order_is_refused_by_its_name(build):
+    """As of a checkpoint from before orders had numbers."""
+    loader = build()
+    state = loader.state_dict()
+    del state["order"]
+    with pytest.raises(LoaderError, match="another version of the code.*another order .1, this"):
+        loader.load_state_dict(state)
 
 
 @pytest.mark.parametrize("prefetch_steps", [0, 2])
