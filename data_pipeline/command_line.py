@@ -6,17 +6,21 @@ from the source of the dataclass, so that there is one place that says what a se
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
+import logging
 import os
+import signal
 import sys
 import textwrap
+import threading
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
 
@@ -31,11 +35,20 @@ WORDS = {
     Any: "VALUE",
 }
 NO_DEFAULT = object()
-USER_EXIT, INTERRUPTED_EXIT = 2, 130
-"""Exit codes: something is there for the user to mend (argparse's own too); Ctrl-C (128 + INT)."""
+USER_EXIT, GO_ON_EXIT, INTERRUPTED_EXIT = 2, 75, 130
+"""Exit codes: something is there for the user to mend (argparse's own too); asked to stop, start
+me again (EX_TEMPFAIL of sysexits.h); Ctrl-C (128 + INT)."""
+ASKING = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals that ask a command to stop: a scheduler whose time is up, a launcher that is stopped."""
+
+
+class AskedToStop(KeyboardInterrupt):
+    """A command that can go on later was sent one of ASKING; its text is the signal's name."""
 
 
 def _to_stderr(message: str, error: BaseException) -> None:
+    if isinstance(error, AskedToStop) and os.environ.get("RANK", "0") != "0":
+        return  # all ranks of a launcher's are asked
     print(message, file=sys.stderr)
 
 
@@ -49,20 +62,70 @@ def run_command(
 ) -> int:
     """The exit code of `main(argv)`; what a user can mend costs one message and 2, Ctrl-C 130.
 
-    Messages begin with `name`; `go_on` is what Ctrl-C says of how to go on. `tell` is given the
-    message and the error that it is of. Any other error is the program's fault and is raised.
+    Messages begin with `name`. `go_on` is what the command's next start will do, for a command that
+    loses nothing when it is stopped: TERM and USR1 then end it like Ctrl-C, with 75. `tell` is
+    given the message and the error that it is of. Any other error is the program's fault and is
+    raised.
     """
+    with _signals_restored() as heard:
+        asked = heard if go_on else ()
+        for number in asked:
+            signal.signal(number, _stop)
+        try:
+            return main(argv)
+        except UserError as error:
+            code, message, told = USER_EXIT, f"{name}: {error}", error
+        except OSError as error:
+            code, message, told = USER_EXIT, f"{name}: {os_error_text(error)}", error
+        except AskedToStop as error:
+            code, message, told = GO_ON_EXIT, f"{name}: stopped by {error}; {go_on}", error
+        except KeyboardInterrupt as error:
+            message = f"{name}: interrupted" + (f"; {go_on}" if go_on else "")
+            code, told = INTERRUPTED_EXIT, error
+        # Telling may take seconds, and what comes meanwhile must not change the exit code.
+        for number in asked:
+            signal.signal(number, lambda *_: os._exit(code))
+        tell(message, told)
+        return code
+
+
+@contextlib.contextmanager
+def _signals_restored() -> Iterator[Collection[signal.Signals]]:
+    """Those of ASKING that this thread may answer; their handlers are as before at its end.
+
+    What is ignored, as under nohup, stays so, and only the main thread hears signals.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in ASKING if main_thread}
+    heard = {number: how for number, how in before.items() if how != signal.SIG_IGN}
     try:
-        return main(argv)
-    except UserError as error:
-        tell(f"{name}: {error}", error)
-        return USER_EXIT
-    except OSError as error:
-        tell(f"{name}: {os_error_text(error)}", error)
-        return USER_EXIT
-    except KeyboardInterrupt as error:
-        tell(f"{name}: interrupted" + (f"; {go_on}" if go_on else ""), error)
-        return INTERRUPTED_EXIT
+        yield heard.keys()
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _: types.FrameType | None) -> NoReturn:
+    for other in ASKING:
+        signal.signal(other, signal.SIG_IGN)  # what cleans up is not to be stopped
+    raise AskedToStop(signal.Signals(number).name)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code`, whatever signal comes meanwhile: it takes torch seconds.
+
+    A rank ends at once. Where it failed, its process group's native threads still wait for the
+    others; where all went well, some are about to end. Torn down in the middle of that they abort,
+    which is another exit code, and no way to end a run whose work is done and saved.
+    """
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
+    if "RANK" in os.environ:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def os_error_text(error: OSError, where: object = None) -> str:

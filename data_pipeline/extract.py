@@ -9,11 +9,12 @@ import errno
 import functools
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.command_line import config_from_command_line, run_command
+from data_pipeline.command_line import config_from_command_line, leave, run_command
 from data_pipeline.config import dump_config
 from data_pipeline.extraction.added_streams import AddConfig
 from data_pipeline.extraction.added_streams import run as run_add
@@ -26,8 +27,12 @@ from data_pipeline.table.clips import load_clips
 log = logging.getLogger(__name__)
 
 
-def run(config: DataConfig) -> Summary:
-    """Extract what `config` asks for; the summary says how the clips add up."""
+def run(config: DataConfig) -> Summary | None:
+    """Extract what `config` asks for; the summary says how the clips add up.
+
+    None for a task of an array that ends between the first and the last: those write it.
+    """
+    array_index, array_count = config.array.share()
     rejects: list[Reject] = []
     clips = load_clips(config.clips, rejects)
     # Torch takes seconds: a slip in config or table is told before, and Ctrl-C is heard meanwhile.
@@ -41,7 +46,9 @@ def run(config: DataConfig) -> Summary:
         log.info("%s", finding)
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
-        raise ExtractionError(f"{len(errors)} of the checks above failed")
+        raise ExtractionError(
+            f"{len(errors)} of the checks above failed, the first: {errors[0].what}"
+        )
     with _disk_of(config.output):
         return execute(
             clips,
@@ -55,8 +62,8 @@ def run(config: DataConfig) -> Summary:
             attempts=config.attempts,
             clip_timeout_seconds=config.clip_timeout_seconds,
             num_previews=config.previews,
-            array_index=config.array.index,
-            array_count=config.array.count,
+            array_index=array_index,
+            array_count=array_count,
             clips_from=Path(config.clips).expanduser(),
         )
 
@@ -90,13 +97,20 @@ def _main(argv: list[str] | None) -> int:
         words,
         command="python -m data_pipeline.extract",
         about="Clips in, feature shards out. Killed, the same command goes on where it was.\n"
-        "`bash launch/extract.sh` is the same, and takes its share of a Slurm array.\n"
+        "`bash launch/extract.sh` is the same; for Slurm there is launch/slurm/extract.sbatch.\n"
         "add=[NAME] output=FOLDER makes one stream more for a finished folder; its settings: "
         "add=[NAME] --help.",
         example="python -m data_pipeline.extract --config configs/data/default.yaml \\\n"
         "      clips=my/videos output=runs/mine require=[speech]",
     )
-    print(describe(run(config), config.output))
+    summary = run(config)
+    if summary is None:
+        print(
+            "this task's shards are done; the last task to end says how all clips add up, and "
+            f"at any time: python -m data_pipeline.summary {shlex.quote(config.output)}"
+        )
+    else:
+        print(describe(summary, config.output))
     return 0
 
 
@@ -144,4 +158,4 @@ def describe(summary: Summary, folder: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

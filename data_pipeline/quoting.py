@@ -1,6 +1,7 @@
 """Words that YAML takes for numbers, truth values or nothing, such as the labels 0 and 1, yes and
 no: where a setting wants text, this says how the line should be."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -35,6 +36,11 @@ def quoted_lines(
         _advice(name, line, texts[name].splitlines()[line], columns)
         for (name, line), columns in spots.items()
     ]
+
+
+def as_yaml(paths: Iterable[object]) -> str:
+    """A YAML list of texts or paths, which may hold spaces, commas and signs."""
+    return json.dumps([str(path) for path in paths], ensure_ascii=False)
 
 
 def _advice(name: str, line: int, text: str, columns: set[tuple[int, int]]) -> str:

@@ -10,6 +10,7 @@ ShardManifest  what lies in a tar, and by which passport
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -114,12 +115,22 @@ class Clip:
     corpus: str = "clips"
     region: str | None = None
     """Which part of the picture is the speaker's own, see `region_box`; None is all of it."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """(name, cell) of what else its row has, carried along into `ClipSample.meta`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields; without `region` where it has none, as before there were regions, so that
-        digests and tables of such clips stay what they were."""
+        """Its fields, and each further column by its name; without `region` where it has none, as
+        before there were regions, so that digests and tables of such clips stay what they were."""
         fields = dataclasses.asdict(self)
+        fields |= dict(fields.pop("columns"))
         return {n: v for n, v in fields.items() if n != "region" or v is not None}
+
+    @classmethod
+    def from_dict(cls, said: dict[str, Any]) -> "Clip":
+        """The clip that `to_dict` told of."""
+        own = {field.name for field in dataclasses.fields(cls)} - {"columns"}
+        further = tuple((name, value) for name, value in said.items() if name not in own)
+        return cls(**{n: v for n, v in said.items() if n in own}, columns=further)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,10 +353,17 @@ class ShardManifest:
                 f"{where} has format version {manifest.format_version}, this code reads "
                 f"{FORMAT_VERSION}; extract the shards again, with another output=FOLDER"
             )
-        for name, kind in typing.get_type_hints(cls).items():
-            value, kind = getattr(manifest, name), typing.get_origin(kind) or kind
+        for name, kind in _kinds(cls).items():
+            value = getattr(manifest, name)
             if not isinstance(value, kind):
                 raise SchemaError(
                     f"{where}: {name} is {value!r}, expected a {kind.__name__}; extract it again"
                 )
         return manifest
+
+
+@functools.cache  # worked out once, not for each of 100,000 manifests
+def _kinds(cls: type) -> dict[str, type]:
+    """Field to the class of its values."""
+    hints = typing.get_type_hints(cls)
+    return {name: typing.get_origin(kind) or kind for name, kind in hints.items()}

@@ -25,6 +25,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import re
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -55,6 +57,7 @@ class ShardError(SchemaError):
 
 
 _TIMES = "_seconds"
+_SHARD_FILE = re.compile(r"[0-9]{6}\.(tar|json)")
 
 
 def shard_name(index: int, added: str | None = None) -> str:
@@ -129,16 +132,28 @@ def read_manifest(json_path: str | Path) -> ShardManifest:
     return ShardManifest.from_json(text, str(json_path))
 
 
-def list_shards(folder: str | Path) -> list[Path]:
-    """Tars in `folder` that are done (have a manifest), in order of their names."""
+def list_folder(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """(tars that are done, tars that have no manifest yet) in `folder`, in order of their names.
+
+    The folder is listed once and no file in it is looked at: on a network disk that is what costs.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ShardError(f"no folder {folder}; make it with python -m data_pipeline.extract")
-    tars = [path.with_suffix(".tar") for path in folder.glob("[0-9]" * 6 + ".json")]
-    for tar in tars:
-        if not tar.is_file():
-            raise ShardError(f"{tar} is gone, its manifest is there; {_AGAIN}")
-    return sorted(tars)
+    names = [name for name in os.listdir(folder) if _SHARD_FILE.fullmatch(name)]
+    tars = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
+    done = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+    if gone := sorted(done - tars):
+        raise ShardError(f"{folder / gone[0]}.tar is gone, its manifest is there; {_AGAIN}")
+    finished, unfinished = (
+        [folder / f"{stem}.tar" for stem in sorted(stems)] for stems in (done, tars - done)
+    )
+    return finished, unfinished
+
+
+def list_shards(folder: str | Path) -> list[Path]:
+    """Tars in `folder` that are done (have a manifest), in order of their names."""
+    return list_folder(folder)[0]
 
 
 def load_passport(
@@ -150,16 +165,42 @@ def load_passport(
     None is all that the shards themselves hold.
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
+    tars = [tar for folder in folders for tar in list_shards(folder)]
+    found = ((tar, shard_passport(tar, _open_manifest(tar), streams)) for tar in tars)
+    return agreed_passport(found, folders)
+
+
+def agreed_passport(
+    found: Iterable[tuple[Path, Passport]], folders: Iterable[str | Path]
+) -> Passport:
+    """The one passport of these tars, all that `folders` hold.
+
+    Raises SchemaError when two differ, ShardError when there is none.
+    """
     first, passport = None, None
-    for tar in [tar for folder in folders for tar in list_shards(folder)]:
-        found = _passport(tar, streams)
+    for tar, other in found:
         if passport is None:
-            first, passport = tar, found
-        check_passport(found, passport, f"{tar} (compared with {first})")
+            first, passport = tar, other
+        if other is not passport:
+            check_passport(other, passport, f"{tar} (compared with {first})")
     if passport is None:
         names = ", ".join(map(str, folders))
         raise ShardError(f"no finished shard in {names}; run python -m data_pipeline.extract")
     return passport
+
+
+def shard_passport(
+    tar_path: Path, manifest: ShardManifest, streams: Collection[str] | None
+) -> Passport:
+    """Of one shard, whose manifest was read; `streams` as load_passport takes them."""
+    passport = passport_from_json(manifest.passport)
+    if streams is None:
+        return passport
+    for name in streams:
+        added = tar_path.with_suffix(f".{name}.tar")
+        if name not in passport and added.with_suffix(".json").is_file():
+            passport |= passport_from_json(_open_manifest(added).passport)
+    return {name: spec for name, spec in passport.items() if name in streams}
 
 
 def read_shard(
@@ -279,17 +320,6 @@ class _Added:
     def check_end(self) -> None:
         if self._next is not None:
             raise ShardError(f"{self.path}: {self._next.id!r} is not among its shard's samples")
-
-
-def _passport(tar: Path, streams: Collection[str] | None) -> Passport:
-    passport = passport_from_json(_open_manifest(tar).passport)
-    if streams is None:
-        return passport
-    for name in streams:
-        added = tar.with_suffix(f".{name}.tar")
-        if name not in passport and added.with_suffix(".json").is_file():
-            passport |= passport_from_json(_open_manifest(added).passport)
-    return {name: spec for name, spec in passport.items() if name in streams}
 
 
 def _samples(

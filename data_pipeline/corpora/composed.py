@@ -29,16 +29,19 @@ chosen on FER+ valid, where they come from.
     python -m data_pipeline.recipes.compose runs/composed.csv --output runs/composed
 """
 
-import csv
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.corpora._ferplus import counted, read_split, read_votes
-from data_pipeline.schema import EXPRESSIONS, Reject
+from data_pipeline.corpora._open_data import (
+    plain_words,
+    read_rows,
+    rows_of_classes,
+    single_images,
+)
+from data_pipeline.schema import Reject
 from data_pipeline.table.clips import ClipTableError, OnReject
 from data_pipeline.table.words import normalize_text
 
@@ -66,6 +69,10 @@ IMAGES = {"pool": "train", "train": "valid", "dev": "valid", "test": "test"}
 SENTENCES = {"pool": "train", "train": "train", "dev": "dev", "test": "test"}
 CLIPS_PER_ACTOR = {"pool": 256, "train": 128, "dev": 96, "test": 128}
 """As many of each class."""
+EXPECTED = (
+    "ravdess_audio/metadata.csv, ferplus/ferplus_{train,valid,test}.npz and "
+    "text/meld/{train,dev,test}_sent_emo.csv"
+)
 
 
 def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
@@ -74,7 +81,7 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
     Columns beside those of the clip table: `split`; `images`, "valid 17 402 ..." are rows of
     ferplus_valid.npz; and what voice and face really show, `voice_emotion`, `face_emotion`.
     """
-    rows, single = [], _single_images(root / "ferplus")
+    rows, single = [], single_images(root / "ferplus")
     for number, split in enumerate(ACTORS):
         rng = np.random.default_rng(np.random.SeedSequence((SEED, number)))
         images = _images(root / "ferplus", split, single[IMAGES[split]])
@@ -138,52 +145,28 @@ def _sounds(folder: Path, split: str, on_reject: OnReject) -> dict[str, dict[str
     return found
 
 
-def _single_images(folder: Path) -> dict[str, np.ndarray]:
-    """Split of FER+ to [N] bool: whether an image is the first with its pixels. What the encoder
-    learned from comes first, then test: the others give way."""
-    seen: set[bytes] = set()
-    single = {}
-    for split in ("train", "test", "valid"):
-        mine = []
-        for image_HW in read_split(folder, split).images_NHW:
-            pixels = image_HW.tobytes()
-            mine.append(pixels not in seen)
-            seen.add(pixels)
-        single[split] = np.array(mine)
-    return single
-
-
 def _images(folder: Path, split: str, single_N: np.ndarray) -> dict[str, np.ndarray]:
     """Class to rows of the split's images whose votes have a majority for it."""
-    votes_N10 = read_votes(folder, IMAGES[split])
-    winner_N = votes_N10[:, : len(EXPRESSIONS)].argmax(1)
-    row_N = np.arange(len(votes_N10))
-    mine_N = counted(votes_N10) & single_N
+    row_N = np.arange(len(single_N))
+    usable_N = single_N.copy()
     if IMAGES[split] == "valid":  # shared by train and dev
-        mine_N &= row_N % 2 == (0 if split == "train" else 1)
-    return {
-        name: row_N[mine_N & (winner_N == EXPRESSIONS.index(names[1]))]
-        for name, names in CLASSES.items()
-    }
+        usable_N &= row_N % 2 == (0 if split == "train" else 1)
+    expression_of = {name: names[1] for name, names in CLASSES.items()}
+    return rows_of_classes(folder, IMAGES[split], usable_N, expression_of)
 
 
 def _sentences(folder: Path, split: str) -> dict[str, list[str]]:
     """Class to sentences of it, each once; one whose words another split has too is left out."""
     of_split = {name: _of_meld(folder, name) for name in ("train", "dev", "test")}
     mine = of_split.pop(SENTENCES[split])
-    others = {_words(text) for table in of_split.values() for text, _ in table}
+    others = {plain_words(text) for table in of_split.values() for text, _ in table}
     class_of = {names[2]: name for name, names in CLASSES.items()}
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for text, emotion in mine:
-        if emotion in class_of and _words(text) not in others:
+        if emotion in class_of and plain_words(text) not in others:
             if WORDS[0] <= len(text.split()) <= WORDS[1]:
                 found[class_of[emotion]][text] = None
     return {name: list(found[name]) for name in CLASSES}
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Letters and digits alone: "What?!" is "what"."""
-    return tuple(re.findall(r"\w+", text.lower().replace("\u2019", "'").replace("'", "")))
 
 
 def _of_meld(folder: Path, name: str) -> list[tuple[str, str]]:
@@ -192,11 +175,4 @@ def _of_meld(folder: Path, name: str) -> list[tuple[str, str]]:
 
 
 def _table(path: Path) -> list[dict[str, str]]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise ClipTableError(
-            f"no {path}; expected a folder with ravdess_audio/metadata.csv, "
-            "ferplus/ferplus_{train,valid,test}.npz and text/meld/{train,dev,test}_sent_emo.csv"
-        ) from None
+    return read_rows(path, EXPECTED)

@@ -3,7 +3,6 @@
 The way to bring any corpus, and to see what an extraction would make of a table before it runs.
 """
 
-import dataclasses
 from pathlib import Path
 
 from data_pipeline.schema import Reject
@@ -14,13 +13,9 @@ def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
     """The good rows of the table, folder or video `root`; the others go to `on_reject`."""
     rejects: list[Reject] = []
     rows = [
-        {name: "" if value is None else str(value) for name, value in _fields(clip)}
+        {name: "" if value is None else str(value) for name, value in clip.to_dict().items()}
         for clip in load_clips(root, rejects)
     ]
     for reject in rejects:
         on_reject(reject)
     return rows
-
-
-def _fields(clip):
-    return dataclasses.asdict(clip).items()

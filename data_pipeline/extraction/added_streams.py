@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from data_pipeline.config import Positive, load_config
-from data_pipeline.extraction.config import ArraySettings, DataConfig, num_workers, resolve_device
+from data_pipeline.extraction.config import DataConfig, num_workers, resolve_device
 from data_pipeline.features.extractors import (
     Wanted,
     find_module,
@@ -35,6 +35,7 @@ from data_pipeline.runs.tasks import side_tasks
 from data_pipeline.runs.worker_pool import ExtractionError, Extractor
 from data_pipeline.schema import Clip
 from data_pipeline.shards import load_passport
+from data_pipeline.slurm import ArraySettings
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ def _add(
     alone = adding(base, name, settings)
     make: functools.partial[Extractor]
     make = functools.partial(load_adder, alone, folder, resolve_device(config.device))
+    array_index, array_count = config.array.share()
     add_tasks(
         folder,
         tasks,
@@ -136,8 +138,8 @@ def _add(
         num_workers=num_workers(config),
         attempts=config.attempts,
         clip_timeout_seconds=config.clip_timeout_seconds,
-        array_index=config.array.index,
-        array_count=config.array.count,
+        array_index=array_index,
+        array_count=array_count,
     )
     done = [m for m in (task.manifest(folder) for task in tasks) if m is not None]
     return Added(
@@ -197,4 +199,4 @@ def _clip(row: dict[str, str]) -> Clip:
     for name in ("start", "end"):
         if name in said:
             said[name] = float(said[name])
-    return Clip(**said)
+    return Clip.from_dict(said)

@@ -162,6 +162,7 @@ class Course:
                 "end": round(clip.start + self.media.duration, 6),
                 "speaker_score": self.speaker_score,
                 **({"region": clip.region} if clip.region is not None else {}),
+                **({"columns": dict(clip.columns)} if clip.columns else {}),
                 **({"notes": notes} if notes else {}),
             },
         )

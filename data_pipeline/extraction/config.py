@@ -19,6 +19,7 @@ from data_pipeline.features.extractors import (
 from data_pipeline.files.weights import ASSETS, sha256_of
 from data_pipeline.paths import PathText
 from data_pipeline.settings import FaceSearchSettings, SpeakerSettings
+from data_pipeline.slurm import ArraySettings
 
 LIP_SYNC = ASSETS / "lip_sync"
 MAX_MISSING_SECONDS = 0.25
@@ -43,23 +44,6 @@ class MediaSettings:
     audio_track: NonNegativeInt | None = None
     """Which sound track of a file with several, from 0 on; null is FFmpeg's choice, or the one with
     the most voice where that is silent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArraySettings:
-    """Which share of the tasks this process does, as one of an array of jobs."""
-
-    index: int = 0
-    """Which of the jobs this is; bash launch/extract.sh sets both from a Slurm array."""
-    count: int = 1
-    """How many jobs there are."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(
-                f"array.index={self.index} of array.count={self.count}: the index runs from 0 to "
-                "count - 1"
-            )
 
 
 _FORMERLY = {

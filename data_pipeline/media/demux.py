@@ -304,7 +304,9 @@ class _Reading:
     def _is_truncated(self, data_end: float) -> bool:
         if not self.at_end:
             return False
-        missing = min(self.end, self.declared_end) - data_end
+        missing = -math.inf  # a file that declares no end, such as a live recording, promises none
+        if self.declared_end < math.inf:
+            missing = min(self.end, self.declared_end) - data_end
         if self.video is not None and self.clock is None:
             missing = max(missing, min(self.end, self._declared_video()) - self.video_end)
         return self.broken or (math.isfinite(missing) and missing > _MISSING_SECONDS)

@@ -1,11 +1,17 @@
-"""Shards of the composed benchmark (data_pipeline.corpora.composed), with the encoders that ship.
+"""Shards of composed clips (data_pipeline.corpora composed and open_pool), by shipped encoders.
 
     python -m data_pipeline.corpora composed ../shared/data --output runs/composed.csv
     python -m data_pipeline.recipes.compose runs/composed.csv --output runs/composed
 
 leaves `pool`, for pretraining, and `labelled`, for finetuning with the fold file
-`composed-actor`. The faces are given, so nothing is detected; from there on a clip goes the way of
-any other: the extractors of data_pipeline.features, the words, a shard. 2 minutes on one core.
+`composed-actor`, or of the open pool `open-pool`. The faces are given, so nothing is detected; from
+there on a clip goes the way of any other: the extractors of data_pipeline.features, the words, a
+shard. 2 minutes on one core; the open pool 10.
+
+A clip has what its row has: no face where `images` is empty, no speech where `sound` is none. Other
+values of `sound` are clean, as where there is no such column, and a seed: the voice is then heard
+at another speed, which changes its pitch too, and half of them in noise, in a room or by telephone
+(data_pipeline.recipes.speech.disturb).
 """
 
 import csv
@@ -27,6 +33,9 @@ from data_pipeline.table.words import split_words
 CLIPS_PER_SHARD = 256
 FOLDERS = {"pool": "pool", "train": "labelled", "dev": "labelled", "test": "labelled"}
 """Split to the folder that it lies in."""
+CLEAN, NONE = "clean", "none"
+SHORTEST, LONGEST = 88, 114
+"""Length of a disturbed sound, in hundredths of its own."""
 
 
 class Composer:
@@ -43,19 +52,14 @@ class Composer:
         self._faces = functools.cache(self._encode_faces)
         self._speech = functools.cache(self._encode_speech)
 
-    def sample(self, clip: Clip, images: str) -> ClipSample:
-        """`images`: a split of FER+ and rows of it."""
-        split, *rows = images.split()
-        seconds_F = (np.arange(len(rows)) / self.passport["face"].rate_hz).astype(np.float32)
-        faces = {
-            name: Stream(values_ND=values_ND[np.array(rows, dtype=int)], seconds_N=seconds_F)
-            for name, values_ND in self._faces(split).items()
-        }
+    def sample(self, clip: Clip, images: str, sound: str = CLEAN) -> ClipSample:
+        """`images`: a split of FER+ and rows of it, or nothing; `sound`: clean, none or a seed."""
+        streams = {} if sound == NONE else self._speech(clip.video, sound)
         return ClipSample(
             id=clip.id,
             text=clip.text,
             words=split_words(clip.text or ""),
-            streams=faces | self._speech(clip.video),
+            streams=(self._held(images) if images else {}) | streams,
             meta={
                 "corpus": clip.corpus,
                 "recording": clip.recording,
@@ -63,6 +67,14 @@ class Composer:
                 "label": clip.label,
             },
         )
+
+    def _held(self, images: str) -> dict[str, Stream]:
+        split, *rows = images.split()
+        seconds_F = (np.arange(len(rows)) / self.passport["face"].rate_hz).astype(np.float32)
+        return {
+            name: Stream(values_ND=values_ND[np.array(rows, dtype=int)], seconds_N=seconds_F)
+            for name, values_ND in self._faces(split).items()
+        }
 
     def _encode_faces(self, split: str) -> dict[str, np.ndarray]:
         """`face` and `face_probs` of every image of a split."""
@@ -73,11 +85,26 @@ class Composer:
         said = self.extractors["face"](Evidence(crops_KHW=images_NHW, crop_seconds_K=times_N))
         return {name: stream.values_ND for name, stream in said.items()}
 
-    def _encode_speech(self, path: str) -> dict[str, Stream]:
+    def _encode_speech(self, path: str, sound: str) -> dict[str, Stream]:
         from data_pipeline.features.extractors import Evidence
-        from data_pipeline.recipes.speech_corpora import read_sound
+        from data_pipeline.recipes.speech.corpora import read_sound
 
-        return self.extractors["speech"](Evidence(sound_T=read_sound(Path(path)), has_voice=True))
+        sound_T = read_sound(Path(path))
+        if sound != CLEAN:
+            name = f"{Path(path).name} {sound}".encode()
+            seed = int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
+            sound_T = disturbed(sound_T, np.random.default_rng(seed))
+        return self.extractors["speech"](Evidence(sound_T=sound_T, has_voice=True))
+
+
+def disturbed(sound_T: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The sound played faster or slower, and half of the time in noise, in a room or narrowed."""
+    from scipy.signal import resample_poly
+
+    from data_pipeline.recipes.speech.disturb import disturb
+
+    played_T = resample_poly(sound_T, int(rng.integers(SHORTEST, LONGEST + 1)), 100)
+    return disturb("varied", played_T, (), rng).astype(np.float32)
 
 
 def compose(table: Path, ferplus: Path, output: Path) -> dict[str, int]:
@@ -93,7 +120,10 @@ def compose(table: Path, ferplus: Path, output: Path) -> dict[str, int]:
         for index, start in enumerate(range(0, len(clips), CLIPS_PER_SHARD)):
             part = clips[start : start + CLIPS_PER_SHARD]
             task = hashlib.sha256(f"{EXTRACTION_VERSION} {part}".encode()).hexdigest()
-            samples = (composer.sample(clip, row["images"]) for clip, row in part)
+            samples = (
+                composer.sample(clip, row["images"], row.get("sound") or CLEAN)
+                for clip, row in part
+            )
             write_shard(
                 output / folder, index, samples, [], composer.passport, library_versions(), task
             )
@@ -110,7 +140,8 @@ def _read(table: Path) -> Iterator[tuple[Clip, dict[str, str]]]:
     if rejects or not clips or any(clip.id not in rows for clip in clips):
         why = rejects[0].detail if rejects else "no column `images`, or no `id`"
         raise ClipTableError(
-            f"{table}: {why}; expected what python -m data_pipeline.corpora composed writes"
+            f"{table}: {why}; expected what python -m data_pipeline.corpora composed writes, or "
+            "open_pool"
         )
     return ((clip, rows[clip.id]) for clip in clips)
 
@@ -122,10 +153,12 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str] | None) -> int:
     parser = command_parser(
         "python -m data_pipeline.recipes.compose",
-        "Shards of the composed benchmark, for pretraining (pool) and finetuning (labelled).",
+        "Shards of composed clips, for pretraining (pool) and finetuning (labelled).",
         "python -m data_pipeline.recipes.compose runs/composed.csv --output runs/composed",
     )
-    parser.add_argument("table", type=path_argument, help="of data_pipeline.corpora composed")
+    parser.add_argument(
+        "table", type=path_argument, help="of data_pipeline.corpora composed, or open_pool"
+    )
     parser.add_argument("--ferplus", type=path_argument, help="folder of ferplus_*.npz")
     parser.add_argument("--output", type=new_file_argument, required=True, help="folder to write")
     arguments = parser.parse_args(argv)

@@ -29,7 +29,9 @@ from data_pipeline.schema import (
 
 log = logging.getLogger(__name__)
 
-CLIP_COLUMNS = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "region")
+CLIP_COLUMNS = tuple(
+    field.name for field in dataclasses.fields(Clip) if field.name not in ("region", "columns")
+)
 TABLE, CONFIG, PASSPORT = "clips.csv", "config.yaml", "passport.json"
 _ELSEWHERE = "Give another output=FOLDER."
 
@@ -101,10 +103,10 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def table_bytes(clips: list[Clip]) -> bytes:
-    """clips.csv; with a column `region` where a clip has one."""
+    """clips.csv; with a column `region`, and each further one, where a clip has it."""
     rows = [clip.to_dict() for clip in clips]
-    with_region = any("region" in row for row in rows)
-    return csv_bytes((*CLIP_COLUMNS, *(["region"] if with_region else [])), rows)
+    further = dict.fromkeys(name for row in rows for name in row if name not in CLIP_COLUMNS)
+    return csv_bytes((*CLIP_COLUMNS, *further), rows)
 
 
 def _check_place(folder: Path, clips_from: Path | None) -> None:

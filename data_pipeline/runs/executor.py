@@ -28,7 +28,13 @@ from data_pipeline.runs.claim import (
     clear_leftovers,
     write_claim,
 )
-from data_pipeline.runs.ledger import Summary, write_json, write_ledger
+from data_pipeline.runs.ledger import (
+    Summary,
+    done_names,
+    ledger_is_due,
+    write_json,
+    write_ledger,
+)
 from data_pipeline.runs.tasks import Task, check_added, cut_tasks
 from data_pipeline.runs.worker_pool import (
     HOPELESS,
@@ -59,8 +65,10 @@ def execute(
     array_index: int = 0,
     array_count: int = 1,
     clips_from: Path | None = None,
-) -> Summary:
+) -> Summary | None:
     """Extract what is still missing in `folder`, and say how the clips add up.
+
+    None for a task of an array with others before and after it, which writes no ledger.
 
     config_text: the whole config as YAML, kept as config.yaml; settings: those of its keys that
     decide the bytes of the shards, so that a later run here must agree on them.
@@ -94,8 +102,7 @@ def execute(
         if not pending:
             log.info("nothing is left to do")
         started = time.monotonic()
-        # Encoders that have filled a shard of these tasks are not what makes clips fail now.
-        proven = any(task.is_answered(folder) for task in tasks)
+        proven = _is_proven(folder, tasks)
         _extract(pool, pending, folder, num_previews, num_done, proven)
         wall_seconds = time.monotonic() - started
     last_run = None
@@ -106,6 +113,8 @@ def execute(
             "wall_seconds": round(wall_seconds, 3),
             "clips_per_second": round(num_clips / wall_seconds, 4),
         }
+    if array_count > 1 and not ledger_is_due(folder, tasks):
+        return None
     return write_ledger(folder, tasks, table_rejects, last_run)
 
 
@@ -138,8 +147,14 @@ def add_tasks(
         num_done = sum(len(t.clips) for t in mine) - sum(len(t.clips) for t in pending)
         if not pending:
             log.info("nothing is left to do")
-        proven = any(task.is_answered(folder) for task in tasks)
+        proven = _is_proven(folder, tasks)
         _extract(pool, pending, folder, 0, num_done, proven)
+
+
+def _is_proven(folder: Path, tasks: list[Task]) -> bool:
+    """Encoders that have filled a shard of these tasks are not what makes clips fail now."""
+    there = done_names(folder)
+    return any(task.is_answered(folder) for task in tasks if task.name in there)
 
 
 def _extract(

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def write_ledger(
     Array tasks end at any time: whoever finds new manifests after writing writes again, so the
     last one to end leaves the whole ledger. Raises ExtractionError if a clip has no answer or two.
     """
+    names = {task.name for task in tasks}
     while True:
         manifests = _manifests(folder, tasks)
         for task in tasks:
@@ -85,11 +87,24 @@ def write_ledger(
         rows += [row for _, manifest in sorted(manifests.items()) for row in manifest.rejects]
         write_csv(folder / "rejects.csv", REJECT_COLUMNS, rows)
         write_json(folder / "summary.json", dataclasses.asdict(summary))
-        if _manifests(folder, tasks).keys() == manifests.keys():
+        if len(done_names(folder) & names) == len(manifests):
             break
     if summary.is_complete and summary.num_clips != summary.num_samples + summary.num_rejects:
         raise ExtractionError(f"{summary}: does not add up; remove {folder} and run again")
     return summary
+
+
+def ledger_is_due(folder: Path, tasks: list[Task]) -> bool:
+    """Whether a task of an array that ends now has to write the ledger: the first and the last.
+
+    Those between would each read every manifest: tasks x shards files in all.
+    """
+    if done_names(folder) >= {task.name for task in tasks}:
+        return True
+    try:
+        return read_summary(folder).is_complete  # no more: shards have gone since
+    except ExtractionError:
+        return True
 
 
 def read_summary(folder: str | Path) -> Summary:
@@ -126,8 +141,15 @@ def write_json(path: Path, content: Any) -> None:
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
+def done_names(folder: Path) -> set[str]:
+    """Stems of the manifests that are there, by one listing of the folder; none are opened."""
+    names = (entry.name for entry in os.scandir(folder))
+    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+
 def _manifests(folder: Path, tasks: list[Task]) -> dict[int, ShardManifest]:
-    found = {task.index: task.manifest(folder) for task in tasks}
+    there = done_names(folder)
+    found = {task.index: task.manifest(folder) for task in tasks if task.name in there}
     return {index: manifest for index, manifest in found.items() if manifest is not None}
 
 

@@ -7,6 +7,7 @@ goes down with its process every time comes back as a Reject.
 """
 
 import collections
+import contextlib
 import faulthandler
 import itertools
 import logging
@@ -14,7 +15,9 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -250,9 +253,29 @@ class WorkerPool:
         process = self._context.Process(
             target=_serve, args=(self.make_extractor, theirs, number), daemon=True
         )
-        process.start()
+        with _without_main(self.make_extractor):
+            process.start()
         theirs.close()  # so that the death of the process ends the pipe
         self._workers.append(_Worker(number=number, process=process, connection=ours))
+
+
+@contextlib.contextmanager
+def _without_main(make_extractor: Callable[[int], Extractor]) -> Iterator[None]:
+    """Within it a spawned process does not run the main module again, where it would look for what
+    is pickled by name; nothing of ours is there. A user's script need not say
+    `if __name__ == "__main__"` then, without which it would start from its top in each worker."""
+    if b"__main__" in pickle.dumps(make_extractor):
+        yield
+        return
+    main = sys.modules["__main__"]
+    kept = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    try:
+        for name in kept:
+            setattr(main, name, None)
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 def _serve(

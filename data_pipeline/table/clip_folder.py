@@ -85,7 +85,9 @@ def folder_rows(root: Path, corpus: str, on_reject: OnReject) -> list[tuple[str,
 
 def file_rows(file: Path, corpus: str, on_reject: OnReject) -> list[tuple[str, Row]]:
     """(place, row) of each clip of one video or sound file."""
-    neighbours = [Path(entry.path) for entry in os.scandir(file.parent) if entry.is_file()]
+    # Not entry.is_file(), which raises for links in a circle.
+    neighbours = [file.parent / name for name in os.listdir(file.parent)]
+    neighbours = [path for path in neighbours if os.path.isfile(path)]
     media = [f for f in neighbours if f.suffix.lower() in VIDEO_EXTENSIONS and f != file]
     beside = _companions([*media, file], neighbours)
     return _rows([file], beside, file.parent, corpus, on_reject)

@@ -1,6 +1,6 @@
 """Rows of a clip table as its file has them: CSV (comma, semicolon or tab; UTF-8) or Parquet.
 
-Each row comes with its place, as a mapping of the known columns to text, or as the RowError that
+Each row comes with its place, as a mapping of the columns to text, or as the RowError that
 says what is wrong with it. What is wrong with the table as a whole is a ClipTableError.
 """
 
@@ -110,7 +110,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Row | RowError]]:
                 ),
             )
         else:
-            yield str(place), _known(dict(zip(names, cells, strict=False)))
+            yield str(place), {n: c for n, c in zip(names, cells, strict=False) if n}
     if names is None:
         raise ClipTableError(f"{path} is empty; expected a header with a column `video`")
 
@@ -126,7 +126,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Row | RowError]]:
     names = _check_columns(table.column_names, path)
     columns = {}
     for name, column in zip(names, table.columns, strict=True):
-        if name in COLUMNS:
+        is_text = not (pa.types.is_nested(column.type) or pa.types.is_binary(column.type))
+        if name in COLUMNS or (name and is_text):
             if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
                 column = column.cast(pa.large_binary())  # as bytes: Arrow stops at bad UTF-8
             columns[name] = column.to_pylist()
@@ -144,18 +145,17 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _known(row: Row) -> Row:
-    return {name: value for name, value in row.items() if name in COLUMNS}
-
-
 def _check_columns(header: list[str], path: Path) -> list[str]:
     names = [name.strip().lower() for name in header]
     shown = ", ".join(name.encode("utf-8", "replace").decode() for name in names)
     if "video" not in names:
         near = difflib.get_close_matches("video", names, n=1)
         hint = f"; is {near[0]!r} meant?" if near else ""
-        raise ClipTableError(f"{path} has no column `video`; found {shown[:300]}{hint}")
-    twice = sorted({name for name in names if name in COLUMNS and names.count(name) > 1})
+        raise ClipTableError(
+            f"{path} has no column `video`, which names the file of each row; found "
+            f"{shown[:300]}{hint}"
+        )
+    twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise ClipTableError(f"{path} has more than one column {', '.join(twice)}; keep one")
     for name in names:
@@ -163,7 +163,7 @@ def _check_columns(header: list[str], path: Path) -> list[str]:
             continue
         near = difflib.get_close_matches(name, [c for c in COLUMNS if c not in names], n=1)
         if near:
-            log.warning("%s: column %r is not used; is %r meant?", path.name, name, near[0])
+            log.warning("%s: column %r is carried along; is %r meant?", path.name, name, near[0])
         else:
-            log.info("%s: column %r is not used", path.name, name)
+            log.info("%s: column %r is carried along", path.name, name)
     return names

@@ -8,6 +8,8 @@ A table is CSV (comma, semicolon or tab; UTF-8) or Parquet, one utterance a row,
     speaker, recording, label, corpus, id
     region     left, right or `x0 y0 x1 y1`: the speaker's own part of the picture
 
+Any other column is carried along into the samples (`meta["columns"]`), text as it stands.
+
 A folder of videos is a table too: an .srt or .vtt beside a file cuts it into its subtitle lines, a
 .txt holds its words, and without either the file is a clip. Every row (blank ones are none) ends
 as a Clip or as a Reject; what is wrong with the table as a whole is a ClipTableError.
@@ -24,7 +26,14 @@ from data_pipeline.table.clip_folder import (
     file_rows,
     folder_rows,
 )
-from data_pipeline.table.clip_table import ClipTableError, OnReject, Row, RowError, table_rows
+from data_pipeline.table.clip_table import (
+    COLUMNS,
+    ClipTableError,
+    OnReject,
+    Row,
+    RowError,
+    table_rows,
+)
 from data_pipeline.table.encodings import is_text
 from data_pipeline.table.words import normalize_text
 
@@ -36,11 +45,16 @@ MAX_SECONDS = 1e6
 
 def load_clips(path: str | Path, rejects: list[Reject]) -> list[Clip]:
     """The clips of a table, of a folder of videos or of one video; bad rows go to `rejects`."""
-    path = Path(path).expanduser()
-    if path.is_dir():
+    # os.path takes what Path refuses: links in a circle, names too long for a file, ~nobody.
+    path = Path(os.path.expanduser(path))
+    if os.path.isdir(path):
         return clips_from_folder(path, rejects.append)
-    if path.suffix.lower() in VIDEO_EXTENSIONS + SOUND_EXTENSIONS and path.is_file():
-        file = path.resolve()
+    if path.suffix.lower() in VIDEO_EXTENSIONS + SOUND_EXTENSIONS:
+        if not os.path.isfile(path):
+            is_link = os.path.islink(path)
+            why = "it is a link to nothing" if is_link else "its name is that of a video or a sound"
+            raise ClipTableError(f"no file {str(path)[:300]}; {why}")
+        file = Path(os.path.realpath(path))
         rows = file_rows(file, _corpus(file.parent), rejects.append)
         return _clips_of_rows(rows, file.parent, "", rejects.append) if rows else []
     return read_clip_table(path, rejects.append)
@@ -51,8 +65,8 @@ def read_clip_table(path: str | Path, on_reject: OnReject) -> list[Clip]:
 
     Raises ClipTableError: no file, no table, no `video` column, no row.
     """
-    path = Path(path).expanduser().resolve()
-    if not path.is_file():
+    path = Path(os.path.realpath(os.path.expanduser(path)))
+    if not os.path.isfile(path):
         raise ClipTableError(
             f"no clip table {path}; expected a CSV or Parquet file with a column `video`, a folder "
             "of videos, or a video"
@@ -67,9 +81,9 @@ def clips_from_folder(path: str | Path, on_reject: OnReject) -> list[Clip]:
     `a.mp4`, `a.srt` or `a.vtt` makes a clip of each line, and `a.txt` holds what is said in it;
     see data_pipeline.table.clip_folder. `on_reject` gets each file of no use.
     """
-    path = Path(path).expanduser().resolve()
+    path = Path(os.path.realpath(os.path.expanduser(path)))
     for name in TABLE_NAMES:
-        if (path / name).is_file():
+        if os.path.isfile(path / name):
             return read_clip_table(path / name, on_reject)
     rows = folder_rows(path, _corpus(path), on_reject)
     return _clips_of_rows(rows, path, "", on_reject) if rows else []
@@ -105,8 +119,8 @@ def _clips_of_rows(
 
 
 def _clip(row: Row, root: Path) -> Clip:
-    for column, value in row.items():
-        _check_text(column, value, root)
+    for column in COLUMNS:
+        _check_text(column, row.get(column, ""), root)
     given = row.get("video", "")
     row = {column: value.strip() for column, value in row.items()}
     if given.strip() and given != row["video"] and os.path.lexists(root / given):
@@ -147,7 +161,14 @@ def _clip(row: Row, root: Path) -> Clip:
         label=row.get("label") or None,
         corpus=corpus,
         region=region,
+        columns=tuple((n, _legible(v)) for n, v in row.items() if n not in COLUMNS and v),
     )
+
+
+def _legible(value: str) -> str:
+    """What nothing here reads costs no row: a mark stands for a byte that is no UTF-8, or zero."""
+    text = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _region(value: str | None) -> str | None:

@@ -82,7 +82,7 @@ def clips_from_subtitles(
     if not rows and not rejects:
         raise SubtitleError(
             f"{subtitle} holds no subtitle line; expected SubRip (.srt) or WebVTT (.vtt) lines "
-            "like 00:00:01,000 --> 00:00:02,500"
+            "like 00:00:01,000 --> 00:00:02,500; mend it, or move it away from the video"
         )
     return rows, rejects
 

@@ -60,7 +60,7 @@ SLOW = {
     "python -m finetune.page": "--output",
     "python -m data_pipeline.recipes.fer": "--minutes",
     "python -m data_pipeline.recipes.lip_sync": "--num-clips",
-    "python -m data_pipeline.recipes.speech_probes": "--only",
+    "python -m data_pipeline.recipes.speech.probes": "--only",
     "python -m data_pipeline.recipes.distil_wav2vec2": "--stop-at",
     "deepspeed launch/pretrain.sh": "optim.steps=INT",
     "accelerate launch finetune/run.py": "plans.direct.num_steps=INT",
@@ -270,3 +270,20 @@ def test_what_a_user_can_mend_is_one_message_and_exit_code_2(capsys):
     assert ending(KeyboardInterrupt()) == (130, "cook: interrupted; stir on\n")
     with pytest.raises(ZeroDivisionError):  # a fault of the program keeps its traceback
         ending(ZeroDivisionError())
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_a_rank_ends_with_its_own_code_whatever_native_threads_do_then(root, code):
+    """As those of a process group that abort while the interpreter is torn down."""
+    words = (
+        "import atexit, os; from data_pipeline.command_line import leave; "
+        f"atexit.register(os.abort); print('saved', end=''); leave({code})"
+    )
+
+    def ended(**more: str) -> subprocess.CompletedProcess[str]:
+        command, env = [sys.executable, "-c", words], {**os.environ, **more}
+        return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+
+    of_rank = ended(RANK="1")
+    assert (of_rank.returncode, of_rank.stdout) == (code, "saved")
+    assert ended().returncode < 0, "whatever else registers to be asked at the end still is"

@@ -12,7 +12,7 @@ from data_pipeline.features.wav2vec2 import (
     receptive_field,
 )
 from data_pipeline.files.weights import ASSETS, WeightsError, sha256_of
-from data_pipeline.recipes.speech_student import student_config
+from data_pipeline.recipes.speech.student import student_config
 
 SECOND = 16_000
 

@@ -17,6 +17,7 @@ from killing import kill_at_any_time, shard_bytes
 
 from data_pipeline.runs import tasks
 from data_pipeline.runs.ledger import read_summary
+from data_pipeline.runs.tasks import Task
 from data_pipeline.runs.worker_pool import ExtractionError
 from data_pipeline.schema import Reject
 from data_pipeline.shards import list_shards, read_shard
@@ -245,9 +246,26 @@ def test_array_tasks_together_give_what_one_run_gives(tmp_path):
         part = toy.run_toy(tmp_path / "parts", clips, array_index=index, array_count=3)
         if index == 2:
             assert "not done yet (1 of 4 shards are there)" in str(part)
+        if index == 0:
+            assert part is None and "(1 of 4" in str(read_summary(tmp_path / "parts"))
     assert shard_bytes(tmp_path / "parts") == shard_bytes(tmp_path / "whole")
     assert str(part) == str(whole) == "input clips 14 = samples 13 + rejects 1"
     assert rejects_of(tmp_path / "parts") == rejects_of(tmp_path / "whole")
+    for name in ("000000", "000001"):
+        (tmp_path / "parts" / f"{name}.json").unlink()
+    toy.run_toy(tmp_path / "parts", clips, array_index=0, array_count=3)
+    assert "(3 of 4 shards" in str(read_summary(tmp_path / "parts"))  # no longer told as whole
+
+
+def test_tasks_of_an_array_do_not_each_read_every_manifest(tmp_path, monkeypatch):
+    clips, opened = toy.make_clips([f"word {n}" for n in range(40)]), []
+    read = Task.manifest
+    monkeypatch.setattr(
+        Task, "manifest", lambda task, folder: opened.append(task.name) or read(task, folder)
+    )
+    for index in range(10):
+        toy.run_toy(tmp_path, clips, array_index=index, array_count=10, num_workers=1)
+    assert len(opened) < 4 * 10, opened  # each task its own; the first and the last all
 
 
 def command(folder: Path, *words: object) -> list[str]:

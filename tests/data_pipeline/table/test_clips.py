@@ -192,17 +192,30 @@ def test_a_name_never_leaves_the_output_folder(tmp_path):
 
 def test_a_missing_video_column_names_what_is_there_and_what_is_near(tmp_path):
     table = write(tmp_path / "t.csv", "vidoe,text\na.mp4,hi\n")
-    with pytest.raises(ClipTableError, match=r"no column `video`; found vidoe, text; is 'vidoe'"):
+    with pytest.raises(
+        ClipTableError, match=r"no column `video`, .*; found vidoe, text; is 'vidoe'"
+    ):
         read(table)
 
 
-def test_an_unknown_column_is_kept_out_with_a_notice(tmp_path, caplog):
-    table = write(tmp_path / "t.csv", "video,lable,colour\na.mp4,sad,red\n")
+def test_an_unknown_column_is_carried_along_with_a_notice(tmp_path, caplog):
+    table = write(tmp_path / "t.csv", "video,lable,Colour,\na.mp4,sad,red,x\nb.mp4,,,\n")
     with caplog.at_level(logging.INFO):
-        [clip], _ = read(table)
+        [clip, without], _ = read(table)
     assert clip.label is None
-    assert "'lable' is not used; is 'label' meant?" in caplog.text
-    assert "'colour' is not used" in caplog.text
+    assert clip.columns == (("lable", "sad"), ("colour", "red"))
+    assert without.columns == () and "columns" not in without.to_dict()
+    assert Clip.from_dict(clip.to_dict()) == clip
+    assert "'lable' is carried along; is 'label' meant?" in caplog.text
+    assert "'colour' is carried along" in caplog.text
+
+
+def test_a_further_column_that_is_no_text_costs_no_row(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_bytes(b"video,note\na.mp4,caf\xe9\nb.mp4,a\0b\n")
+    clips, rejects = read(table)
+    assert [dict(clip.columns)["note"] for clip in clips] == ["caf\ufffd", "a\ufffdb"]
+    assert not rejects
 
 
 @pytest.mark.parametrize(
@@ -409,3 +422,19 @@ def test_one_video_is_a_clip(folder):
 def test_an_empty_folder_says_what_was_looked_for(tmp_path):
     with pytest.raises(ClipTableError, match=r"no videos under .*\.mp4.*clips\.csv"):
         load_clips(tmp_path, [])
+
+
+def test_parquet_carries_numbers_as_text_and_leaves_bytes_and_lists(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "video": ["a.mp4", "b.mp4"],
+        "valence": [2.5, None],
+        "image": [b"\x89PNG", b""],
+        "votes": [[1, 2], []],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    clips, rejects = read(tmp_path / "t.parquet")
+    assert [clip.columns for clip in clips] == [(("valence", "2.5"),), ()]
+    assert not rejects
