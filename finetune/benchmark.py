@@ -32,6 +32,8 @@ ABLATIONS = {
     "masking.ratios.span_mvfr=0.5 masking.ratios.span_mvfc_kl=0.5",
 }
 """Pretraining to its changes."""
+WITH_LINEAR = ("all", "without_wwmlm")
+"""Pretrainings that a head of no words is put on, too: is it the model, or the words' head?"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,14 @@ class Table:
     """Folders of what the modality check can tell, likewise."""
 
 
-def of_ablation(name: str) -> str:
-    """The finetuning of one pretraining, under a setting of that name."""
+def of_ablation(name: str, head: str = "prompt") -> str:
+    """The finetuning of one pretraining, under a setting of that name, with another head also of
+    its own."""
     plan = "plan: {num_steps: 100, learning_rate: 2e-4, warmup_steps: 10}"
-    own = f"own_settings.{name}={{weights: checkpoint, head: prompt, {plan}}}"
+    setting = name if head == "prompt" else f"{name}_{head}"
+    own = f"own_settings.{setting}={{weights: checkpoint, head: {head}, {plan}}}"
     return (
-        f"{RUN}settings.yaml 'settings=[{name}]' '{own}' label_share=0.1 "
+        f"{RUN}settings.yaml 'settings=[{setting}]' '{own}' label_share=0.1 "
         f"output=runs/composed/objectives model.checkpoint=runs/composed/pretrained/{name}"
     )
 
@@ -84,6 +88,7 @@ TABLES = {
             ("pretrain_prompt", "pretrain_finetune"),
             ("pretrain_finetune", "bert_direct"),
             ("bert_direct", "direct"),
+            ("pretrain_prompt", "direct"),
         ),
     ),
     "robustness": Table(
@@ -124,11 +129,13 @@ TABLES = {
                 f"{PRETRAIN} {SHORT} run.output=runs/composed/pretrained/{name} {changes}".strip(),
                 of_ablation(name),
             )
-        ),
+        )
+        + tuple(of_ablation(name, "linear") for name in WITH_LINEAR),
         results="runs/composed/objectives",
         note="A row is one pretraining, and its five runs are of finetuning: what another seed of "
         "pretraining would give is not in the spread.",
-        pairs=tuple(("all", name) for name in ABLATIONS if name != "all"),
+        pairs=tuple(("all", name) for name in ABLATIONS if name != "all")
+        + (tuple(f"{name}_linear" for name in WITH_LINEAR),),
     ),
 }
 
@@ -163,6 +170,8 @@ def _main(argv: list[str] | None) -> int:
 
 def publish(name: str, table: Table, output: Path) -> str:
     """Write the page of a table that was run, its rows and pictures; the page's name."""
+    from finetune.robustness.differences import differences, settings_of  # pandas takes a second
+
     results = Path(table.results)
     (output / f"{name}.csv").parent.mkdir(parents=True, exist_ok=True)
     (output / f"{name}.csv").write_bytes((results / "table.csv").read_bytes())
@@ -186,6 +195,9 @@ def publish(name: str, table: Table, output: Path) -> str:
         (output / f"{name}_{folder.name}.csv").write_bytes((folder / "robustness.csv").read_bytes())
         text = (folder / "robustness.md").read_text(encoding="utf-8").strip()
         parts += [text.replace("# Robustness", "## Robustness"), f"![]({picture})"]
+        judged = settings_of(folder)
+        pairs = [pair for pair in table.pairs if set(pair) <= set(judged)]
+        parts += [differences(folder, *pair) for pair in pairs]
     for folder in map(Path, table.agreements):
         (output / f"{name}_agreement.csv").write_bytes((folder / "agreement.csv").read_bytes())
         text = (folder / "agreement.md").read_text(encoding="utf-8").strip()
@@ -198,7 +210,7 @@ def _verdicts(table: Table, results: Path) -> list[str]:
     """Of each pair, in each way that both were run; and what these tests are worth."""
     from finetune.compare.chosen import choose
     from finetune.compare.comparison import compare
-    from finetune.results import read_recipes, read_rows
+    from finetune.runs.results import read_recipes, read_rows
 
     share_of = {row.recipe: row.label_share for row in read_rows(results)}
     recipes = sorted(read_recipes(results), key=lambda r: -share_of.get(r.recipe, 0))

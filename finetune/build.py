@@ -5,8 +5,8 @@ import logging
 from accelerate import Accelerator
 
 from data_pipeline.config import ConfigError
+from finetune.clips.labelled import LabelledSet
 from finetune.config import DataConfig, FinetuneConfig
-from finetune.labelled import LabelledSet
 from finetune.protocols import Protocol, clipless_splits, load_protocol, make_protocol, some
 from finetune.systems import System, system_named
 

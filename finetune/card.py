@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from data_pipeline.markdown import markdown_table
-from finetune.results import ResultsRow
+from finetune.runs.results import ResultsRow
 from pretrain.card import LICENCES
 from pretrain.checkpoint import Checkpoint
 
@@ -20,6 +20,11 @@ OF_OWNERS = "under its owners' licence, by which the copy was got"
 CORPORA = {
     "composed": "RAVDESS (CC BY-NC-SA 4.0), images of FER2013 (research use) and sentences of MELD "
     "(GPL-3.0): non-commercial",
+    "open_pool": "RAVDESS (CC BY-NC-SA 4.0), EmoDB (free for research), GRID (CC BY 4.0), images "
+    "of FER2013 (research use), sentences of MELD (GPL-3.0) and EmoryNLP (Apache-2.0): research, "
+    "non-commercial",
+    "emorynlp": "Apache-2.0; dialogue of a television series: research use",
+    "ferplus": "images of FER2013 (research use) with FER+ votes (MIT)",
     "cremad": "ODbL 1.0, its contents DbCL 1.0: keep the attribution (Cao et al. 2014)",
     "emodb": "free for research",
     "grid": "CC BY 4.0",
@@ -85,6 +90,7 @@ def _metadata(origin: Origin | None) -> str:
         library_name="memobert",
         license="other",
         license_name="see-licences-in-the-card",
+        pipeline_tag="video-classification",
         tags=["memobert", "multimodal", "emotion-recognition"],
         **about,
     )
@@ -107,7 +113,8 @@ def _head(told: Mapping[str, Any], origin: Origin | None) -> str:
             "```python",
             "from finetune.recognizer import load_recognizer",
             "",
-            'recognizer = load_recognizer("FOLDER")',
+            'recognizer = load_recognizer("FOLDER")  # or OWNER/NAME on the hub',
+            'timeline = recognizer.recognize("video.mp4")',
             'probabilities_NC = recognizer.predict(list(recognizer.read("SHARDS")))',
             "```",
             "",
@@ -216,7 +223,7 @@ def _start(origin: Origin) -> str:
         ("code", told.get("git_commit", "not stated")),
     ]
     return (
-        "## What it started from\n\nA MEmoBERT checkpoint; its own card says how it was "
+        f"## What it started from\n\n{origin.checkpoint.what}; its own card says how it was "
         "pretrained.\n\n" + markdown_table(("what", "value"), rows)
     )
 
@@ -256,6 +263,9 @@ def _licences(told: Mapping[str, Any], origin: Origin | None) -> str:
 def _terms_of_start(origin: Origin) -> dict[str, str]:
     if origin.checkpoint is None:
         return {f"BERT {origin.bert}": LICENCES.get(origin.bert, NOT_STATED)} if origin.bert else {}
+    if "corpora" in origin.checkpoint.provenance:
+        corpora = origin.checkpoint.provenance["corpora"]
+        return {f"corpus {n} of the start": CORPORA.get(n, NOT_STATED) for n in corpora}
     config = origin.checkpoint.config
     terms = {
         f"encoder {spec.name}": LICENCES.get(spec.name, NOT_STATED)

@@ -14,16 +14,19 @@ and others are spelled out:
       bert_prompt: {weights: bert, head: prompt, plan: {num_steps: 400}}
 """
 
+import dataclasses
 import difflib
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_pipeline.config import NonNegative, Positive
+from data_pipeline.config import NonNegative, Positive, dump_config
 from data_pipeline.paths import PathText, check_distinct
-from finetune.labelled import Modality
+from data_pipeline.slurm import ArraySettings
+from finetune.clips.labelled import Modality
 from finetune.protocols.files import Group
 from pretrain.config import FORMER_LIMITS as PRETRAIN_FORMER_LIMITS
 
@@ -116,8 +119,9 @@ class ModelConfig:
     """What the weights come from."""
 
     checkpoint: PathText | None = "runs/demo/samples/pretrain"
-    """Folder of a pretraining run or of one checkpoint. Its shape is that of direct and bert_direct
-    too. null: the shape of `bert`, with the features' widths, and no pretrain_ settings."""
+    """Folder of a pretraining run or of one checkpoint, or OWNER/NAME of one on the hub. Its shape
+    is that of direct and bert_direct too. null: the shape of `bert`, with the features' widths, and
+    no pretrain_ settings."""
     bert: PathText = "bert-base-uncased"
     """BERT checkpoint of bert_direct: a folder, a hub name or package:MODULE/FOLDER."""
 
@@ -274,6 +278,7 @@ class FinetuneConfig:
     save_recognizers: bool = True
     """Keep what each run learned beside its row, for finetune.recognizer.load_recognizer: a file of
     weights as large as the checkpoint's. False keeps the numbers alone."""
+    array: ArraySettings = ArraySettings()
     overwrite: bool = False
     """True: run again what has a result already."""
     num_resamples: NonNegativeInt = 1000
@@ -321,3 +326,9 @@ class FinetuneConfig:
             return self.own_settings[name]
         weights, head = PRESETS[name]
         return Setting(weights=weights, head=head, plan=getattr(self.plans, name))
+
+
+def config_digest(config: FinetuneConfig) -> str:
+    """16 hex digits of all that a config asks for, whoever does which share of it."""
+    whole = dataclasses.replace(config, array=ArraySettings(), overwrite=False)
+    return hashlib.sha256(dump_config(whole).encode()).hexdigest()[:16]

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.errors import UserError
 from data_pipeline.files.atomic import atomic_file
@@ -27,6 +25,7 @@ from data_pipeline.paths import new_file_argument, path_argument
 from data_pipeline.report import DataReport, data_report
 from finetune.report import FinetuneReport, JudgedClip, finetune_report
 from finetune.report.missing_modalities import COLUMNS as MISSING_COLUMNS
+from finetune.timeline.page import timeline_environment
 from pretrain.report import PretrainReport, pretrain_report
 from pretrain.runtime import git_commit
 
@@ -136,19 +135,24 @@ def _kind_of(folder: Path) -> str | None:
 def write_page(
     path: Path, heading: str, subtitle: str, sections: list[Section], **more: Any
 ) -> Path:
-    """One HTML file with its pictures inside. more: `facts` and `commands` beyond the sections'."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("finetune", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("page.html").render(
-        heading=heading,
-        subtitle=subtitle,
-        sections=sections,
-        facts=[*(fact for section in sections for fact in section.facts()), *more.get("facts", [])],
-        commands=more.get("commands", []),
-        missing_columns=MISSING_COLUMNS,
+    """One HTML file with its pictures inside. more: `facts` and `commands` beyond the sections';
+    `timeline`: what stands above them, see `timeline_shown`."""
+    page = (
+        timeline_environment()
+        .get_template("page.html")
+        .render(
+            more.get("timeline", {}),
+            heading=heading,
+            subtitle=subtitle,
+            sections=sections,
+            facts=[
+                *(fact for section in sections for fact in section.facts()),
+                *more.get("facts", []),
+            ],
+            commands=more.get("commands", []),
+            missing_columns=MISSING_COLUMNS,
+            has_timeline="timeline" in more,
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:

@@ -10,9 +10,11 @@
         tokenizer.json ...    as transformers keeps it
         README.md             its model card
 
-Nothing is unpickled.
+load_recognizer("OWNER/NAME") is one on the Hugging Face hub; python -m finetune.export makes the
+folder for it. Nothing is unpickled.
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -20,23 +22,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 
 from data_pipeline.errors import UserError
 from data_pipeline.files.atomic import sync_folder
+from data_pipeline.files.hub import HubError, local_folder
 from data_pipeline.files.weights import sha256_of
-from data_pipeline.schema import ClipSample, Passport, check_passport
+from data_pipeline.schema import ClipSample, Passport, SchemaError, check_passport
 from data_pipeline.shards import list_shards, load_passport, read_shard
 from finetune.card import Origin, recognizer_card
-from finetune.results import write_text
+from finetune.runs.results import write_text
 from pretrain.integrity import system_error
 from pretrain.runtime import git_commit
 
+if TYPE_CHECKING:
+    from finetune.timeline.utterance import Timeline
+
 FORMAT_VERSION = 1
+SHIPPED = Path(__file__).parent / "assets/recognizer"
 FILE, CARD = "recognizer.json", "README.md"
+A_RECOGNIZER = (
+    "the folder `recognizer` that finetuning leaves beside each results row, "
+    "runs/NAME/runs/SETTING/foldF-seedS-RECIPE/recognizer"
+)
 
 
 class RecognizerError(UserError):
@@ -51,12 +62,44 @@ class Recognizer(ABC):
     """In the order of the probabilities."""
     passport: Passport
     """Of the streams that it reads."""
+    modalities: tuple[str, ...] = ()
+    """What it reads: text, and names of streams."""
+    folder: Path | None = None
+    """Where it was loaded from."""
 
     @abstractmethod
     def predict(
         self, samples: Sequence[ClipSample], *, passport: Passport | None = None
     ) -> np.ndarray:
         """Probabilities [N, C]; `passport`: by which the samples were made, where it is known."""
+
+    def check(self, samples: Sequence[ClipSample], passport: Passport | None) -> None:
+        """Raise SchemaError for clips of other features than it reads: by their passport, where it
+        is known, and by what shows in a clip itself, its widths, types and times."""
+        if passport is not None:
+            mine = {name: spec for name, spec in passport.items() if name in self.passport}
+            check_passport(mine, self.passport, "what is to be recognized")
+        for sample in samples:
+            seen = sample.only(("text", *self.passport))
+            if not seen.streams:
+                continue
+            try:
+                seen.check(self.passport)
+            except SchemaError as error:
+                raise SchemaError(
+                    f"{error}; the clip was made by another feature passport than the "
+                    "recognizer's: extract it with the settings that recognizer.json names"
+                ) from error
+
+    def recognize(self, video: str | Path, **settings: Any) -> "Timeline":
+        """Who speaks in `video` from when to when, the words, and an emotion or why none is named.
+
+        settings: those of finetune.timeline.config.PredictConfig but `output`, such as
+        `min_confidence=0.5`. Raises UserError for a file that cannot be read.
+        """
+        from finetune.timeline.run import recognize  # which knows this file
+
+        return recognize(self, video, **settings)
 
     def read(self, folder: str | Path) -> Iterator[ClipSample]:
         """The clips of a shard folder with the streams that it reads.
@@ -75,31 +118,38 @@ def told_of(folder: str | Path) -> dict[str, Any]:
     return _read(Path(folder))
 
 
-def load_recognizer(folder: str | Path) -> Recognizer:
-    """The recognizer in `folder`, on the CPU.
+def load_recognizer(name: str | Path | None = None, **settings: Any) -> Recognizer:
+    """The recognizer in the folder `name`, or of that name on the hub (OWNER/NAME), on the CPU;
+    without a name that which ships.
 
+    settings: for the hub, such as revision or token; see `data_pipeline.files.hub.local_folder`.
     Raises RecognizerError where there is none, or a file of it is gone, cut or altered.
     """
     from finetune.systems import system_named  # which know this file
 
-    folder = Path(folder)
+    try:
+        folder = SHIPPED if name is None else local_folder(name, A_RECOGNIZER, **settings)
+    except HubError as error:
+        raise RecognizerError(str(error)) from error
     told = _read(folder)
-    for name, expected in told["digests"].items():
-        if not (folder / name).is_file():
-            raise RecognizerError(f"{folder / name} is gone; {_ANOTHER_COPY}")
-        found = sha256_of(folder / name)
+    for file, expected in told["digests"].items():
+        if not (folder / file).is_file():
+            raise RecognizerError(f"{folder / file} is gone; {_ANOTHER_COPY}")
+        found = sha256_of(folder / file)
         if found != expected:
             raise RecognizerError(
-                f"{folder / name} was cut or altered since it was saved (sha256 {found[:12]}, "
+                f"{folder / file} was cut or altered since it was saved (sha256 {found[:12]}, "
                 f"expected {expected[:12]}); {_ANOTHER_COPY}"
             )
     try:
-        return system_named(told["system"]).load(folder, told)
+        recognizer = system_named(told["system"]).load(folder, told)
     except (LookupError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise RecognizerError(
             f"{folder} holds a recognizer of another version of the code: {error}; finetune again, "
             f"or use the code of commit {told.get('git_commit', '')[:12]}"
         ) from error
+    modalities = tuple(told.get("modalities", recognizer.passport))
+    return dataclasses.replace(recognizer, modalities=modalities, folder=folder)
 
 
 def write_recognizer(folder: Path, told: dict[str, Any], write: Callable[[Path], None]) -> None:
@@ -148,10 +198,7 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RecognizerError(
-            f"no {FILE} in {folder}; expected the folder `recognizer` that finetuning leaves "
-            "beside each results row, runs/NAME/runs/SETTING/foldF-seedS-RECIPE/recognizer"
-        ) from None
+        raise RecognizerError(f"no {FILE} in {folder}; expected {A_RECOGNIZER}") from None
     except (OSError, ValueError) as error:
         raise RecognizerError(f"cannot read {path}: {error}; {_ANOTHER_COPY}") from error
     if not isinstance(told, dict) or told.get("sha256") != _digest(told):

@@ -1,7 +1,8 @@
 """accelerate launch finetune/run.py --config configs/finetune/prompt.yaml [key=value ...]
 
 MEmoBERT -> emotions: the settings of the config, over the folds of a protocol and some seeds, to
-results.csv, tables and pictures in the folder `output`. Run again, it does what is still missing.
+results.csv, tables and pictures in the folder `output`. Run again, it does what is still missing,
+a run that was killed after its last evaluation.
 """
 
 import sys
@@ -11,6 +12,7 @@ sys.path[0:0] = [str(Path(__file__).resolve().parents[1])]  # as a script it see
 
 from data_pipeline.command_line import (  # noqa: E402
     config_from_command_line,
+    leave,
     os_error_text,
     run_command,
 )
@@ -48,9 +50,9 @@ def _main(argv: list[str] | None) -> int:
 
 def run(config: FinetuneConfig) -> None:
     """Bring the processes together, cross-validate, and report."""
-    from finetune.cross_validate import cross_validate
     from finetune.launcher import build_accelerator
     from finetune.report import finetune_report
+    from finetune.runs.cross_validate import cross_validate
     from pretrain.runtime import RuntimeSettings, start
 
     check_stage(config.output, "finetuning", "output")
@@ -62,7 +64,13 @@ def run(config: FinetuneConfig) -> None:
     )
     try:
         cross_validate(config, accelerator, runtime.log)
-        if accelerator.is_main_process:
+        index, count = config.array.share()
+        if count > 1:
+            runtime.log.info(
+                f"task {index} of {count} is done; when all are, python -m finetune.collect "
+                f"{config.output} makes their table"
+            )
+        elif accelerator.is_main_process:
             report = finetune_report(Path(config.output))
             runtime.log.info(f"\n{report.markdown}\n{report.folder / 'table.md'}")
     finally:
@@ -71,4 +79,4 @@ def run(config: FinetuneConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

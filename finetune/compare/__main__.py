@@ -12,7 +12,7 @@ from data_pipeline.paths import new_file_argument, path_argument
 from finetune.compare.chosen import choose
 from finetune.compare.comparison import compare
 from finetune.config import FinetuneConfig
-from finetune.results import write_csv
+from finetune.runs.results import write_csv
 
 
 def main(argv: list[str] | None = None) -> int:

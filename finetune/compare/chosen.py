@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.paths import expanded
-from finetune.results import (
+from finetune.runs.results import (
     Recipe,
     ResultsRow,
     read_every_recipe,

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from finetune.clips.labelled import LabelledClip
 from finetune.config import PromptConfig
-from finetune.labelled import LabelledClip
 from pretrain.model.batch import Batch
 from pretrain.model.memobert import Encoded
 
@@ -64,7 +64,12 @@ class Training:
 
 
 class Head(nn.Module, ABC):
-    """From hidden states to scores and losses."""
+    """From hidden states to scores and losses.
+
+    A run that is killed goes on with these as they were: parameters, buffers, torch's own random
+    numbers, and generators of torch or numpy that are attributes of a module. `prepare` is asked
+    again, of the same clips.
+    """
 
     Settings: ClassVar[type] = NoSettings
     """A frozen dataclass of what a user may set, under `options`."""

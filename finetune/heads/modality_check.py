@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
-from finetune.labelled import DatasetError
+from finetune.clips.labelled import DatasetError
 
 Means = Mapping[str, torch.Tensor]
 RIDGE = 1e-2

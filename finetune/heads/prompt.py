@@ -1,4 +1,4 @@
-"""The pretrained word head at [MASK], see finetune.prompt; no new weights.
+"""The pretrained word head at [MASK], see finetune.clips.prompt; no new weights.
 
 N clips, C classes, V word pieces.
 """
@@ -6,9 +6,9 @@ N clips, C classes, V word pieces.
 import torch
 
 from data_pipeline.config import ConfigError
+from finetune.clips.prompt import Verbalizer
 from finetune.heads import register
 from finetune.heads.base import Head, HeadOutput, HeadParts
-from finetune.prompt import Verbalizer
 from pretrain.model.batch import Batch
 from pretrain.model.memobert import Encoded, MEmoBert
 from pretrain.objectives import wwmlm
@@ -19,7 +19,7 @@ class PromptHead(Head):
     """The word of a class, as the model fills it in.
 
     Trained with cross-entropy over the whole vocabulary, as in pretraining. The batch must ask
-    for the word at one position per clip, in order (finetune.prompt.Prompt does).
+    for the word at one position per clip, in order (finetune.clips.prompt.Prompt does).
 
     decode "label_words": the likeliest of the label words wins, so every prediction is a class.
     "vocabulary": the likeliest of all pieces wins, and one that is no label word is class C.

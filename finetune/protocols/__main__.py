@@ -11,8 +11,8 @@ from data_pipeline.command_line import command_parser, parser_style, run_command
 from data_pipeline.config import load_config
 from data_pipeline.markdown import markdown_table
 from data_pipeline.paths import check_distinct, new_file_argument, path_argument
+from finetune.clips.labelled import DatasetError, LabelMap, read_labelled
 from finetune.config import FinetuneConfig
-from finetune.labelled import DatasetError, LabelMap, read_labelled
 from finetune.protocols import (
     ProtocolError,
     load_protocol,

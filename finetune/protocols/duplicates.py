@@ -8,7 +8,7 @@ the same sentences. Both take one look at each clip.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from finetune.labelled import LabelledClip
+from finetune.clips.labelled import LabelledClip
 
 SHOWN = 3
 PAIRS = (("train", "dev"), ("train", "test"), ("dev", "test"))

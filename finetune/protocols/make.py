@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from finetune.labelled import DatasetError, LabelledClip
+from finetune.clips.labelled import DatasetError, LabelledClip
 from finetune.protocols.files import Fold, Group, Protocol, ProtocolError, describe
 from finetune.protocols.split import split_clips
 

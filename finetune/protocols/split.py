@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune.labelled import DatasetError, LabelledClip
+from finetune.clips.labelled import DatasetError, LabelledClip
 from finetune.protocols.duplicates import named, num_alike, same_features, same_words_and_lengths
 from finetune.protocols.files import ALLOW, Protocol, some
 

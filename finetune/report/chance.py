@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from finetune.report.runs import read_table
-from finetune.results import ResultsRow
+from finetune.runs.results import ResultsRow
 
 CHANCE = (
     "chance is what one class, always said, comes to: in WA the largest share of the test clips "

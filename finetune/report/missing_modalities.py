@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from data_pipeline.markdown import markdown_table
-from finetune.results import ResultsRow, write_csv, write_text
+from finetune.runs.results import ResultsRow, write_csv, write_text
 from pretrain.report import new_picture, save_picture
 
 COLUMNS = ("Setting", "Sees", "WA", "UA", "Macro-F1", "Dev UA", "Runs")

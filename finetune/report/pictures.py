@@ -11,7 +11,7 @@ from data_pipeline.schema import slug
 from finetune.report.chance import Chance
 from finetune.report.missing_modalities import COLOURS
 from finetune.report.runs import folder_of, read_table
-from finetune.results import ResultsRow
+from finetune.runs.results import ResultsRow
 from pretrain.report import new_picture, over_steps, save_picture
 
 MEAN = "#1f5fa8"

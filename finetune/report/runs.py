@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from finetune.results import ResultsRow, run_folder
+from finetune.runs.results import ResultsRow, run_folder
 
 
 def read_table(folder: Path, row: ResultsRow, name: str) -> pd.DataFrame:

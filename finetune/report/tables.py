@@ -8,6 +8,7 @@ evaluate_cases=seven missing_modalities.md, .csv and .png, into the folder.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from finetune.report.pictures import (
     plot_settings,
 )
 from finetune.report.runs import read_table
-from finetune.results import (
+from finetune.runs.results import (
     Recipe,
     ResultsRow,
     read_all_rows,
@@ -121,7 +122,7 @@ def finetune_report(folder: Path) -> FinetuneReport:
 
 
 def _report(folder: Path, every: list[ResultsRow]) -> FinetuneReport:
-    found = sorted(read_recipes(folder), key=lambda r: (_order(r.setting), r.variant))
+    found = sorted(read_recipes(folder), key=lambda r: (_order(r.setting), _numerically(r.variant)))
     if not found:
         raise ReportError(
             f"no {folder / 'recipes'}; run accelerate launch finetune/run.py output={folder} first"
@@ -180,6 +181,12 @@ def _name(recipe: Recipe) -> str:
     return NAMES.get(recipe.setting, recipe.setting) + (
         f" ({recipe.variant})" if recipe.variant else ""
     )
+
+
+def _numerically(variant: str) -> list[tuple[float, str]]:
+    """Orders "2 % of the labels" before "10 % of the labels", and nothing before both."""
+    words = re.findall(r"[\d.]+|\D+", variant)
+    return [(float(w), "") if w[0].isdigit() else (0.0, w) for w in words]
 
 
 def _order(setting: str) -> tuple[int, str]:

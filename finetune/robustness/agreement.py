@@ -26,9 +26,9 @@ from data_pipeline.paths import path_argument
 from data_pipeline.schema import ClipSample
 from finetune.heads.modality_check import Agreement
 from finetune.recognizer import Recognizer, load_recognizer
-from finetune.results import write_csv, write_text
 from finetune.robustness.arguments import add_recognizers
 from finetune.robustness.judge import RobustnessError, noisy_of, read_clips
+from finetune.runs.results import write_csv, write_text
 
 Pair = tuple[str, str]
 RATIO = 0.01

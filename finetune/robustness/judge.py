@@ -16,11 +16,11 @@ import numpy as np
 from data_pipeline.errors import UserError
 from data_pipeline.paths import check_distinct
 from data_pipeline.schema import ClipSample
-from finetune.labelled import Modality
+from finetune.clips.labelled import Modality
+from finetune.clips.reader import modality_cases
 from finetune.metrics import Scores, score
-from finetune.reader import modality_cases
 from finetune.recognizer import Recognizer, load_recognizer, told_of
-from finetune.results import read_row
+from finetune.runs.results import read_row
 
 NUM_RESAMPLES = 1000
 NOISY_SHARE = 0.75

@@ -7,8 +7,8 @@ import numpy as np
 
 from data_pipeline.markdown import markdown_table
 from finetune.report.missing_modalities import COLOURS, draw_cases
-from finetune.results import write_csv, write_text
 from finetune.robustness.judge import NOISY_SHARE, Line
+from finetune.runs.results import write_csv, write_text
 from pretrain.report import save_picture
 
 CLIPS = (

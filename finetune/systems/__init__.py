@@ -6,7 +6,8 @@ imported. It holds
     build   (config, names, accelerator, log) -> the systems of these settings, by name
     load    (folder, told) -> the Recognizer that `System.save` left
 
-and nothing else has to know of it. `System` is what cross-validation asks of one.
+and nothing else has to know of it. `System` is what cross-validation asks of one, `GoesOn` what it
+may have beside.
 """
 
 import importlib
@@ -14,16 +15,29 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from accelerate import Accelerator
 
+from finetune.clips.labelled import LabelledSet
 from finetune.config import FinetuneConfig
-from finetune.fit import Fit
-from finetune.labelled import LabelledSet
 from finetune.protocols import Splits
 from finetune.recognizer import Recognizer
-from pretrain.checkpoint import Checkpoint
+from finetune.training.fit import Fit
+from finetune.training.state import TrainingState
+
+
+class Start(Protocol):
+    """Pretrained weights as the overlap guard and the model card see them; a MEmoBERT's are a
+    `Checkpoint`."""
+
+    what: ClassVar[str]
+    """What they are, as a sentence begins."""
+    folder: Path
+    """Where clips.safetensors lies, the clips that they were trained on (pretrain.data.seen)."""
+    provenance: dict[str, Any]
+    """step, git_commit, shards_sha256; and corpora, the names of those that they learned from,
+    where they have no `config` that tells."""
 
 
 class System(Protocol):
@@ -41,8 +55,9 @@ class System(Protocol):
         """Those of the shards that it reads."""
 
     @property
-    def checkpoint(self) -> Checkpoint | None:
-        """The pretrained MEmoBERT that it starts from; None where it starts without."""
+    def checkpoint(self) -> Start | None:
+        """What is pretrained that it starts from, such as a MEmoBERT; None where it starts
+        without."""
 
     @property
     def checkpoint_sha256(self) -> str:
@@ -73,6 +88,14 @@ class System(Protocol):
 
     def forget(self) -> None:
         """Free what was kept for further runs."""
+
+
+@runtime_checkable
+class GoesOn(Protocol):
+    """What a system that learns for long has beside: a run that is killed goes on inside it."""
+
+    def go_on(self, splits: Splits, seed: int, state: TrainingState) -> Fit:
+        """As `System.fit`, from what is kept there of it, keeping what it comes to."""
 
 
 class SystemModule(Protocol):

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from data_pipeline.schema import ClipSample, Passport, Stream
 from data_pipeline.shards import write_shard
+from finetune.run import main
 from pretrain.checkpoint import save_checkpoint
 from pretrain.config import PretrainConfig
 from pretrain.model.memobert import MEmoBert
@@ -21,7 +22,7 @@ PASSPORT = toys.passport(speech_width=SPEECH_WIDTH)
 VOCABULARY = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "!", "i", "am", "it", "was"),
     *("do", "##n", "not", "forget", "a", "jacket", "the", "sur", "##face", "is", "slick"),
-    *(*EMOTIONS, "hungry", "an", "##ger", "other", "disgust", "fear", "surprise"),
+    *(*EMOTIONS, "hungry", "an", "##ger", "other", "disgust", "fear", "surprise", "angry"),
 )
 
 
@@ -134,3 +135,20 @@ def bert(tmp_path_factory, tokenizer) -> Path:
     BertForPreTraining(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, checkpoint) -> tuple[dict[str, Path], Path]:
+    """(run folders by setting, shard folder) of a linear and a prompt run on one fold."""
+    top = tmp_path_factory.mktemp("trained")
+    (top / "shards").mkdir()
+    clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
+    write_shard(top / "shards", 0, clips, [], PASSPORT, {}, "toy")
+    arguments = [
+        *(f"data.shards=[{top / 'shards'}]", f"model.checkpoint={checkpoint}", "folds=[0]"),
+        *("settings=[pretrain_finetune, pretrain_prompt]", f"output={top / 'out'}", *toys.FAST),
+    ]
+    assert main(arguments) == 0
+    folders = {path.parent.name: path for path in top.glob("out/runs/*/*")}
+    assert folders.keys() == {"pretrain_finetune", "pretrain_prompt"}
+    return folders, top / "shards"

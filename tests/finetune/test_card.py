@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 from data_pipeline.shards import write_shard
 from finetune.card import recognizer_card
 from finetune.recognizer import load_recognizer, told_of
-from finetune.results import read_rows, run_folder
 from finetune.run import main
+from finetune.runs.results import read_rows, run_folder
 
 from .conftest import PASSPORT, make_clips
 

@@ -11,9 +11,9 @@ import pytest
 from finetune.compare.__main__ import main
 from finetune.compare.chosen import choose
 from finetune.compare.comparison import compare
-from finetune.results import Recipe, run_folder, write_csv, write_recipe, write_row
+from finetune.runs.results import Recipe, run_folder, write_csv, write_recipe, write_row
 
-from .test_results import ROW, recipe_of
+from .runs.test_results import ROW, recipe_of
 
 CLASSES = ("a", "b")
 

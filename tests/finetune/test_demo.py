@@ -11,8 +11,9 @@ from PIL import Image
 import pretrain.report
 from data_pipeline.report import ClipPreview, DataReport, RejectRow, StageRow, YieldRow
 from finetune import demo
-from finetune.labelled import DatasetError
+from finetune.clips.labelled import DatasetError
 from finetune.report import FinetuneReport, JudgedClip
+from finetune.timeline.utterance import Timeline, Video
 from pretrain.objectives import OBJECTIVES
 from pretrain.report import ObjectiveRow, PretrainReport, ReportError, pretrain_report
 
@@ -61,6 +62,9 @@ def test_page_holds_all_of_it_and_no_markup_of_the_input(
     tmp_path: Path, reports: tuple[DataReport, PretrainReport, FinetuneReport]
 ) -> None:
     steps = [demo.Step(command="python -m data_pipeline.extract", seconds=3.0)]
+    video = Video(path="clip.mp4", problem="unreadable_video: no <i>film</i>")
+    timeline = Timeline(classes=("happy", "sad"), videos=(video,), utterances=())
+    (tmp_path / "timeline.json").write_text(timeline.to_json())
     page = demo.write_page(
         tmp_path / "report.html",
         demo.DemoConfig(),
@@ -68,11 +72,13 @@ def test_page_holds_all_of_it_and_no_markup_of_the_input(
         remarks=demo.Remarks(losses=[], settings=["not on yours: no labels"]),
         steps=steps,
         seconds=61.0,
+        timeline=tmp_path,
     ).read_text(encoding="utf-8")
     for text in ("clip 1", "WWMLM", "-75.0 %", "Direct", "25.0 %", "two folds", demo.CAUTION[:40]):
         assert text in page, text
     for text in ("not on yours: no labels", "clip 2", "fear", "0.61", "1 of 1 clips", "16.7%"):
         assert text in page, text
+    assert "the recognizer that ships" in page and "&lt;i&gt;film&lt;/i&gt;" in page
     assert "&lt;b&gt;c&lt;/b&gt;" in page and "<b>c</b>" not in page
     assert page.count("data:image/png;base64,") == 3
     assert 'src="http' not in page, "the page must be whole by itself"

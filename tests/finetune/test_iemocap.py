@@ -8,8 +8,8 @@ from release_trees import iemocap_dialogue
 
 from data_pipeline import extract
 from data_pipeline.corpora.__main__ import main as corpora
-from finetune.results import read_rows
 from finetune.run import main
+from finetune.runs.results import read_rows
 
 SECONDS = 1.4
 PARTS = {"neu": 0.2, "sad": 1.6}

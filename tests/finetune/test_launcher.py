@@ -9,7 +9,7 @@ import pytest
 import toys
 
 from finetune.launcher import check_launch
-from finetune.results import read_rows
+from finetune.runs.results import read_rows
 from pretrain.runtime import LaunchError
 
 from .conftest import make_clips

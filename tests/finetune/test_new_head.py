@@ -14,8 +14,8 @@ import toys
 from data_pipeline.config import Positive
 from finetune.heads import Head, HeadOutput, head_named, register
 from finetune.recognizer import load_recognizer
-from finetune.results import read_rows
 from finetune.run import main
+from finetune.runs.results import read_rows
 
 from .conftest import make_clips
 

@@ -6,8 +6,8 @@ import pytest
 import toys
 
 from finetune.recognizer import load_recognizer
-from finetune.results import read_rows
 from finetune.run import main
+from finetune.runs.results import read_rows
 
 from .conftest import make_clips
 

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 
 from finetune.report import pictures
 from finetune.report.pictures import plot_label_shares, plot_settings
-from finetune.results import ResultsRow
+from finetune.runs.results import ResultsRow
 
 ROW = ResultsRow(
     **dict.fromkeys(("corpus", "protocol", "fold_file_sha256", "head", "modalities"), ""),

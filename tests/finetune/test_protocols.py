@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 from pydantic import ValidationError
 
-from finetune.labelled import DatasetError, LabelledClip, LabelMap, read_labelled
+from finetune.clips.labelled import DatasetError, LabelledClip, LabelMap, read_labelled
 from finetune.protocols import (
     Fold,
     Protocol,

@@ -13,11 +13,11 @@ import toys
 from safetensors import SafetensorError
 
 from data_pipeline.schema import SchemaError
-from data_pipeline.shards import load_passport, write_shard
+from data_pipeline.shards import load_passport
 from finetune.recognizer import RecognizerError, load_recognizer, write_recognizer
 from finetune.run import main
 
-from .conftest import PASSPORT, make_clips
+from .conftest import PASSPORT
 
 ELSEWHERE = """
 import json, sys
@@ -28,23 +28,6 @@ found = recognizer.predict(samples).tolist()
 of = dict(zip([sample.id for sample in samples], found, strict=True))
 json.dump({"classes": recognizer.classes, "of": of}, sys.stdout)
 """
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, checkpoint, tokenizer):
-    """(run folders by setting, shard folder) of a linear and a prompt run on one fold."""
-    top = tmp_path_factory.mktemp("trained")
-    (top / "shards").mkdir()
-    clips = make_clips(num_speakers=3, per_speaker=8, signal=2.0)
-    write_shard(top / "shards", 0, clips, [], PASSPORT, {}, "toy")
-    arguments = [
-        *(f"data.shards=[{top / 'shards'}]", f"model.checkpoint={checkpoint}", "folds=[0]"),
-        *("settings=[pretrain_finetune, pretrain_prompt]", f"output={top / 'out'}", *toys.FAST),
-    ]
-    assert main(arguments) == 0
-    folders = {path.parent.name: path for path in top.glob("out/runs/*/*")}
-    assert folders.keys() == {"pretrain_finetune", "pretrain_prompt"}
-    return folders, top / "shards"
 
 
 @pytest.mark.parametrize("setting", ["pretrain_finetune", "pretrain_prompt"])

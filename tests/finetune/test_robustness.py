@@ -11,10 +11,11 @@ from PIL import Image
 
 from data_pipeline.shards import write_shard
 from finetune.recognizer import Recognizer
-from finetune.results import read_all_rows
 from finetune.robustness.__main__ import main
+from finetune.robustness.differences import differences, settings_of
 from finetune.robustness.judge import JudgedClips, judge, kept_of, noisy_of
 from finetune.run import main as finetune
+from finetune.runs.results import read_all_rows
 
 from .conftest import PASSPORT, make_clips, without_face
 
@@ -221,3 +222,18 @@ def test_shards_of_other_clips_under_the_same_ids_are_told(tmp_path, trained, ca
     words = [str(folder), "--shards", str(tmp_path / "shards"), "--output", str(tmp_path)]
     assert main(words) == 0
     assert "says something else than its run's predictions.csv" in capsys.readouterr().out
+
+
+def test_two_settings_are_compared_case_by_case_over_the_same_runs(tmp_path):
+    ua = {("a", 1): 0.7, ("a", 2): 0.8, ("a", 3): 0.9, ("b", 2): 0.7, ("b", 1): 0.65, ("c", 1): 0.1}
+    lines = ["setting,fold,seed,kind,case,rate,ua"]
+    for (setting, seed), value in ua.items():
+        lines += [f"{setting},0,{seed},subset,text,,{value}", f"{setting},0,{seed},rate,all,0,1"]
+    (tmp_path / "robustness.csv").write_text("\n".join(lines) + "\n")
+    assert settings_of(tmp_path) == ["a", "b", "c"]
+    gaps = np.array([0.7 - 0.65, 0.8 - 0.7])
+    reach = 12.7062 * gaps.std(ddof=1) / np.sqrt(2)  # Student's t of one degree of freedom, .975
+    ends = [f"{100 * (gaps.mean() + side * reach):+.1f}" for side in (-1, 1)]
+    (row,) = differences(tmp_path, "a", "b").splitlines()[2:]
+    assert row == f"| sees text | +7.5 | {ends[0]} to {ends[1]} | 0.205 | 2 |"
+    assert differences(tmp_path, "a", "c").count("\n") == 1  # one pair is no spread

@@ -1,15 +1,19 @@
 """The commands as a user types them."""
 
+import contextlib
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import toys
 
-from finetune.results import read_rows
+from finetune.runs.results import read_rows
 
 from .conftest import make_clips
 
@@ -96,3 +100,66 @@ def test_two_processes_give_the_numbers_of_one(root, tmp_path, settings):
             a, b = a.split(","), b.split(",")
             assert a[:2] == b[:2]
             assert [float(p) for p in a[3:]] == pytest.approx([float(p) for p in b[3:]], abs=2e-3)
+
+
+def stopped(root: Path, command: list[str], told: Path) -> int:
+    """Start a finetuning, send TERM in its second run; the exit code. What it said is in `told`."""
+    with open(told, "w") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+        )
+    deadline = time.monotonic() + 300
+    while "run 2/2" not in told.read_text() and time.monotonic() < deadline:
+        assert process.poll() is None, told.read_text()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    return process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_asked_to_stop_it_keeps_its_rows_and_does_what_is_missing(root, tmp_path, settings):
+    command = [sys.executable, str(root / "finetune/run.py"), *settings, f"output={tmp_path / 'r'}"]
+    told = tmp_path / "told"
+    assert stopped(root, command, told) == 75, told.read_text()
+    said = told.read_text()
+    assert said.count("finetune: stopped by SIGTERM; the same command does what is missing") == 1
+    assert "Traceback" not in said and len(read_rows(tmp_path / "r")) == 1
+    done = call(root, command)
+    assert done.returncode == 0 and "1 have results already" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("launcher", "says"),
+    [
+        (("accelerate", "launch", "--quiet"), "the launcher has gone, so its ranks end"),
+        (("torchrun", "--standalone", "--nproc_per_node", "2"), "stopped by SIGTERM"),
+    ],
+)
+def test_the_end_of_its_launcher_ends_every_process(root, tmp_path, settings, launcher, says):
+    tool, *options = launcher
+    command = [str(Path(sys.executable).parent / tool), *options, str(root / "finetune/run.py")]
+    command += [*settings, "plans.pretrain_prompt.num_steps=100000", f"output={tmp_path / 'r'}"]
+    told = tmp_path / "told"
+    assert stopped(root, command, told) != 0
+    deadline = time.monotonic() + 60
+    while running(f"output={tmp_path / 'r'}") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not running(f"output={tmp_path / 'r'}")
+    assert told.read_text().count(f"{says}; the same command ") == 1
+    assert len(read_rows(tmp_path / "r")) == 1
+
+
+def running(word: str) -> list[int]:
+    """Processes that have `word` in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if word in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found

@@ -10,8 +10,8 @@ import numpy as np
 
 from data_pipeline.schema import passport_from_json, passport_to_json
 from data_pipeline.shards import load_passport
-from finetune.fit import Fit, Predictions
 from finetune.recognizer import Recognizer, write_recognizer
+from finetune.training.fit import Fit, Predictions
 
 STREAM = "speech"
 

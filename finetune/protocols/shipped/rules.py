@@ -71,6 +71,19 @@ def composed_actor() -> Protocol:
     return _by_speaker("composed-actor", [Fold(**units)], note)
 
 
+def open_pool() -> Protocol:
+    """One fold: the pool's own splits, which are the recordings of its clips."""
+    corpora = ("open_pool", "ravdess", "emodb", "ferplus", "meld")
+    learned = ("grid", "emorynlp")  # taught, never judged
+    fold = Fold(
+        train=tuple(f"{corpus}/train" for corpus in (*corpora, *learned)),
+        dev=tuple(f"{corpus}/dev" for corpus in corpora),
+        test=tuple(f"{corpus}/test" for corpus in corpora),
+    )
+    note = "The open pool, whose sources were divided before its clips were made."
+    return Protocol(name="open-pool", group="recording", note=note, folds=(fold,))
+
+
 def cremad_actor() -> Protocol:
     """Five folds by the number of the actor."""
     parts = [[f"cremad/{actor}" for actor in range(1001 + k, 1092, 5)] for k in range(5)]
@@ -100,6 +113,7 @@ RULES: dict[str, Callable[[], Protocol]] = {
     "iemocap-speaker10": iemocap_speaker10,
     "meld-official": meld_official,
     "msp-improv-speaker12": msp_improv_speaker12,
+    "open-pool": open_pool,
     "ravdess-actor": ravdess_actor,
 }
 

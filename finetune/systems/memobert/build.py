@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from accelerate import Accelerator
 
 from data_pipeline.config import ConfigError, check_settings
+from finetune.clips.labelled import LabelMap, Modality
+from finetune.clips.prompt import Prompt, Verbalizer
+from finetune.clips.reader import ClipReader, read_once
 from finetune.config import DataConfig, FinetuneConfig
 from finetune.heads import Head, head_named
-from finetune.labelled import LabelMap, Modality
-from finetune.prompt import Prompt, Verbalizer
-from finetune.reader import ClipReader, read_once
 from finetune.systems.memobert.features import AnySource, FeatureSource
 from finetune.systems.memobert.source import Source
 from finetune.systems.memobert.system import Choice, Memobert
-from pretrain.example import Limits
+from pretrain.data.example import Limits
 
 
 def build(

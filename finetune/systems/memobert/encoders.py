@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.labelled import Modality
+from finetune.clips.labelled import Modality
 from finetune.systems.memobert.features import Features
 from pretrain.model.memobert import MEmoBert
 

@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from data_pipeline.config import ConfigError
 from data_pipeline.schema import ClipSample, Passport
 from data_pipeline.shards import load_passport
+from finetune.clips.labelled import LabelledClip, Modality
 from finetune.config import Weights
 from finetune.heads.rows import mean_of, rows_of
-from finetune.labelled import LabelledClip, Modality
 from finetune.systems.memobert.source import Source
 from pretrain.build import build_tokenizer, model_streams
 from pretrain.checkpoint import Checkpoint

@@ -14,18 +14,15 @@ from data_pipeline.config import check_settings
 from data_pipeline.schema import (
     ClipSample,
     Passport,
-    SchemaError,
-    check_passport,
     passport_from_json,
 )
-from finetune.classifier import Classifier
+from finetune.clips.labelled import Modality
+from finetune.clips.prompt import Prompt
+from finetune.clips.reader import ClipReader
 from finetune.config import PromptConfig
 from finetune.heads import HeadParts, head_named
-from finetune.judge import probabilities
-from finetune.labelled import Modality
-from finetune.prompt import Prompt
-from finetune.reader import ClipReader
 from finetune.recognizer import Recognizer
+from finetune.runs.judge import probabilities
 from finetune.systems.memobert.encoders import (
     Encoder,
     build_encoder,
@@ -33,7 +30,8 @@ from finetune.systems.memobert.encoders import (
     widths_of,
 )
 from finetune.systems.memobert.features import Features
-from pretrain.example import Limits, collate
+from finetune.training.classifier import Classifier
+from pretrain.data.example import Limits, collate
 
 WEIGHTS = "model.safetensors"
 
@@ -46,6 +44,9 @@ class MemobertRecognizer(Recognizer):
     reader: ClipReader
     modalities: tuple[Modality, ...]
     precision: str
+    temperatures: dict[str, float]
+    """Subset of the modalities, "text+face", to what the logits of a clip with these are divided
+    by, see finetune.calibrate; 1 where there is none."""
 
     @torch.no_grad()
     def predict(
@@ -60,11 +61,7 @@ class MemobertRecognizer(Recognizer):
         passport: by which the samples were made, where it is known; see `Recognizer.read`.
         Raises SchemaError for clips of other features than the model's.
         """
-        if passport is not None:
-            mine = {name: spec for name, spec in passport.items() if name in self.passport}
-            check_passport(mine, self.passport, "what is to be recognized")
-        for sample in samples:
-            self._check(sample)
+        self.check(samples, passport)
         device = next(self.classifier.parameters()).device
         pad_id = self.reader.tokenizer.pad_token_id
         scores = [np.zeros((0, len(self.classes)), np.float32)]
@@ -75,20 +72,10 @@ class MemobertRecognizer(Recognizer):
             no_label_N = torch.zeros(len(part), dtype=torch.int64, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 said = self.classifier(batch, no_label_N)
-            scores.append(said.scores_NC.float().cpu().numpy())
+            cases = ["+".join(filter(s.has, self.modalities)) for s in part]
+            temperature_N1 = [[self.temperatures.get(case, 1.0)] for case in cases]
+            scores.append(said.scores_NC.float().cpu().numpy() / np.float32(temperature_N1))
         return probabilities(np.concatenate(scores))
-
-    def _check(self, sample: ClipSample) -> None:
-        """What of another passport shows in the clip itself: widths, types, times."""
-        seen = sample.only(("text", *self.passport))
-        if seen.streams:
-            try:
-                seen.check(self.passport)
-            except SchemaError as error:
-                raise SchemaError(
-                    f"{error}; the clip was made by another feature passport than the "
-                    "recognizer's: extract it with the encoders that recognizer.json names"
-                ) from error
 
 
 def build_classifier(
@@ -140,5 +127,6 @@ def load(folder: Path, told: dict[str, Any]) -> MemobertRecognizer:
         reader=ClipReader(tokenizer, Limits(**told["limits"]), prompt=asked),
         modalities=tuple(told["modalities"]),
         precision=told["precision"],
+        temperatures=told.get("temperatures", {}),
         passport=passport_from_json(told["passport"]),
     )

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from data_pipeline.config import ConfigError
 from data_pipeline.schema import Passport, check_passport
 from data_pipeline.shards import load_passport
+from finetune.clips.labelled import LabelledClip, Modality
 from finetune.config import Weights
-from finetune.labelled import LabelledClip, Modality
 from pretrain.build import build_tokenizer, model_streams, target_widths
 from pretrain.checkpoint import Checkpoint, load_checkpoint
 from pretrain.config import DataSettings

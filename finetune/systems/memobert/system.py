@@ -14,20 +14,22 @@ from safetensors.torch import save_file
 
 from data_pipeline.config import ConfigError
 from data_pipeline.schema import passport_to_json
-from finetune.classifier import Classifier
+from finetune.clips.labelled import LabelledClip, LabelledSet, Modality
+from finetune.clips.portions import without_long_texts
+from finetune.clips.reader import ClipReader, Read, modality_cases
 from finetune.config import OptimConfig, PromptConfig, TrainSettings, Weights
-from finetune.fit import Examples, Fit, fit
 from finetune.heads import Training
-from finetune.labelled import LabelledClip, LabelledSet, Modality
-from finetune.portions import train_and_dev, without_long_texts
 from finetune.protocols import Splits
-from finetune.reader import ClipReader, Read, modality_cases
 from finetune.recognizer import write_recognizer
 from finetune.systems.memobert.features import AnySource
 from finetune.systems.memobert.recognizer import WEIGHTS, build_classifier
 from finetune.systems.memobert.source import tokenizer_sha256
+from finetune.training.classifier import Classifier
+from finetune.training.fit import Examples, Fit, fit
+from finetune.training.refit import choose_and_refit
+from finetune.training.state import TrainingState
 from pretrain.checkpoint import Checkpoint
-from pretrain.example import Example, collate
+from pretrain.data.example import Example, collate
 from pretrain.model.batch import Batch
 from pretrain.model.bert_init import bert_sha256
 from pretrain.model.memobert import Encoded
@@ -64,7 +66,7 @@ class Memobert:
     prompt: PromptConfig
     reader: ClipReader
     read: Read
-    """The reader, which remembers what it read (finetune.reader.read_once)."""
+    """The reader, which remembers what it read (finetune.clips.reader.read_once)."""
     long_texts: str
     """cut, or drop: see finetune.config.DataConfig."""
     max_judged_pieces: int
@@ -166,21 +168,28 @@ class Memobert:
 
     def fit(self, splits: Splits, seed: int) -> Fit:
         """Train on a fold, choose the step, judge the test clips there."""
-        chosen = self._train(splits, seed, self.choice.selection)
+        return self._fit(splits, seed, None)
+
+    def go_on(self, splits: Splits, seed: int, state: TrainingState) -> Fit:
+        """As `fit`, from what is kept there of it, keeping what it comes to."""
+        return self._fit(splits, seed, state)
+
+    def _fit(self, splits: Splits, seed: int, state: TrainingState | None) -> Fit:
         if not self.refits:
-            return chosen
-        self.log.info(
-            f"step {chosen.step} was chosen on dev; now a new model on train and dev, up to there"
-        )
-        both = self._train(train_and_dev(splits, 0), seed, "last", chosen.step)
-        return dataclasses.replace(both, selection_ua=chosen.selection_ua, curve=chosen.curve)
+            return self._train(splits, seed, self.choice.selection, state)
+        return choose_and_refit(self._train, splits, seed, state, self.log)
 
     def forget(self) -> None:
         """Free what the reader remembers, after the last run."""
         self.read.cache_clear()
 
     def _train(
-        self, splits: Splits, seed: int, selection: str, last_step: int | None = None
+        self,
+        splits: Splits,
+        seed: int,
+        selection: str,
+        state: TrainingState | None,
+        last_step: int | None = None,
     ) -> Fit:
         classifier = self._prepared(splits, seed)
         return fit(
@@ -199,6 +208,7 @@ class Memobert:
             log=self.log,
             last_step=last_step,
             judge_oracle=self.judge_oracle,
+            state=state,
         )
 
     def _prepared(self, splits: Splits, seed: int) -> Classifier:

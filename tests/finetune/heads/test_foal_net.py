@@ -25,9 +25,9 @@ from finetune.heads.foal_net import (
     negatives,
 )
 from finetune.recognizer import load_recognizer
-from finetune.results import read_rows
 from finetune.run import main
-from finetune.whole_batch import WholeBatch
+from finetune.runs.results import read_rows
+from finetune.training.whole_batch import WholeBatch
 from pretrain.model.batch import Batch, Frames
 from pretrain.model.memobert import Encoded
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from scipy.special import erf
 
-from finetune.classifier import Classifier
 from finetune.heads.linear import LinearHead
+from finetune.training.classifier import Classifier
 from pretrain.model.memobert import Encoded
 from pretrain.optim import parameter_groups
 

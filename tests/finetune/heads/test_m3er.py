@@ -6,6 +6,7 @@ import torch
 import toys
 
 from data_pipeline.config import ConfigError
+from finetune.clips.labelled import DatasetError
 from finetune.config import PromptConfig
 from finetune.heads import HeadParts
 from finetune.heads.m3er import (
@@ -16,10 +17,9 @@ from finetune.heads.m3er import (
     multiplicative_loss,
 )
 from finetune.heads.modality_check import Agreement, Proxies
-from finetune.labelled import DatasetError
 from finetune.recognizer import load_recognizer
-from finetune.results import read_rows
 from finetune.run import main
+from finetune.runs.results import read_rows
 
 from ..conftest import make_clips, without_face
 

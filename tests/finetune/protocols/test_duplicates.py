@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from finetune.labelled import DatasetError, LabelledClip
+from finetune.clips.labelled import DatasetError, LabelledClip
 from finetune.protocols import Fold, Protocol, duplicates, split_clips
 from finetune.protocols.duplicates import named, same_features, same_words_and_lengths
 

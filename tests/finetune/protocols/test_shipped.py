@@ -7,7 +7,7 @@ from release_trees import iemocap_dialogue, msp_improv_turn, read
 
 from data_pipeline.corpora import emodb, iemocap, meld, msp_improv, ravdess
 from data_pipeline.schema import ClipSample
-from finetune.labelled import LabelledClip
+from finetune.clips.labelled import LabelledClip
 from finetune.protocols import ProtocolError, load_protocol, split_clips
 from finetune.protocols.__main__ import main
 from finetune.protocols.shipped import FOLDER, shipped_names
@@ -21,6 +21,7 @@ DIGESTS = {
     "iemocap-speaker10": "1e22f4b36a1d",
     "meld-official": "cacc3d0f68ac",
     "msp-improv-speaker12": "ac85209296ad",
+    "open-pool": "02c0a17afef6",
     "ravdess-actor": "48cc06ffb5a1",
 }
 """A result names them: other folds want another version, and so another digest here."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.labelled import DatasetError, LabelledClip
+from finetune.clips.labelled import DatasetError, LabelledClip
 from finetune.protocols import Fold, Protocol, split_clips
 
 from ..conftest import EMOTIONS, make_clips

@@ -2,9 +2,9 @@
 
 import pytest
 
-from finetune.labelled import DatasetError, LabelMap, read_labelled
+from finetune.clips.labelled import DatasetError, LabelMap, read_labelled
 
-from .conftest import make_clips
+from ..conftest import make_clips
 
 LABELS = {"anger": ("ang",), "happy": ("hap", "exc"), "neutral": ("neu",), "sad": ("sad",)}
 

@@ -13,9 +13,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import ClipSample, Stream
-from finetune.labelled import LabelledClip, Modality
-from finetune.prompt import Prompt
-from pretrain.example import Example, Limits, make_example
+from finetune.clips.labelled import LabelledClip, Modality
+from finetune.clips.prompt import Prompt
+from pretrain.data.example import Example, Limits, make_example
 from pretrain.model.batch import tick
 
 Read = Callable[[LabelledClip, tuple[Modality, ...]], Example]

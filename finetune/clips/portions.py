@@ -9,7 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from finetune.labelled import DatasetError, LabelledClip
+from finetune.clips.labelled import DatasetError, LabelledClip
 from finetune.protocols import Splits
 
 

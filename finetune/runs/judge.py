@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from finetune.fit import Fit, Predictions
-from finetune.labelled import LabelledClip, Modality
+from data_pipeline.files.atomic import remove_leftovers
+from finetune.clips.labelled import LabelledClip, Modality
 from finetune.metrics import score
 from finetune.protocols import Splits
-from finetune.results import ResultsRow, write_case_rows, write_csv, write_row, write_text
+from finetune.runs.results import ResultsRow, write_case_rows, write_csv, write_row, write_text
+from finetune.training.fit import Fit, Predictions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +112,7 @@ def write_run(
 ) -> None:
     """All files of a run, row.json last. `config`: the resolved one, as YAML."""
     main, others = judged
+    remove_leftovers(folder)
     write_text(folder / "config.yaml", config)
     if curve:
         write_csv(folder / "curve.csv", list(curve[-1]), curve)

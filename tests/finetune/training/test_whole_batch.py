@@ -6,8 +6,8 @@ import torch
 import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from finetune.whole_batch import WholeBatch
-from pretrain.example import Example, ExampleFrames, collate
+from finetune.training.whole_batch import WholeBatch
+from pretrain.data.example import Example, ExampleFrames, collate
 
 BATCH = 5  # which two processes cannot share evenly
 
@@ -19,7 +19,7 @@ def gradient(model, inputs_BD, label_B, rank: int = 0, num_processes: int = 1) -
     same_NB = label_B[whole.mine, None] == label_B
     apart_NBD = rows_BD[whole.mine, None] - rows_BD
     loss = (same_NB * apart_NBD.square().sum(-1)).exp().sum()
-    (num_processes / BATCH * loss).backward()  # as finetune.fit has it
+    (num_processes / BATCH * loss).backward()  # as finetune.training.fit has it
     return next(model.parameters()).grad
 
 

@@ -6,14 +6,14 @@ import toys
 from transformers import AutoTokenizer
 
 from data_pipeline.files.weights import resolve_weights
-from finetune.classifier import Classifier
+from finetune.clips.prompt import Prompt, PromptError, Verbalizer
+from finetune.clips.reader import ClipReader, modality_cases
 from finetune.heads.prompt import PromptHead
-from finetune.prompt import Prompt, PromptError, Verbalizer
-from finetune.reader import ClipReader, modality_cases
+from finetune.training.classifier import Classifier
 from pretrain.checkpoint import load_checkpoint
-from pretrain.example import Limits, collate
+from pretrain.data.example import Limits, collate
 
-from .conftest import EMOTIONS, VOCABULARY, make_clips
+from ..conftest import EMOTIONS, VOCABULARY, make_clips
 
 RATES_HZ = {"face": toys.FACE_HZ, "speech": toys.SPEECH_HZ}
 TEMPLATE = "{text} I am [MASK] ."

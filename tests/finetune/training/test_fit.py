@@ -9,19 +9,19 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from finetune.classifier import Classifier
+from finetune.clips.prompt import Prompt, Verbalizer
+from finetune.clips.reader import ClipReader, modality_cases
 from finetune.config import OptimConfig, TrainSettings
-from finetune.fit import Examples, FitError, fit
 from finetune.heads.linear import LinearHead
 from finetune.heads.prompt import PromptHead
 from finetune.metrics import score
-from finetune.prompt import Prompt, Verbalizer
-from finetune.reader import ClipReader, modality_cases
-from finetune.sampling import balanced_batches, shuffled_batches
+from finetune.training.classifier import Classifier
+from finetune.training.fit import Examples, FitError, fit
+from finetune.training.sampling import balanced_batches, shuffled_batches
 from pretrain.checkpoint import load_checkpoint
-from pretrain.example import Limits, collate
+from pretrain.data.example import Limits, collate
 
-from .conftest import EMOTIONS, make_clips
+from ..conftest import EMOTIONS, make_clips
 
 LOG = logging.getLogger("test")
 

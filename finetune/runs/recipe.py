@@ -1,9 +1,9 @@
 """The recipe of one setting: all that decides its results, under one digest."""
 
-from finetune.config import FinetuneConfig
-from finetune.labelled import LabelledSet
+from finetune.clips.labelled import LabelledSet
+from finetune.config import FinetuneConfig, config_digest
 from finetune.protocols import Protocol
-from finetune.results import Recipe, recipe_digest
+from finetune.runs.results import Recipe, recipe_digest
 from finetune.systems import System
 
 
@@ -14,6 +14,7 @@ def build_recipe(
     clips: LabelledSet,
     protocol: Protocol,
     notes: tuple[str, ...],
+    folds: list[int],
 ) -> Recipe:
     """How one setting is run: all that decides a result but fold, seed, code and number of
     processes."""
@@ -41,4 +42,6 @@ def build_recipe(
         protocol=f"{protocol.name} v{protocol.version}, sha256 {protocol.sha256[:12]}",
         notes=notes,
         facts=facts,
+        runs=tuple((fold, seed) for fold in folds for seed in config.seeds),
+        asked_by=config_digest(config),
     )

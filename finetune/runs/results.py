@@ -4,12 +4,15 @@
     protocols/NAME-SHA256.json            the folds, a file a protocol
     runs/SETTING/foldF-seedS-RECIPE/      config.yaml, curve.csv, predictions.csv, with
                                           evaluate_cases=seven cases.json and case_predictions.csv,
-                                          then row.json, which marks the run as done
+                                          then row.json, which marks the run as done; until
+                                          then state/, see finetune.training.state
     results.csv                           every row there is, built from all row.json each time
 
-Several launches may work on one output folder at once, such as the tasks of an array over folds or
-seeds: each file above belongs to one recipe or one run, and what is built from all rows is built
-again until it holds all that are there (`settled`). Two launches of the very same run do it twice.
+The tasks of an array (array.count) write the folders of their own runs alone, the first one the
+recipes and protocols too; `python -m finetune.collect` builds the rest. Other launches may work on
+one output folder at once: each file above belongs to one recipe or one run, and what is built from
+all rows is built again until it holds all that are there (`settled`). Two launches of the very same
+run do it twice.
 """
 
 import csv
@@ -126,6 +129,10 @@ class Recipe:
     """The same for every fold; what is of one fold stands in its rows."""
     facts: dict[str, Any]
     """All that decides a result but fold, seed, code and number of processes."""
+    runs: tuple[tuple[int, int], ...] = ()
+    """Fold and seed of each run that was asked for last."""
+    asked_by: str = ""
+    """Digest of the config that asked for them, see finetune.config.config_digest."""
     launched: str = ""
     """UTC, when it was asked for last: of two recipes of a setting the later one is reported."""
 
@@ -152,6 +159,27 @@ def read_every_recipe(output: str | Path) -> list[Recipe]:
                 "run again, finished runs are kept"
             ) from error
     return found
+
+
+def missing_runs(output: str | Path) -> list[Path]:
+    """Folders of the runs without a row that the config asked for which was launched last, as tasks
+    of an array leave them that were killed. Raises ResultsError."""
+    recipes = read_recipes(output)
+    last = max(recipes, key=lambda recipe: recipe.launched).asked_by if recipes else ""
+    asked = [
+        run_folder(output, recipe.setting, fold, seed, recipe.recipe)
+        for recipe in recipes
+        if recipe.asked_by == last
+        for fold, seed in recipe.runs
+    ]
+    return [folder for folder in asked if not (folder / "row.json").exists()]
+
+
+def unnoted_runs(output: str | Path) -> list[Path]:
+    """Folders of finished runs whose recipe nobody has noted, as the first task of an array does
+    before it learns: no table has them."""
+    noted = {recipe.recipe for recipe in read_every_recipe(output)}
+    return [folder for folder in _finished(output) if folder.name.rpartition("-")[2] not in noted]
 
 
 def write_recipe(output: str | Path, recipe: Recipe) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from finetune.collect import main as collect
 from finetune.report import finetune_report
-from finetune.results import (
+from finetune.runs.results import (
     Recipe,
     ResultsRow,
     read_recipes,
@@ -30,7 +30,7 @@ from finetune.results import (
     write_row,
 )
 
-from .conftest import make_clips
+from ..conftest import make_clips
 
 ROW = ResultsRow(
     **dict.fromkeys(("corpus", "protocol", "fold_file_sha256", "data_sha256", "git_commit"), "x"),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from finetune.heads import Head
-from finetune.whole_batch import WholeBatch
+from finetune.training.whole_batch import WholeBatch
 from pretrain.model.batch import Batch
 
 

@@ -16,17 +16,16 @@ from data_pipeline.config import dump_config
 from data_pipeline.schema import slug
 from finetune.build import build_folds, build_protocol, build_systems, left_out
 from finetune.card import Origin
+from finetune.clips.labelled import LabelledSet, LabelMap, read_labelled
+from finetune.clips.portions import few_labels, train_and_dev
+from finetune.clips.pretrained import clips_seen, num_seen, seen_notes
+from finetune.clips.reader import modality_cases
 from finetune.config import FinetuneConfig
-from finetune.fit import Fit
-from finetune.judge import judged_cases, main_row, row_of, write_run
-from finetune.labelled import LabelledSet, LabelMap, read_labelled
-from finetune.portions import few_labels, train_and_dev
-from finetune.pretrained import clips_seen, num_seen, seen_notes
 from finetune.protocols import Protocol, Splits, save_protocol, split_clips
-from finetune.reader import modality_cases
-from finetune.recipe import build_recipe
 from finetune.recognizer import write_card
-from finetune.results import (
+from finetune.runs.judge import judged_cases, main_row, row_of, write_run
+from finetune.runs.recipe import build_recipe
+from finetune.runs.results import (
     Recipe,
     ResultsRow,
     read_row,
@@ -35,9 +34,11 @@ from finetune.results import (
     write_recipe,
     write_results,
 )
-from finetune.systems import System
+from finetune.systems import GoesOn, System
+from finetune.training.fit import Fit
+from finetune.training.state import TrainingState
+from pretrain.data.seen import Found
 from pretrain.runtime import git_commit
-from pretrain.seen import Found
 
 ORACLE = "selection=oracle: each step is chosen by the test clips themselves, so no number of it "
 ORACLE += "is an honest one; use selection=dev for any but a comparison with papers that did so"
@@ -53,7 +54,7 @@ class Gathered:
     protocol: Protocol
     folds: list[int]
     seen: dict[str, Found | None]
-    """Setting to the clips that its checkpoint was pretrained on, see finetune.pretrained."""
+    """Setting to the clips that its checkpoint was pretrained on, see finetune.clips.pretrained."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,18 +76,20 @@ class Run:
 def cross_validate(
     config: FinetuneConfig, accelerator: Accelerator, log: logging.Logger
 ) -> list[ResultsRow]:
-    """Run all that has no row yet; return the rows of this config.
+    """Run all of this task's share that has no row yet; return the rows of this config.
 
     Everything that can be checked is checked before the first step: labels, folds, overlap,
     label words, passports, the weights of every setting. All processes call it together; the
     first one writes.
     """
+    share = config.array.share()
     gathered = gather(config, accelerator, log)
     runs = plan(config, gathered, log)
     act(
         runs,
         gathered.protocol,
         output=Path(config.output),
+        share=share,
         overwrite=config.overwrite,
         write=_writer(config, gathered),
         accelerator=accelerator,
@@ -145,7 +148,7 @@ def plan(config: FinetuneConfig, gathered: Gathered, log: logging.Logger) -> lis
     runs = []
     for name, system in gathered.systems.items():
         told = (*clips.summary(), *notes, *of_checkpoints[name])
-        recipe = build_recipe(config, name, system, clips, protocol, told)
+        recipe = build_recipe(config, name, system, clips, protocol, told, gathered.folds)
         for fold in gathered.folds:
             for seed in config.seeds:
                 splits = _portion(config, whole[name, fold], seed, fold)
@@ -170,38 +173,60 @@ def act(
     protocol: Protocol,
     *,
     output: Path,
+    share: tuple[int, int],
     overwrite: bool,
     write: Callable[[Run, Fit, int], ResultsRow],
     accelerator: Accelerator,
     log: logging.Logger,
 ) -> None:
-    """Fit the runs that have no row yet, with `overwrite` all, and `write` each as it ends."""
-    waiting = _waiting(runs, overwrite, accelerator)
+    """Fit the runs of this share, (index, count), that have no row yet, with `overwrite` all, and
+    `write` each as it ends."""
+    index, count = share
     log.info(
         f"{len(runs)} runs: {len({run.setting for run in runs})} settings x "
-        f"{len({run.fold for run in runs})} folds x {len({run.seed for run in runs})} seeds; "
-        f"{len(runs) - len(waiting)} have results already"
+        f"{len({run.fold for run in runs})} folds x {len({run.seed for run in runs})} seeds"
     )
-    if accelerator.is_main_process:
+    mine = runs[index::count]
+    waiting = _waiting(mine, overwrite, accelerator)
+    of_task = f" of the {len(mine)} of task {index} of {count}" if count > 1 else ""
+    log.info(f"{len(mine) - len(waiting)}{of_task} have results already")
+    for run in mine:
+        if run not in waiting:  # killed when its row was written
+            _state(run, accelerator, log).remove()
+    if accelerator.is_main_process and index == 0:
         for recipe in {run.recipe.recipe: run.recipe for run in runs}.values():
             write_recipe(output, recipe)
         name = f"{slug(protocol.name)}-{protocol.sha256[:12]}.json"
         save_protocol(protocol, output / "protocols" / name)
     for number, run in enumerate(waiting, 1):
         log.info(f"run {number}/{len(waiting)}: {run.setting}, fold {run.fold}, seed {run.seed}")
-        result = run.system.fit(run.splits, run.seed)
+        state = _state(run, accelerator, log)
+        for other in state.of_other_recipes():
+            log.info(f"{other}: a training by another recipe, not ended and not gone on with here")
+        if isinstance(run.system, GoesOn):
+            result = run.system.go_on(run.splits, run.seed, state)
+        else:
+            result = run.system.fit(run.splits, run.seed)
         if number == len(waiting) or waiting[number].system is not run.system:
             run.system.forget()
         if accelerator.is_main_process:
             row = write(run, result, accelerator.num_processes)
-            write_results(output)
+            if count == 1:
+                write_results(output)
             log.info(
                 f"test at step {row.step} ({row.selection}): WA {row.wa:.3f} UA {row.ua:.3f} "
                 f"macro-F1 {row.macro_f1:.3f} on {row.num_test} clips" + _of_oracle(row)
             )
-    if accelerator.is_main_process:
+        state.remove()
+    if accelerator.is_main_process and count == 1:
         write_results(output)  # also where nothing was left to run
     accelerator.wait_for_everyone()
+
+
+def _state(run: Run, accelerator: Accelerator, log: logging.Logger) -> TrainingState:
+    """Where the run keeps how far its training is."""
+    facts = {"recipe": run.recipe.recipe, "fold": run.fold, "seed": run.seed}
+    return TrainingState.of_run(run.folder, facts, accelerator, log)
 
 
 def _of_oracle(row: ResultsRow) -> str:

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from finetune.labelled import DatasetError, LabelledClip
-from finetune.portions import few_labels, train_and_dev, without_long_texts
+from finetune.clips.labelled import DatasetError, LabelledClip
+from finetune.clips.portions import few_labels, train_and_dev, without_long_texts
 from finetune.protocols import Splits
 
-from .conftest import EMOTIONS, make_clips
+from ..conftest import EMOTIONS, make_clips
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from finetune.labelled import LabelledClip, LabelledSet
+from finetune.clips.labelled import LabelledClip, LabelledSet
 from pretrain.checkpoint import Checkpoint
-from pretrain.seen import FILE, Found, SeenClips
+from pretrain.data.seen import FILE, Found, SeenClips
 
 WITHOUT_LABELS = "without their labels"
 

@@ -1,0 +1,1 @@
+"""Labelled clips, which of them a run learns from, and how a classifier reads them."""

@@ -1,0 +1,1 @@
+"""Settings x folds x seeds: what decides a run, its rows, and a finished one's clips."""
