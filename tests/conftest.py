@@ -30,6 +30,13 @@ HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 ENDING_SECONDS = 10.0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start launchers come first: each is a long one, and two cores should end at the
+    same time."""
+    launching = {item.path for item in items if item.get_closest_marker("distributed")}
+    items.sort(key=lambda item: item.path not in launching)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_running() -> Iterator[None]:
     """A test fails that leaves a process behind; the process is ended all the same."""

@@ -19,8 +19,10 @@ import toy_extractor
 from data_pipeline.config import load_config
 from data_pipeline.extraction.config import DataConfig
 from finetune.config import FinetuneConfig
+from finetune.pipeline import PipelineConfig
 from finetune.protocols import Protocol
-from finetune.results import ResultsRow
+from finetune.runs.results import ResultsRow
+from finetune.timeline.utterance import Timeline
 from pretrain.config import PretrainConfig
 from pretrain.metrics import columns
 
@@ -101,15 +103,22 @@ def test_the_page_has_the_columns_of_training_and_results(sections: dict[str, se
     assert protocol == sections["folds.json"]
 
 
-def commands(root: Path) -> list[str]:
-    """The lines of README.md's shell blocks."""
-    text = (root / "README.md").read_text(encoding="utf-8")
+def test_the_page_has_the_columns_of_a_timeline(sections: dict[str, set[str]]) -> None:
+    timeline = Timeline(classes=("CLASS",), videos=(), utterances=())
+    assert set(timeline.to_frame().columns) == sections["timeline.csv"]
+    assert set(json.loads(timeline.to_json())) == sections["timeline.json"]
+
+
+def commands(root: Path, *pages: str) -> list[str]:
+    """The lines of the shell blocks of README.md, or of other pages."""
+    text = "".join((root / page).read_text(encoding="utf-8") for page in pages or ("README.md",))
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
 def python_block(root: Path) -> str:
-    (block,) = re.findall(
+    """The last of README.md; the first is that of tests/finetune/timeline/test_predict.py."""
+    *_, block = re.findall(
         r"^```python\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
     return block
@@ -119,10 +128,8 @@ ELSEWHERE = {
     "make ": "tests/finetune/test_demo.py, and by hand: it sets up an environment",
     "bash launch/pretrain.sh": "tests/launch/test_pretrain_launch.py",
     "accelerate launch finetune/run.py": "tests/finetune/test_run.py",
-    "sbatch ": "tests/launch/test_extract_sh.py, without Slurm",
     "deepspeed --num_gpus 4": "tests/launch/test_pretrain_launch.py, with 2 ranks",
-    "deepspeed --hostfile": "needs several machines",
-    "torchrun --nnodes 2": "needs several machines",
+    "bash launch/slurm/pipeline.sh": "tests/launch/test_slurm.py",
     "accelerate launch --config_file": "needs several GPUs",
 }
 """How README's commands begin that no test can give as they stand, and what stands in for them."""
@@ -139,16 +146,17 @@ NEWCOMER = (
 def test_every_setting_of_every_command_is_there(root: Path) -> None:
     """A command whose encoders or clips no test has is read as far as its config."""
     read = 0
-    for command in commands(root):
+    for command in commands(root, "README.md", "docs/cluster.md"):
         words = shlex.split(command, comments=True)
         if "--config" not in words:
             continue
         path = Path(words[words.index("--config") + 1])
         kind = {"data": DataConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig}
+        kind |= {"pipeline": PipelineConfig}
         overrides = [word for word in words[words.index("--config") + 2 :] if "=" in word]
         load_config(kind[path.parent.name], root / path, overrides)
         read += 1
-    assert read >= 12
+    assert read >= 24
 
 
 def test_every_command_runs_here_or_says_why_not(root: Path) -> None:
