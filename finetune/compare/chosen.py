@@ -4,6 +4,8 @@ Both are given as SETTING, or the digest of its recipe, of a results folder, or 
 """
 
 import csv
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,3 +80,14 @@ def choose(name: str, results: Path) -> Chosen:
         raise CompareError(f"{name}: no run of it in {folder} is finished; run it first")
     row_of = {(row.fold, row.seed): row for row in rows}
     return Chosen(folder=folder, recipe=recipe, row_of=row_of)
+
+
+def told_apart(several: Sequence[Chosen]) -> tuple[str, ...]:
+    """Their names; with the folder where there are several, with the recipe where names agree."""
+    one_folder = len({x.folder for x in several}) == 1
+    names = [x.name if one_folder else f"{x.folder}:{x.name}" for x in several]
+    count = Counter(names)
+    return tuple(
+        f"{name} {x.recipe.recipe[:8]}" if count[name] > 1 else name
+        for name, x in zip(names, several, strict=True)
+    )

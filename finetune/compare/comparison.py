@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.markdown import markdown_table
-from finetune.compare.chosen import Chosen, CompareError, Key
+from finetune.compare.chosen import Chosen, CompareError, Key, told_apart
 from finetune.compare.paired import Interval, PairedClips, PairedUnits, compare_clips, compare_units
 
 SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "Macro-F1"}
@@ -106,11 +106,11 @@ class Comparison:
         units, (sd_a, sd_b) = self.units[score], self.sd[score]
         return (
             SCORES[score],
-            _share(units.a, sd_a),
-            _share(units.b, sd_b),
-            _points(units.difference),
-            _p(units.p_t),
-            _p(units.p_wilcoxon),
+            share(units.a, sd_a),
+            share(units.b, sd_b),
+            points(units.difference),
+            p_value(units.p_t),
+            p_value(units.p_wilcoxon),
         )
 
     def lines(self) -> list[dict[str, Any]]:
@@ -153,13 +153,8 @@ def compare(a: Chosen, b: Chosen) -> Comparison:
             of_runs = [np.array([v[i].mean() for i in at]) for v in of_runs]
         units[score] = compare_units(*of_runs)
     clips, repeated = _over_clips(a, b, keys)
-    names = (a.name, b.name)
-    if a.folder != b.folder:
-        names = tuple(f"{x.folder}:{x.name}" for x in (a, b))
-    elif a.name == b.name:
-        names = tuple(f"{x.name} {x.recipe.recipe[:8]}" for x in (a, b))
     found = Comparison(
-        names=names,
+        names=told_apart((a, b)),
         num_folds=len(folds),
         num_seeds=len({seed for _, seed in keys}),
         num_runs=len(keys),
@@ -261,8 +256,8 @@ def _told(keys: Sequence[Key] | dict[Key, Any]) -> str:
 
 
 def _clip_row(seed: int, found: PairedClips) -> tuple[Any, ...]:
-    points = (_points(found.wa), _points(found.ua))
-    return seed, found.num_clips, *points, found.only_a, found.only_b, _p(found.p_mcnemar)
+    gains = (points(found.wa), points(found.ua))
+    return seed, found.num_clips, *gains, found.only_a, found.only_b, p_value(found.p_mcnemar)
 
 
 def _ends(name: str, interval: Interval) -> dict[str, float | None]:
@@ -273,25 +268,28 @@ def _ends(name: str, interval: Interval) -> dict[str, float | None]:
     }
 
 
-def _share(interval: Interval, sd: float | None) -> str:
+def share(interval: Interval, sd: float | None) -> str:
+    """A mean, its standard deviation over runs and its interval, in percent."""
     if interval.low is None or interval.high is None:
         return f"{interval.mean:.1%}"
     ends = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
     return f"{100 * interval.mean:.1f} ± {100 * (sd or 0):.1f} % {ends}"
 
 
-def _points(interval: Interval) -> str:
+def points(interval: Interval) -> str:
+    """A difference and its interval, in percentage points."""
     if interval.low is None or interval.high is None:
         return f"{100 * interval.mean:+.1f}"
     return f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
-def _p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """As a table shows it."""
     if value is None:
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _p_equals(value: float | None) -> str:
-    text = _p(value)
+    text = p_value(value)
     return text if text.startswith("<") else f"= {text}"

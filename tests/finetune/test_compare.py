@@ -11,6 +11,7 @@ import pytest
 from finetune.compare.__main__ import main
 from finetune.compare.chosen import choose
 from finetune.compare.comparison import compare
+from finetune.compare.several import _holm, compare_several
 from finetune.runs.results import Recipe, run_folder, write_csv, write_recipe, write_row
 
 from .runs.test_results import ROW, recipe_of
@@ -172,3 +173,50 @@ def test_other_clips_and_names_that_are_not_there_are_errors(tmp_path, capsys):
     }.items():
         assert main([*words, "--results", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_several_are_one_table_every_test_and_a_picture(tmp_path, capsys):
+    for name, gain in (("middle", 0.05), ("good", 0.3), ("plain", 0.0), ("alike", 0.0)):
+        write_runs(tmp_path, name, gain, seeds=(1, 2, 3) if name == "good" else (1, 2))
+    file = tmp_path / "page" / "systems.csv"
+    words = ["middle", "good", "plain", "alike", "--results", str(tmp_path)]
+    assert main([*words, "--output", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "4 settings, each of the same 10 runs (folds x seeds)" in out
+    assert "left out, since not all have such a run: 5 runs of good" in out
+    last = out.strip().splitlines()[-1]
+    assert last.startswith("good has the highest UA: better than middle, ")
+    assert file.with_suffix(".md").read_text() == out
+    assert file.with_suffix(".png").stat().st_size > 5000
+    with open(file, newline="") as table:
+        lines = list(csv.DictReader(table))
+    assert len(lines) == 6 * 7  # pairs x (three scores, two of each seed's clips)
+    tested = [line for line in lines if line["p_holm"]]
+    assert len(tested) == 6 and all(float(n["p_holm"]) >= float(n["p_t"]) for n in tested)
+    two = compare(choose("good", tmp_path), choose("plain", tmp_path))
+    (line,) = [n for n in tested if (n["a"], n["b"]) == ("good", "plain")]
+    assert float(line["p_t"]) == pytest.approx(two.units["ua"].p_t)
+
+
+def test_of_several_the_best_is_first_and_equals_are_not_told_apart(tmp_path):
+    for name in ("first", "other", "third"):
+        write_runs(tmp_path, name, 0.0)
+    found = compare_several([choose(n, tmp_path) for n in ("first", "other", "third")])
+    ua = [standing.scores["ua"].mean for standing in found.standings]
+    assert ua == sorted(ua, reverse=True)
+    assert found.verdict.startswith(f"{found.standings[0].name} has the highest UA: not shown to ")
+
+
+def test_holm_by_hand():
+    """Holm (1979): .01, .02, .03, .04 of four are .04, .06, .06, .06."""
+    p_of = {(0, 1): 0.04, (0, 2): 0.01, (1, 2): None, (0, 3): 0.03, (1, 3): 0.02}
+    assert _holm(p_of) == pytest.approx(
+        {(0, 1): 0.06, (0, 2): 0.04, (1, 2): None, (0, 3): 0.06, (1, 3): 0.06}
+    )
+
+
+def test_several_without_a_common_run_are_an_error(tmp_path, capsys):
+    for name, seed in (("first", 1), ("other", 2), ("third", 1)):
+        write_runs(tmp_path, name, 0.0, seeds=(seed,))
+    assert main(["first", "other", "third", "--results", str(tmp_path)]) == 2
+    assert "no fold and seed that all of first, other, third ran" in capsys.readouterr().err
