@@ -37,25 +37,28 @@ export_address() {
 
 # run_step COMMAND: the command on every task of the job, to the job's end.
 run_step() {
-  local code=0 from
+  local code=0 from state
   log="$(sed -n 's/^ *StdErr=//p' <<<"$about")"
   from="$(stat -c %s "$log" 2>/dev/null || echo 0)"
   mark "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
   trap 'scancel --signal=USR1 "$job"' USR1  # for the script alone (B:, --batch): hand it on
-  trap : TERM  # reaches the command, too, whose end is waited for
+  trap 'ended=1' TERM  # reaches the command, too, whose end is waited for
   # A rank that ends badly ends the others: they would wait for it.
   srun --kill-on-bad-exit=1 "${CONTAINER[@]}" "$@" &
   while kill -0 $! 2>/dev/null; do wait $! && code=0 || code=$?; done
   wait $! && code=0 || code=$?  # the last one above may be a signal's
   if ((code == 0)); then exit 0; fi
   said="$(tail -c "+$((from + 1))" "$log" 2>/dev/null || true)"
-  if [[ "$(squeue --noheader --job "$job" --format=%T)" == RUNNING ]]; then
+  state="$(ask squeue --noheader --job "$job" --format=%T || true)"
+  if [[ "$state" == RUNNING ]]; then
     case "$(first_end)" in
       *"exit code 75" | *"User defined signal 1")
         if preempted; then go_on "was preempted"; else go_on "was asked to stop" "$RESTARTS"; fi
         ;;
       *Killed | *"Out Of Memory"*) go_on "was killed" "$RETRIES" ;;
     esac
+  else
+    mark "is ${state:-unknown} to Slurm, which decides what becomes of it"
   fi
   echo "$SLURM_JOB_NAME: exit code $code; $(reason)" >&2
   exit "$code"
@@ -63,8 +66,11 @@ run_step() {
 
 mark() { echo "== $SLURM_JOB_NAME: $1" >&2; }
 
+# ask COMMAND: one of Slurm's, which a signal to the job does not end before it has answered.
+ask() { (trap '' TERM USR1 && exec "$@"); }
+
 # In its GraceTime the command ends before Slurm would requeue the job.
-preempted() { scontrol show job "$job" | grep -q 'PreemptTime=[0-9]'; }
+preempted() { [[ "$(ask scontrol show job "$job")" == *PreemptTime=[0-9]* ]]; }
 
 # go_on WHY [MOST]: back into the queue, unless it was there so often for this; comes back if not.
 go_on() {
@@ -72,9 +78,10 @@ go_on() {
   times="$(grep -acF "== $SLURM_JOB_NAME: $1" "$log" || true)"
   if [[ -n "$most" ]] && ((times >= most)); then
     if ((most)); then mark "$1 once more, after $times restarts: give each start more time or memory"; fi
-  elif scontrol requeue "$job" 2>/dev/null; then
+  elif ended=0 && ask scontrol requeue "$job" 2>/dev/null; then
     mark "$1; goes back into the queue and goes on from there"
-    sleep 60  # Slurm ends this script
+    ((ended)) || sleep 60  # Slurm ends this script
+    exit "$code"
   else
     mark "$1, and may not be requeued; submitted again, it goes on from there"
   fi
