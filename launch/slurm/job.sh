@@ -50,7 +50,7 @@ run_step() {
   if ((code == 0)); then exit 0; fi
   said="$(tail -c "+$((from + 1))" "$log" 2>/dev/null || true)"
   state="$(ask squeue --noheader --job "$job" --format=%T || true)"
-  if [[ "$state" == RUNNING ]]; then
+  if [[ "$state" == RUNNING || "$state" == SIGNALING ]]; then  # or still being asked to stop
     case "$(first_end)" in
       *"exit code 75" | *"User defined signal 1")
         if preempted; then go_on "was preempted"; else go_on "was asked to stop" "$RESTARTS"; fi
