@@ -26,7 +26,7 @@ from finetune.timeline.utterance import Timeline
 from pretrain.config import PretrainConfig
 from pretrain.metrics import columns
 
-REASON_CALLS = {"ClipRejected", "MediaError", "RowError", "nobody", "reject"}
+REASON_CALLS = {"ClipRejected", "MediaError", "RowError", "StreamAbsent", "nobody", "reject"}
 """Calls whose first argument is a reject's reason."""
 NAME = re.compile(r"`([^`]+)`")
 

@@ -24,6 +24,8 @@ from data_pipeline.extraction.preview import PreviewTap, make_preview
 from data_pipeline.faces.finder import FaceFinder, FaceSettings, TrackedFace
 from data_pipeline.features.extractors import (
     Evidence,
+    StreamAbsent,
+    StreamExtractor,
     common_crop_size,
     extract,
     find_module,
@@ -36,6 +38,7 @@ from data_pipeline.schema import Clip, ClipSample, Passport, Reject, Stream
 from data_pipeline.speaker.active_speaker import SpeakerChoice, choose_speaker
 from data_pipeline.speaker.network import load_evidence
 from data_pipeline.speaker.voice import VoiceActivity, voice_activity
+from data_pipeline.table.clip_table import FILES
 from data_pipeline.table.words import split_words
 
 log = logging.getLogger(__name__)
@@ -100,6 +103,8 @@ class Course:
         self.faces: list[TrackedFace] = []
         self.speaker: int | None = None
         self.speaker_score: float | None = None
+        self.notes: list[str] = []
+        """Beside those of the media."""
 
     def run(self) -> Extraction:
         sample, reject = None, None
@@ -120,8 +125,11 @@ class Course:
             preview=self._preview(reject),
             seconds=self.seconds,
             media_seconds=self.media.duration if self.media is not None else 0.0,
-            notes=self.media.notes if self.media is not None else [],
+            notes=self._all_notes(),
         )
+
+    def _all_notes(self) -> list[str]:
+        return [*(self.media.notes if self.media is not None else []), *self.notes]
 
     def _preview(self, reject: Reject | None) -> Preview | None:
         """What the report shows of the clip; a picture that cannot be made costs no sample."""
@@ -147,7 +155,10 @@ class Course:
             text = self._text()
         if not streams and text is None:
             raise ClipRejected("nothing_left", "no text and none of the streams in it")
-        clip, notes = self.clip, self.media.notes
+        clip, notes, end = self.clip, self._all_notes(), self.clip.end
+        if self.media is not None:
+            end = round(clip.start + self.media.duration, 6)
+        columns = {n: Path(v).name if n in FILES else v for n, v in clip.columns}
         return ClipSample(
             id=clip.id,
             text=text,
@@ -159,15 +170,17 @@ class Course:
                 "speaker": clip.speaker,
                 "label": clip.label,
                 "start": clip.start,
-                "end": round(clip.start + self.media.duration, 6),
+                "end": end,
                 "speaker_score": self.speaker_score,
                 **({"region": clip.region} if clip.region is not None else {}),
-                **({"columns": dict(clip.columns)} if clip.columns else {}),
+                **({"columns": columns} if columns else {}),
                 **({"notes": notes} if notes else {}),
             },
         )
 
     def _evidence(self) -> Evidence:
+        if not self.config.opens_video:
+            return Evidence(clip=self.clip)
         with self._timed("media"):
             self._open()
         with self._timed("voice"):
@@ -179,6 +192,7 @@ class Course:
                 self._choose_speaker()
         chosen = None if self.speaker is None else self.faces[self.speaker]
         return Evidence(
+            clip=self.clip,
             sound_T=self.media.sound_T,
             has_voice=bool(self.voice.spans),
             crops_KHW=None if chosen is None else chosen.crops_KHW,
@@ -189,13 +203,26 @@ class Course:
         streams: dict[str, Stream] = {}
         for name, extractor in self.extractor.extractors.items():
             with self._timed(name):
-                streams |= extract(name, extractor, evidence)
+                streams |= self._extract(name, extractor, evidence)
                 for stream in find_module(name).STREAMS:
                     if stream in self.config.require and stream not in streams:
                         raise ClipRejected(
                             "empty_stream", f"the clip holds too little to make {stream} of"
                         )
         return streams
+
+    def _extract(
+        self, name: str, extractor: StreamExtractor, evidence: Evidence
+    ) -> dict[str, Stream]:
+        """What it makes; nothing, and a note, where it says why it makes none."""
+        try:
+            return extract(name, extractor, evidence)
+        except StreamAbsent as absent:
+            reason, detail = absent.args
+            if not set(find_module(name).STREAMS).isdisjoint(self.config.require):
+                raise ClipRejected(reason, detail) from absent
+            self.notes.append(f"no {name}, {reason}: {detail}")
+            return {}
 
     def _open(self) -> None:
         self.media = self._choose_track(self._open_track(self.config.media.audio_track))
@@ -386,8 +413,8 @@ class Course:
         return text
 
     def _reject(self, reason: str, detail: str) -> Reject:
-        if self.media is not None and reason != "truncated":
-            detail = "; ".join([detail, *self.media.notes])
+        if reason != "truncated":
+            detail = "; ".join([detail, *self._all_notes()])
         return Reject(clip=self.clip.id, stage=self.stage, reason=reason, detail=detail)
 
     @contextlib.contextmanager

@@ -132,6 +132,12 @@ class DataConfig:
             if said is not False and not (self.speaker == "none" and "face" in needs_of([name]))
         }
 
+    @property
+    def opens_video(self) -> bool:
+        """Whether anything is to be seen or heard: what is made of other files of the table alone
+        wants no video."""
+        return self.transcriber is not None or needs_of(self.extractors) != {"row"}
+
     def requires(self, *needs: Need) -> bool:
         """Whether a stream that every clip must have is made of one of these."""
         asked = owners(self.extractors)

@@ -53,7 +53,7 @@ class _SideCourse(Course):
         return ClipSample(id=self.clip.id, streams=self._streams(self._evidence()))
 
     def _evidence(self) -> Evidence:
-        adder, found = self.extractor, {}
+        adder, found = self.extractor, {"clip": self.clip}
         if adder.needs & {"sound", "voice"}:
             with self._timed("media"):
                 self._open()

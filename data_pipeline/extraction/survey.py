@@ -115,6 +115,8 @@ def read_header(path: Path, audio_track: int | None = None) -> Header:
 
 def foresee(clip: Clip, header: Header, config: DataConfig) -> Iterator[tuple[str, str]]:
     """(reason, detail) of each ground on which `config` will reject `clip`."""
+    if not config.opens_video:
+        return
     if header.reason:
         yield header.reason, header.detail
         return

@@ -12,7 +12,7 @@ A config names the streams that it wants, each with its settings:
 
 A name is a module of this room, or, with a dot in it, any module that can be imported. It holds
 
-    NEEDS       what it reads of a clip's evidence: of sound, voice and face
+    NEEDS       what it reads of a clip's evidence: of sound, voice, face, and its row of the table
     STREAMS     the names of what it makes
     Settings    a frozen dataclass of what a user may set
     load        (settings, device) -> StreamExtractor
@@ -34,11 +34,17 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from data_pipeline.config import ConfigError, check_settings
-from data_pipeline.schema import Passport, Stream
+from data_pipeline.schema import Clip, Passport, Stream
 
-Need = Literal["sound", "voice", "face"]
+Need = Literal["sound", "voice", "face", "row"]
 Wanted = dict[str, dict[str, Any] | bool | None]
 """Extractor to its settings, as a config says them: false leaves it out, null takes it as it is."""
+
+
+class StreamAbsent(Exception):
+    """A clip cannot give a stream: (reason, detail), for its row of rejects.csv where the stream is
+    required, else for a note in the sample."""
+
 
 _STREAM = re.compile(r"(?!text$|json$|.*_seconds$)[a-z][a-z0-9_]*")
 
@@ -55,10 +61,14 @@ class Evidence:
     """uint8 grey, the speaker's aligned face, 10 a second; None without a speaker who is seen."""
     crop_seconds_K: np.ndarray | None = None
     """float32, from the clip's start."""
+    clip: Clip | None = None
+    """As the table has it, for streams of files that a column of its own names."""
 
     def has(self, need: Need) -> bool:
         if need == "face":
             return self.crops_KHW is not None
+        if need == "row":
+            return self.clip is not None
         return self.sound_T is not None and (need == "sound" or self.has_voice)
 
 
@@ -72,7 +82,8 @@ class StreamExtractor(Protocol):
     """The streams that it gives."""
 
     def __call__(self, evidence: Evidence) -> dict[str, Stream]:
-        """Streams by name; empty when there is too little to make one of."""
+        """Streams by name; empty when there is too little to make one of. Raises StreamAbsent where
+        there is more to say."""
         ...
 
 
@@ -97,7 +108,7 @@ def find_module(name: str) -> ModuleType:
     if strange or not module.STREAMS:
         raise ConfigError(
             f"streams.{name}: {path} {', '.join(strange) or 'makes nothing'}; there are sound, "
-            "voice and face to need, and a stream is called by small letters, digits and _"
+            "voice, face and row to need, and a stream is called by small letters, digits and _"
         )
     return module
 

@@ -19,6 +19,9 @@ COLUMNS = (
     *("video", "start", "end", "text", "speaker", "recording", "label", "corpus", "id"),
     "region",
 )
+FILES = ("eeg",)
+"""Further columns that name a file, relative to the table as `video` is; samples have its name
+alone, without the folders of a machine."""
 
 log = logging.getLogger(__name__)
 

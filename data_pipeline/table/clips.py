@@ -8,7 +8,8 @@ A table is CSV (comma, semicolon or tab; UTF-8) or Parquet, one utterance a row,
     speaker, recording, label, corpus, id
     region     left, right or `x0 y0 x1 y1`: the speaker's own part of the picture
 
-Any other column is carried along into the samples (`meta["columns"]`), text as it stands.
+Any other column is carried along into the samples (`meta["columns"]`), text as it stands; `eeg`
+names a file too, relative to the table.
 
 A folder of videos is a table too: an .srt or .vtt beside a file cuts it into its subtitle lines, a
 .txt holds its words, and without either the file is a clip. Every row (blank ones are none) ends
@@ -28,6 +29,7 @@ from data_pipeline.table.clip_folder import (
 )
 from data_pipeline.table.clip_table import (
     COLUMNS,
+    FILES,
     ClipTableError,
     OnReject,
     Row,
@@ -161,8 +163,12 @@ def _clip(row: Row, root: Path) -> Clip:
         label=row.get("label") or None,
         corpus=corpus,
         region=region,
-        columns=tuple((n, _legible(v)) for n, v in row.items() if n not in COLUMNS and v),
+        columns=tuple((n, _carried(n, v, root)) for n, v in row.items() if n not in COLUMNS and v),
     )
+
+
+def _carried(column: str, value: str, root: Path) -> str:
+    return os.path.abspath(root / _legible(value)) if column in FILES else _legible(value)
 
 
 def _legible(value: str) -> str:
