@@ -95,7 +95,8 @@ class Several:
         )
         return "\n\n".join(
             [
-                f"{len(self.standings)} settings, each of the same {pair.num_runs} runs (folds x seeds)",
+                f"{len(self.standings)} settings, each of the same {pair.num_runs} runs (folds x "
+                "seeds)",
                 scores,
                 f"± is the standard deviation over runs; intervals (95 %, Student's) and p are "
                 f"over {pair.units['ua'].num_units} {pair.over}.",
