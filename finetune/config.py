@@ -25,6 +25,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 
 from data_pipeline.config import NonNegative, Positive, dump_config
 from data_pipeline.paths import PathText, check_distinct
+from data_pipeline.schema import slug
 from data_pipeline.slurm import ArraySettings
 from finetune.clips.labelled import Modality
 from finetune.protocols.files import Group
@@ -69,6 +70,8 @@ class DataConfig:
 
     shards: tuple[PathText, ...] = ("runs/demo/samples/shards",)
     """Folders that extraction wrote."""
+    label_column: str = "label"
+    """Which column of the clip table holds the labels."""
     protocol: PathText | None = None
     """Fold file, or the name of one that ships (python -m finetune.protocols list); make one with
     python -m finetune.protocols make. null deals the folds as `deal` says and writes the file to
@@ -240,6 +243,20 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Target:
+    """One of several things to tell of the same clips, each with classes of its own."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    labels: dict[str, tuple[str, ...]]
+    """As data.labels."""
+    ignore_labels: tuple[str, ...] = ()
+    """As data.ignore_labels."""
+    label_column: str = "label"
+    """As data.label_column."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Settings x folds x seeds."""
 
@@ -247,6 +264,9 @@ class FinetuneConfig:
     """Which are run: the paper's four, and those of `own_settings`."""
     own_settings: dict[str, Setting] = field(default_factory=dict, metadata={"merges": True})
     """Name to system, weights, head and plan."""
+    targets: dict[str, Target] = field(default_factory=dict, metadata={"merges": True})
+    """Name to labels: all settings are run for each, one after the other, as if it were a config of
+    its own with these labels in `data` and output=OUTPUT/NAME. None: those of `data`, in OUTPUT."""
     output: PathText = "runs/finetune"
     """Results, curves, tables."""
     folds: tuple[int, ...] | None = None
@@ -296,6 +316,9 @@ class FinetuneConfig:
                 raise ValueError(f"{name} {list(values)}; expected at least one, none twice")
         if not self.output.strip():
             raise ValueError("output is empty; expected a folder, such as output=runs/finetune")
+        for name in self.targets:
+            if slug(name) != name:
+                raise ValueError(f"targets.{name}: expected a name of letters, digits, - and _")
         for name in self.own_settings:
             if name in PRESETS or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise ValueError(
@@ -319,6 +342,18 @@ class FinetuneConfig:
                 f"{', '.join(needs)} need model.checkpoint; pretrain one with launch/pretrain.sh, "
                 "or leave them out of settings"
             )
+
+    def of_targets(self) -> list["FinetuneConfig"]:
+        """A config without targets for each of `targets`, or this one."""
+        return [
+            dataclasses.replace(
+                self,
+                targets={},
+                output=f"{self.output}/{name}",
+                data=dataclasses.replace(self.data, **vars(target)),
+            )
+            for name, target in self.targets.items()
+        ] or [self]
 
     def setting(self, name: str) -> Setting:
         """Weights, head and plan of one of `settings`."""

@@ -182,6 +182,11 @@ def chain_of(config: PipelineConfig) -> list[Job]:
     data = _checked(DataConfig, data_words)
     training = _checked(PretrainConfig, pretrain_words)
     tuning = _checked(FinetuneConfig, finetune_words)
+    if tuning.targets:
+        raise PipelineError(
+            f"the finetuning config has targets ({', '.join(tuning.targets)}), and a chain has one "
+            "results folder; give `data.labels` instead, and a chain to each"
+        )
     rejects: list[Reject] = []
     clips = load_clips(data.clips, rejects)
     check_claim(shards, clips, data.settings(), dump_config(data), Path(data.clips).expanduser())

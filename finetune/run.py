@@ -49,30 +49,33 @@ def _main(argv: list[str] | None) -> int:
 
 
 def run(config: FinetuneConfig) -> None:
-    """Bring the processes together, cross-validate, and report."""
+    """Bring the processes together, cross-validate each target, and report."""
     from finetune.launcher import build_accelerator
     from finetune.report import finetune_report
     from finetune.runs.cross_validate import cross_validate
     from pretrain.runtime import RuntimeSettings, start
 
-    check_stage(config.output, "finetuning", "output")
+    configs = config.of_targets()
+    for one in configs:
+        check_stage(one.output, "finetuning", "output")
     accelerator = build_accelerator(config.optim.precision)
     device = "cpu" if accelerator.device.type == "cpu" else "auto"
     runtime = start(
         RuntimeSettings(device=device, precision=config.optim.precision, seed=config.seeds[0]),
         name="finetune",
     )
+    index, count = config.array.share()
     try:
-        cross_validate(config, accelerator, runtime.log)
-        index, count = config.array.share()
-        if count > 1:
-            runtime.log.info(
-                f"task {index} of {count} is done; when all are, python -m finetune.collect "
-                f"{config.output} makes their table"
-            )
-        elif accelerator.is_main_process:
-            report = finetune_report(Path(config.output))
-            runtime.log.info(f"\n{report.markdown}\n{report.folder / 'table.md'}")
+        for one in configs:
+            cross_validate(one, accelerator, runtime.log)
+            if count > 1:
+                runtime.log.info(
+                    f"task {index} of {count} is done; when all are, python -m finetune.collect "
+                    f"{one.output} makes their table"
+                )
+            elif accelerator.is_main_process:
+                report = finetune_report(Path(one.output))
+                runtime.log.info(f"\n{report.markdown}\n{report.folder / 'table.md'}")
     finally:
         accelerator.end_training()
     runtime.finish()

@@ -1,8 +1,8 @@
 """One clip's way through the data stage.
 
-Media, voice, faces, active speaker are its evidence; of that its streams are made, one extractor
-after the other, and text comes last. It ends as a ClipSample, or as a Reject that says at which of
-these steps and why.
+Media, voice, faces, active speaker and text are its evidence; of that its streams are made, one
+extractor after the other. It ends as a ClipSample, or as a Reject that says at which of these steps
+and why.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ from data_pipeline.table.words import split_words
 log = logging.getLogger(__name__)
 
 LIBRARIES = (
-    *("av", "decord", "facenet-pytorch", "faster-whisper", "numpy", "onnxruntime", "scipy"),
-    *("silero-vad", "torch", "torchaudio", "transformers"),
+    *("ai-edge-litert", "av", "decord", "facenet-pytorch", "faster-whisper", "numpy"),
+    *("onnxruntime", "scipy", "silero-vad", "torch", "torchaudio", "transformers"),
 )
 
 
@@ -150,9 +150,8 @@ class Course:
             return None
 
     def _sample(self) -> ClipSample:
-        streams = self._streams(self._evidence())
-        with self._timed("text"):
-            text = self._text()
+        evidence = self._evidence()
+        streams, text = self._streams(evidence), evidence.text
         if not streams and text is None:
             raise ClipRejected("nothing_left", "no text and none of the streams in it")
         clip, notes, end = self.clip, self._all_notes(), self.clip.end
@@ -180,7 +179,8 @@ class Course:
 
     def _evidence(self) -> Evidence:
         if not self.config.opens_video:
-            return Evidence(clip=self.clip)
+            with self._timed("text"):
+                return Evidence(clip=self.clip, text=self._text())
         with self._timed("media"):
             self._open()
         with self._timed("voice"):
@@ -190,6 +190,8 @@ class Course:
                 self._find_faces()
             with self._timed("active_speaker"):
                 self._choose_speaker()
+        with self._timed("text"):
+            text = self._text()
         chosen = None if self.speaker is None else self.faces[self.speaker]
         return Evidence(
             clip=self.clip,
@@ -197,6 +199,7 @@ class Course:
             has_voice=bool(self.voice.spans),
             crops_KHW=None if chosen is None else chosen.crops_KHW,
             crop_seconds_K=None if chosen is None else chosen.crop_seconds_K,
+            text=text,
         )
 
     def _streams(self, evidence: Evidence) -> dict[str, Stream]:

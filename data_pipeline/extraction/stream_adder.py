@@ -1,5 +1,6 @@
 """What a worker loads to add a stream: one extractor, and evidence without a look at pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from data_pipeline.features.extractors import (
     needs_of,
 )
 from data_pipeline.runs.worker_pool import Extraction
-from data_pipeline.schema import Clip, ClipSample, Passport, Stream
+from data_pipeline.schema import Clip, ClipSample, Passport
 from data_pipeline.shards import list_shards, load_passport, read_manifest, read_shard
 
 
@@ -32,12 +33,14 @@ class StreamAdder:
         self.passport: Passport = {}
         for extractor in self.extractors.values():
             self.passport |= extractor.passport
-        self.crops = StoredCrops(folder) if "face" in self.needs else None
+        streams = ("crops",) if "face" in self.needs else ()
+        self.stored = StoredSamples(folder, streams) if self.needs & {"face", "text"} else None
         size = common_crop_size(self.extractors)
-        if self.crops is not None and self.crops.size != size:
+        stored = round(load_passport(folder)["crops"].width ** 0.5) if streams else size
+        if stored != size:
             raise ConfigError(
                 f"{', '.join(self.extractors)} wants faces of {size} pixels, the crops in {folder} "
-                f"have {self.crops.size}; extract anew with streams.crops.size={size} and another "
+                f"have {stored}; extract anew with streams.crops.size={size} and another "
                 "output=FOLDER"
             )
         self.versions = library_versions()
@@ -62,38 +65,37 @@ class _SideCourse(Course):
             with self._timed("voice"):
                 self._find_voice()
             found["has_voice"] = bool(self.voice.spans)
-        if adder.crops is not None:
-            with self._timed("faces"):
-                stored = adder.crops.of(self.clip.id)
-            if stored is not None:
-                found["crops_KHW"] = pictures(stored)
-                found["crop_seconds_K"] = stored.seconds_N
+        if adder.stored is not None:
+            with self._timed("media"):
+                stored = adder.stored.of(self.clip.id)
+            found["text"] = stored.text
+            if stored.has("crops"):
+                crops = stored.streams["crops"]
+                found["crops_KHW"] = pictures(crops)
+                found["crop_seconds_K"] = crops.seconds_N
         return Evidence(**found)
 
 
-class StoredCrops:
-    """The stream `crops` of a folder, by clip; clips come shard by shard, so one is kept."""
+class StoredSamples:
+    """The samples of a folder with some of their streams, by clip; clips come shard by shard, so
+    one is kept."""
 
-    def __init__(self, folder: Path) -> None:
-        self.size = round(load_passport(folder)["crops"].width ** 0.5)
+    def __init__(self, folder: Path, streams: Sequence[str]) -> None:
+        self.streams = streams
         self._tar_of = {
             sample: tar
             for tar in list_shards(folder)
             for sample in read_manifest(tar.with_suffix(".json")).samples
         }
         self._tar: Path | None = None
-        self._streams: dict[str, Stream] = {}
+        self._samples: dict[str, ClipSample] = {}
 
-    def of(self, clip: str) -> Stream | None:
+    def of(self, clip: str) -> ClipSample:
         tar = self._tar_of[clip]
         if tar != self._tar:
-            self._streams = {
-                sample.id: sample.streams["crops"]
-                for sample in read_shard(tar, streams=["crops"])
-                if sample.has("crops")
-            }
+            self._samples = {s.id: s for s in read_shard(tar, streams=self.streams)}
             self._tar = tar
-        return self._streams.get(clip)
+        return self._samples[clip]
 
 
 def load_adder(config: DataConfig, folder: Path, device: str, number: int) -> StreamAdder:

@@ -12,7 +12,8 @@ A config names the streams that it wants, each with its settings:
 
 A name is a module of this room, or, with a dot in it, any module that can be imported. It holds
 
-    NEEDS       what it reads of a clip's evidence: of sound, voice, face, and its row of the table
+    NEEDS       what it reads of a clip's evidence: of sound, voice, face, text, and its row of the
+                table
     STREAMS     the names of what it makes
     Settings    a frozen dataclass of what a user may set
     load        (settings, device) -> StreamExtractor
@@ -36,7 +37,7 @@ import numpy as np
 from data_pipeline.config import ConfigError, check_settings
 from data_pipeline.schema import Clip, Passport, Stream
 
-Need = Literal["sound", "voice", "face", "row"]
+Need = Literal["sound", "voice", "face", "text", "row"]
 Wanted = dict[str, dict[str, Any] | bool | None]
 """Extractor to its settings, as a config says them: false leaves it out, null takes it as it is."""
 
@@ -61,12 +62,16 @@ class Evidence:
     """uint8 grey, the speaker's aligned face, 10 a second; None without a speaker who is seen."""
     crop_seconds_K: np.ndarray | None = None
     """float32, from the clip's start."""
+    text: str | None = None
+    """What is said; None where nobody knows."""
     clip: Clip | None = None
     """As the table has it, for streams of files that a column of its own names."""
 
     def has(self, need: Need) -> bool:
         if need == "face":
             return self.crops_KHW is not None
+        if need == "text":
+            return self.text is not None
         if need == "row":
             return self.clip is not None
         return self.sound_T is not None and (need == "sound" or self.has_voice)
@@ -108,7 +113,8 @@ def find_module(name: str) -> ModuleType:
     if strange or not module.STREAMS:
         raise ConfigError(
             f"streams.{name}: {path} {', '.join(strange) or 'makes nothing'}; there are sound, "
-            "voice, face and row to need, and a stream is called by small letters, digits and _"
+            "voice, face, text and row to need, and a stream is called by small letters, digits "
+            "and _"
         )
     return module
 

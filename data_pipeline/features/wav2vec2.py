@@ -22,7 +22,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
 from data_pipeline.errors import UserError
-from data_pipeline.files.weights import ASSETS, WeightsError, resolve_weights, sha256_of
+from data_pipeline.files.weights import (
+    ASSETS,
+    WeightsError,
+    sha256_of,
+    transformers_folder,
+    weights_file,
+)
 from data_pipeline.schema import SAMPLE_RATE, FeatureSpec
 
 CARD_HASH = re.compile(r"^weights_sha256: *([0-9a-f]{64})$", re.MULTILINE)
@@ -165,8 +171,8 @@ def load_speech_encoder(
     above it are never computed.
     Raises WeightsError when weights are absent, incomplete, or not those of their card.
     """
-    folder = _folder_of(name_or_folder)
-    weights = _weights_of(folder)
+    folder = transformers_folder(name_or_folder, "wav2vec2_small, which ships")
+    weights = weights_file(folder)
     digest = sha256_of(weights)
     check_card(folder, digest)
     config = AutoConfig.from_pretrained(folder)
@@ -245,31 +251,3 @@ def check_card(folder: Path, digest: str) -> None:
             f"the weights in {folder} have sha256 {digest}, their card says {stated[1]}; "
             "restore the folder, or delete the line if you changed the weights on purpose"
         )
-
-
-def _folder_of(name_or_folder: str) -> Path:
-    """The folder of the weights, fetched from the hub (or its cache) where the name is a hub's."""
-    found = Path(resolve_weights(name_or_folder))
-    if found.is_dir():
-        return found
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    small = ["*.json", "README.md"]
-    try:
-        folder = Path(snapshot_download(name_or_folder, allow_patterns=[*small, "*.safetensors"]))
-        if not (folder / "model.safetensors").is_file():
-            snapshot_download(name_or_folder, allow_patterns=[*small, "pytorch_model.bin"])
-        return folder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(
-            f"{name_or_folder!r} is no folder here and the hub did not give it ({error}); "
-            "name a folder with config.json and model.safetensors, or wav2vec2_small, which ships"
-        ) from error
-
-
-def _weights_of(folder: Path) -> Path:
-    for name in ("model.safetensors", "pytorch_model.bin"):  # the latter is read weights_only
-        if (folder / name).is_file():
-            return folder / name
-    raise WeightsError(f"{folder} has no model.safetensors; expected a transformers folder")

@@ -42,6 +42,38 @@ def resolve_weights(name: str) -> str:
     return name
 
 
+def transformers_folder(name: str, otherwise: str) -> Path:
+    """The folder of an encoder, fetched from the hub (or its cache) where the name is a hub's.
+
+    otherwise: what can be named instead, for the message. Raises WeightsError.
+    """
+    found = Path(resolve_weights(name))
+    if found.is_dir():
+        return found
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    small = ["*.json", "README.md"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*small, "*.safetensors"]))
+        if not (folder / "model.safetensors").is_file():
+            snapshot_download(name, allow_patterns=[*small, "pytorch_model.bin"])
+        return folder
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(
+            f"{name!r} is no folder here and the hub did not give it ({error}); "
+            f"name a folder with config.json and model.safetensors, or {otherwise}"
+        ) from error
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights in a folder of transformers. Raises WeightsError where it has none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):  # the latter is read weights_only
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(f"{folder} has no model.safetensors; expected a transformers folder")
+
+
 def sha256_of(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -125,9 +125,10 @@ class LabelledSet:
 
 
 def read_labelled(
-    folders: Sequence[str], labels: LabelMap, streams: Collection[str]
+    folders: Sequence[str], labels: LabelMap, streams: Collection[str], column: str = "label"
 ) -> LabelledSet:
     """Read every finished shard of `folders`; `streams` as data_pipeline.shards.read_shard.
+    `column` of the clip table holds the labels.
 
     The clips lie in Arrow's cache on disk, see data_pipeline.arrow, and not in memory.
     Raises DatasetError for labels that `labels` does not know (with their counts), for an id that
@@ -147,7 +148,7 @@ def read_labelled(
         if sample.id in seen:
             raise DatasetError(f"clip {sample.id} twice in {', '.join(map(str, folders))}")
         seen.add(sample.id)
-        label = sample.meta.get("label")
+        label = sample.meta.get("columns", {}).get(column, sample.meta.get(column))
         if label is None or not _plain(label):
             num_unlabelled += 1
         elif (name := _plain(label)) in labels.class_of:
@@ -167,13 +168,13 @@ def read_labelled(
         raise DatasetError(
             f"no clip with a label of {', '.join(labels.classes)} among {len(seen)} in "
             f"{', '.join(map(str, folders))} ({num_unlabelled} without a label, left out: "
-            f"{_counted(ignored) or 'none'}); fill the column `label` of the clip table"
+            f"{_counted(ignored) or 'none'}); fill the column `{column}` of the clip table"
         )
     if len({clip.label for clip in clips}) < 2:
         raise DatasetError(
             f"all {len(clips)} labelled clips are {labels.classes[clips[0].label]}, and a "
             f"classifier needs two classes (left out: {_counted(ignored) or 'none'}); look at "
-            "data.labels and data.ignore_labels, or at the column `label` of the clip table"
+            f"data.labels and data.ignore_labels, or at the column `{column}` of the clip table"
         )
     return LabelledSet(
         clips=clips,

@@ -75,10 +75,10 @@ def _main(argv: list[str] | None) -> int:
         print(shipped_table())
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    data = load_config(FinetuneConfig, args.config, settings).data
+    data = load_config(FinetuneConfig, args.config, settings).of_targets()[0].data
     labels = LabelMap.build(data.labels, data.ignore_labels)
     check_distinct("--shards", args.shards or ())
-    found = read_labelled(args.shards or data.shards, labels, streams=())
+    found = read_labelled(args.shards or data.shards, labels, (), data.label_column)
     asked = {
         "by": args.by,
         "dev": not args.no_dev,

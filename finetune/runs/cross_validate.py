@@ -106,7 +106,7 @@ def gather(config: FinetuneConfig, accelerator: Accelerator, log: logging.Logger
     labels = LabelMap.build(data.labels, data.ignore_labels)
     systems = build_systems(config, accelerator, log)
     streams = dict.fromkeys(name for system in systems.values() for name in system.streams)
-    clips = read_labelled(data.shards, labels, tuple(streams))
+    clips = read_labelled(data.shards, labels, tuple(streams), data.label_column)
     for line in clips.summary():
         log.info(line)
     for name, system in systems.items():

@@ -44,7 +44,8 @@ def clips_of_run(folder: Path, recognizer: Recognizer) -> OfRun:
             f"the run in {folder} tells apart {', '.join(labels.classes)}, the recognizer "
             f"{', '.join(recognizer.classes)}; give the run that the recognizer is of"
         )
-    clips = read_labelled(config.data.shards, labels, tuple(recognizer.passport))
+    data = config.data
+    clips = read_labelled(data.shards, labels, tuple(recognizer.passport), data.label_column)
     protocol = build_protocol(config.data, clips)
     splits = split_clips(clips.clips, protocol, row.fold, clips.classes)
     return OfRun(config=config, row=row, splits=splits)

@@ -18,6 +18,7 @@ def build_recipe(
 ) -> Recipe:
     """How one setting is run: all that decides a result but fold, seed, code and number of
     processes."""
+    column = config.data.label_column
     facts = {
         "setting": name,
         "labels": config.data.labels,
@@ -27,6 +28,7 @@ def build_recipe(
         "num_resamples": config.num_resamples,
         "data_sha256": clips.sha256,
         "fold_file_sha256": protocol.sha256,
+        **({} if column == "label" else {"label_column": column}),
         **system.facts(),
     }
     variant = []
