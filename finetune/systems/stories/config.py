@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 Model = Literal["svm", "logistic", "forest", "boosting"]
-StoryBy = Literal["recording", "clip"]
 Weighting = Literal["duration", "uniform"]
 
 
@@ -19,8 +18,9 @@ class Options:
     boosting. The parameters of each come from the inner search; `selection` says who chooses among
     them: dev, oracle (test itself), or with `last` the inner search too. The `step` of a row is the
     number of the chosen one in this list."""
-    story: StoryBy = "recording"
-    """What one is: all clips of a `recording`, which must have one label; or each clip alone."""
+    story: str = "recording"
+    """What one is: the clips that have one `recording`, or one cell of another column of the clip
+    table, and must have one label; or `clip`, each alone."""
     weighting: Weighting = "duration"
     """Of the clips in their story's mean: by their seconds, or all alike."""
     groups: Literal["speaker", "recording"] = "speaker"

@@ -13,7 +13,7 @@ from finetune.recognizer import Recognizer
 from finetune.runs.judge import probabilities
 from finetune.systems.stories import kept
 from finetune.systems.stories.models import Learned
-from finetune.systems.stories.story import row_of, story_of
+from finetune.systems.stories.story import row_of, story_name, story_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,6 +21,8 @@ class StoriesRecognizer(Recognizer):
     """As `StoriesSystem.save` left it."""
 
     learned: Learned
+    story: str
+    """What one is: the column that names it."""
     weighting: str
 
     def predict(
@@ -40,14 +42,14 @@ class StoriesRecognizer(Recognizer):
     def predict_stories(
         self, samples: Sequence[ClipSample], *, passport: Passport | None = None
     ) -> dict[str, np.ndarray]:
-        """CORPUS/RECORDING to probabilities [C]: the clips of each recording together, as the
-        system learned them. Raises DatasetError for a clip that names none."""
+        """Name of a story to probabilities [C]: the clips of each together, as the system learned
+        them. Raises DatasetError for a clip that names none."""
         self.check(samples, passport)
         members: dict[str, list[ClipSample]] = {}
         for sample in samples:
-            name = LabelledClip(sample=sample, label=-1).unit("recording")
+            name = story_name(LabelledClip(sample=sample, label=-1), self.story)
             members.setdefault(name, []).append(sample)
-        stories = [story_of(part, "recording", self.weighting) for part in members.values()]
+        stories = [story_of(name, part, self.weighting) for name, part in members.items()]
         return dict(zip(members, self.predict(stories), strict=True))
 
 
@@ -58,5 +60,6 @@ def load(folder: Path, told: dict[str, Any]) -> StoriesRecognizer:
         classes=tuple(told["classes"]),
         passport={name: passport[name] for name in told["streams"]},
         learned=kept.read(folder, told),
+        story=told["options"]["story"],
         weighting=told["options"]["weighting"],
     )

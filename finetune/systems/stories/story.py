@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.schema import ClipSample, Passport, Stream, slug
+from data_pipeline.schema import ClipSample, Passport, Stream, clip_id
 from finetune.clips.labelled import DatasetError, LabelledClip
 from finetune.protocols import some
 
@@ -18,11 +18,11 @@ def stories_of(
 ) -> list[LabelledClip]:
     """The stories of these clips, in the order of their first ones; by="clip": each is its own.
 
-    Raises DatasetError for a story with two labels, and for a clip that names no recording.
+    Raises DatasetError for a story with two labels, and for a clip that names none.
     """
     members: dict[str, list[LabelledClip]] = {}
     for clip in clips:
-        members.setdefault(clip.unit(by), []).append(clip)
+        members.setdefault(story_name(clip, by), []).append(clip)
     stories = []
     for name, part in members.items():
         counts = Counter(classes[clip.label] for clip in part)
@@ -30,32 +30,37 @@ def stories_of(
             raise DatasetError(
                 f"the story {name} has {len(counts)} labels: "
                 f"{', '.join(f'{label} {n}' for label, n in counts.items())}, and a story has one; "
-                "give each story a `recording` of its own in the clip table and extract again, or "
-                "use options.story=clip"
+                f"give each story a name of its own in the column `{by}` of the clip table and "
+                "extract again, or use options.story=clip"
             )
-        sample = story_of([clip.sample for clip in part], by, weighting)
+        sample = story_of(name, [clip.sample for clip in part], weighting)
         stories.append(LabelledClip(sample=sample, label=part[0].label))
     return stories
 
 
-def story_of(samples: Sequence[ClipSample], by: str, weighting: str) -> ClipSample:
+def story_name(clip: LabelledClip, by: str) -> str:
+    """The clip's id, or CORPUS/CELL of that column. Raises DatasetError for an empty one."""
+    cell = clip.sample.meta.get("columns", {}).get(by)
+    return f"{clip.sample.meta.get('corpus')}/{cell}" if cell else clip.unit(by)
+
+
+def story_of(name: str, samples: Sequence[ClipSample], weighting: str) -> ClipSample:
     """These clips as one. A stream's row is the weighted sum of the clips' means, over those that
     have it, in the stream's own type: to whoever reads it the story is a clip."""
-    first, meta = samples[0], samples[0].meta
     streams = {}
-    for name in dict.fromkeys(name for sample in samples for name in sample.streams):
-        there = [sample for sample in samples if sample.has(name)]
+    for stream in dict.fromkeys(stream for sample in samples for stream in sample.streams):
+        there = [sample for sample in samples if sample.has(stream)]
         weight_C = weights(there, weighting)
-        mean_CD = np.stack([_mean(sample.streams[name]) for sample in there])
-        values_1D = (weight_C @ mean_CD)[None].astype(there[0].streams[name].values_ND.dtype)
-        streams[name] = Stream(values_ND=values_1D, seconds_N=np.zeros(1, np.float32))
+        mean_CD = np.stack([_mean(sample.streams[stream]) for sample in there])
+        values_1D = (weight_C @ mean_CD)[None].astype(there[0].streams[stream].values_ND.dtype)
+        streams[stream] = Stream(values_ND=values_1D, seconds_N=np.zeros(1, np.float32))
     speakers = {sample.meta.get("speaker") for sample in samples}
     return ClipSample(
-        id=first.id if by == "clip" else slug(f"{meta.get('corpus')}-{meta.get('recording')}"),
+        id=clip_id(*name.split("/", 1), 0.0) if "/" in name else name,
         text=" ".join(sample.text for sample in samples if sample.text) or None,
         words=[word for sample in samples for word in sample.words],
         streams=streams,
-        meta={**meta, "speaker": speakers.pop() if len(speakers) == 1 else None},
+        meta={**samples[0].meta, "speaker": speakers.pop() if len(speakers) == 1 else None},
     )
 
 
@@ -87,7 +92,7 @@ def row_of(sample: ClipSample, passport: Passport) -> np.ndarray:
 
 def check_whole(splits: dict[str, list[LabelledClip]], by: str, fold: int) -> None:
     """Raise DatasetError for a story of which two splits have a part."""
-    names = {split: {clip.unit(by) for clip in clips} for split, clips in splits.items()}
+    names = {split: {story_name(clip, by) for clip in clips} for split, clips in splits.items()}
     for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
         if cut := sorted(names[a] & names[b]):
             raise DatasetError(

@@ -17,7 +17,7 @@ from finetune.recognizer import write_recognizer
 from finetune.systems.stories import kept
 from finetune.systems.stories.config import Options
 from finetune.systems.stories.models import Folds, Learned, cross_entropy, inner_folds, search
-from finetune.systems.stories.story import check_whole, row_of, stories_of
+from finetune.systems.stories.story import check_whole, row_of, stories_of, story_name
 from finetune.training.fit import Fit, Predictions
 from finetune.training.refit import choose_and_refit
 from finetune.training.state import TrainingState
@@ -64,7 +64,7 @@ class StoriesSystem:
 
     def warnings(self, clips: LabelledSet) -> list[str]:
         """How few the stories are."""
-        names = {clip.unit(self.options.story) for clip in clips.clips}
+        names = {story_name(clip, self.options.story) for clip in clips.clips}
         return [f"{len(clips.clips)} clips are {len(names)} stories, which rows count"]
 
     def usable(self, splits: Splits, fold: int) -> Splits:
