@@ -23,8 +23,8 @@ class Options:
     table, and must have one label; or `clip`, each alone."""
     weighting: Weighting = "duration"
     """Of the clips in their story's mean: by their seconds, or all alike."""
-    groups: Literal["speaker", "recording"] = "speaker"
-    """What the inner search never splits."""
+    groups: Literal["speaker", "recording", "story"] = "speaker"
+    """What the inner search never splits. `story` splits what one speaker says, and flatters."""
     inner_folds: Annotated[int, Field(ge=2)] = 4
     """Of the inner search, inside the training stories; fewer where groups or classes are few."""
 

@@ -171,6 +171,6 @@ def inner_folds(label_N: np.ndarray, group_N: np.ndarray, most: int, seed: int) 
     raise DatasetError(
         f"the inner search cannot hold out whole groups of {len(label_N)} training stories, of "
         f"{len(set(group_N))} groups and classes of {', '.join(map(str, counts_C))}: at least two "
-        "groups, and a class with two stories, are needed; use options.groups=recording, or "
+        "groups, and a class with two stories, are needed; use options.groups=story, or "
         "more stories"
     )

@@ -139,7 +139,7 @@ class StoriesSystem:
 
     def _folds(self, stories: Sequence[LabelledClip], label_N: np.ndarray, seed: int) -> Folds:
         by = self.options.groups
-        group_N = np.array([story.unit(by) for story in stories])
+        group_N = np.array([s.sample.id if by == "story" else s.unit(by) for s in stories])
         return inner_folds(label_N, group_N, self.options.inner_folds, seed)
 
     def _rows(
