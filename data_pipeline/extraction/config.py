@@ -71,8 +71,9 @@ class DataConfig:
         default_factory=lambda: {"face": {}, "speech": {}},
         metadata={"merges": True, "sections": settings_class, "formerly": _FORMERLY},
     )
-    """Extractor to its settings: a file of data_pipeline/features (face, speech, fbank, crops), or
-    a module of one's own. streams.fbank={} adds one, streams.face=false leaves one out."""
+    """Extractor to its settings: a file of data_pipeline/features (face, speech, fbank, yamnet,
+    sentence, crops), or a module of one's own. streams.fbank={} adds one, streams.face=false leaves
+    one out."""
     require: tuple[str, ...] = ("face", "speech")
     """text, or names of streams: a clip that lacks one of these is a reject; of the others it may
     lack any."""
