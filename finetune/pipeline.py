@@ -181,12 +181,7 @@ def chain_of(config: PipelineConfig) -> list[Job]:
     finetune_words = _words(config.finetune, read, f"model.checkpoint={model}", f"output={results}")
     data = _checked(DataConfig, data_words)
     training = _checked(PretrainConfig, pretrain_words)
-    tuning = _checked(FinetuneConfig, finetune_words)
-    if tuning.targets:
-        raise PipelineError(
-            f"the finetuning config has targets ({', '.join(tuning.targets)}), and a chain has one "
-            "results folder; give `data.labels` instead, and a chain to each"
-        )
+    tuning = _of_one_target(_checked(FinetuneConfig, finetune_words))
     rejects: list[Reject] = []
     clips = load_clips(data.clips, rejects)
     check_claim(shards, clips, data.settings(), dump_config(data), Path(data.clips).expanduser())
@@ -263,6 +258,15 @@ def _words(stage: StageSettings, *folders: str) -> tuple[str, ...]:
     if not path.exists() and (PROJECT / path).exists():
         path = PROJECT / path
     return ("--config", str(path), *stage.settings, *folders)
+
+
+def _of_one_target(config: FinetuneConfig) -> FinetuneConfig:
+    if config.targets:
+        raise PipelineError(
+            f"the finetuning config has targets ({', '.join(config.targets)}), and a chain has one "
+            "results folder; give `data.labels` instead, and a chain to each"
+        )
+    return config
 
 
 def _checked(cls: type, words: tuple[str, ...]):

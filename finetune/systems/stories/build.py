@@ -11,8 +11,8 @@ from data_pipeline.shards import load_passport
 from finetune.clips.labelled import LabelMap
 from finetune.clips.reader import modality_cases
 from finetune.config import FinetuneConfig, Setting
-from finetune.systems.stories import kept
 from finetune.systems.stories.config import Options
+from finetune.systems.stories.kept import skops_io
 from finetune.systems.stories.system import StoriesSystem
 
 
@@ -24,7 +24,7 @@ def build(
     Raises ConfigError for what is not this system's to be told, or streams that are not there.
     """
     if config.save_recognizers:
-        kept.skops_io()  # before the first run
+        skops_io()  # before the first run
     passport = _passport(config)
     labels = LabelMap.build(config.data.labels, config.data.ignore_labels)
     return {

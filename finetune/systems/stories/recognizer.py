@@ -11,7 +11,7 @@ from data_pipeline.schema import ClipSample, Passport, passport_from_json
 from finetune.clips.labelled import LabelledClip
 from finetune.recognizer import Recognizer
 from finetune.runs.judge import probabilities
-from finetune.systems.stories import kept
+from finetune.systems.stories.kept import read
 from finetune.systems.stories.models import Learned
 from finetune.systems.stories.story import row_of, story_name, story_of
 
@@ -59,7 +59,7 @@ def load(folder: Path, told: dict[str, Any]) -> StoriesRecognizer:
     return StoriesRecognizer(
         classes=tuple(told["classes"]),
         passport={name: passport[name] for name in told["streams"]},
-        learned=kept.read(folder, told),
+        learned=read(folder, told),
         story=told["options"]["story"],
         weighting=told["options"]["weighting"],
     )

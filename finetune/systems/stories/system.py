@@ -14,8 +14,8 @@ from finetune.clips.labelled import DatasetError, LabelledClip, LabelledSet
 from finetune.metrics import score
 from finetune.protocols import Splits
 from finetune.recognizer import write_recognizer
-from finetune.systems.stories import kept
 from finetune.systems.stories.config import Options
+from finetune.systems.stories.kept import told_of, write
 from finetune.systems.stories.models import Folds, Learned, cross_entropy, inner_folds, search
 from finetune.systems.stories.story import check_whole, row_of, stories_of, story_name
 from finetune.training.fit import Fit, Predictions
@@ -194,9 +194,9 @@ class StoriesSystem:
             "passport": passport_to_json(self.passport),
             "streams": self.streams,
             "options": dataclasses.asdict(self.options),
-            **kept.told_of(learned),
+            **told_of(learned),
         }
-        write_recognizer(folder, told, lambda folder: kept.write(folder, learned))
+        write_recognizer(folder, told, lambda folder: write(folder, learned))
 
     def forget(self) -> None:
         """Nothing is kept for further runs."""

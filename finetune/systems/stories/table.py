@@ -1,9 +1,10 @@
 """python -m finetune.systems.stories table --data FOLDER --yamnet FILE
 
-What sound, words and both are worth to the system: on composed stories (data_pipeline.corpora
-stories), judged on actors that nobody learned from, and words alone on MELD's dialogues. It is a
-list of commands that a user could give, and a page made of what they leave; each goes on where it
-was, so a table that was stopped is given again. About 15 minutes of one CPU core.
+What sound, words and both are worth to the system: on composed stories
+(data_pipeline.recipes.stories), judged on actors that nobody learned from, and words alone on
+MELD's dialogues. It is a list of commands that a user could give, and a page made of what they
+leave; each goes on where it was, so a table that was stopped is given again. About 15 minutes of
+one CPU core.
 """
 
 import shlex
@@ -43,13 +44,13 @@ OF_MELD = (
 def data_commands(data: Path, yamnet: Path) -> list[str]:
     """From releases to shards, and the folds of the composed stories."""
     return [
-        f"python -m data_pipeline.corpora stories {shlex.quote(str(data))} "
+        f"python -m data_pipeline.recipes.stories compose {shlex.quote(str(data))} "
         f"--output {RUNS}/clips.csv",
         f"python -m data_pipeline.extract clips={RUNS}/clips.csv output={RUNS}/shards "
         "'streams={face: false, speech: false, yamnet: {weights: "
         f"{shlex.quote(str(yamnet))}}}, sentence: {{}}}}' 'require=[yamnet, sentence]' "
         "speaker=none previews=0 workers=1",
-        f"python -m data_pipeline.recipes.dialogues {shlex.quote(str(data / 'text/meld'))} "
+        f"python -m data_pipeline.recipes.stories meld {shlex.quote(str(data / 'text/meld'))} "
         f"--output {RUNS}/meld_text",
         f"python -m finetune.protocols make --config {CONFIG} --shards {RUNS}/shards "
         f"--by speaker --folds 5 --output {RUNS}/folds.json 'targets={OF_STORIES}'",
@@ -163,8 +164,9 @@ HEAD = f"""# Stories: what is heard, what is said, and both
 Boateng and Kowatsch (ICMI 2020) tell valence and arousal of elderly people's stories by YAMNet's
 embeddings of the sound, sentence embeddings of the words, and both, under classical models: words
 alone were best, and fusion did not help. Their corpus cannot be had, so the stories here are
-**composed** (`data_pipeline/corpora/stories.py`). Real are the voices, of 22 RAVDESS actors, and
-the sentences, of MELD; what joins them is an emotion that both have. A story is two such clips.
+**composed** (`data_pipeline/recipes/stories/composed.py`). Real are the voices, of 22 RAVDESS
+actors, and the sentences, of MELD; what joins them is an emotion that both have. A story is two
+such clips.
 **Derived**, not rated, are valence and arousal, from the emotion: low valence is anger, disgust,
 fear and sadness, medium neutral and surprise, high happy; low arousal is sadness, medium disgust
 and neutral, high the others. So the acted voices are stronger than in life, sound and words err

@@ -11,8 +11,6 @@ circumplex (EMOTIONS): nobody rated them. RAVDESS `calm` is left out, as MELD ha
 
 No take and no sentence is in two stories, and all sentences of a MELD dialogue go to one actor, so
 that splits by actor share neither voices, nor sentences, nor dialogues.
-
-    python -m data_pipeline.corpora stories ../shared/data --output runs/stories.csv
 """
 
 from collections import defaultdict
@@ -22,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.corpora._open_data import plain_words, read_rows
-from data_pipeline.schema import Reject
-from data_pipeline.table.clips import OnReject
+from data_pipeline.table.clips import ClipTableError
 from data_pipeline.table.words import normalize_text
 
 SEED = 0
@@ -45,11 +42,12 @@ BySource = dict[str, dict[str, list[str]]]
 """Actor to emotion to sounds, or to sentences."""
 
 
-def clips(root: Path, on_reject: OnReject) -> list[dict[str, str]]:
+def clips(root: Path) -> list[dict[str, str]]:
     """A row for each composed clip, with its story as `recording`, and columns `valence` and
-    `arousal`; `root` holds ravdess_audio/ and text/meld/."""
+    `arousal`; `root` holds ravdess_audio/ and text/meld/. Raises ClipTableError where a file is
+    missing: the stories would be others."""
     rng = np.random.default_rng(SEED)
-    sounds = _sounds(root / "ravdess_audio", on_reject)
+    sounds = _sounds(root / "ravdess_audio")
     sentences = _sentences(root / "text" / "meld", sorted(sounds), rng)
     return [
         row
@@ -81,15 +79,14 @@ def _compose(
         }
 
 
-def _sounds(folder: Path, on_reject: OnReject) -> BySource:
+def _sounds(folder: Path) -> BySource:
     emotion_of = {names[0]: emotion for emotion, names in EMOTIONS.items()}
     found: BySource = defaultdict(lambda: defaultdict(list))
     for row in read_rows(folder / "metadata.csv", EXPECTED):
         path = folder / row["file"]
         if not path.is_file():
-            detail = f"no {path}; expected the sound that metadata.csv names"
-            on_reject(Reject(clip=row["file"], stage="table", reason="missing_file", detail=detail))
-        elif row["emotion"] in emotion_of:
+            raise ClipTableError(f"no {path}; expected the sound that metadata.csv names")
+        if row["emotion"] in emotion_of:
             of_actor = found[f"actor{int(row['actor']):02d}"]
             of_actor[emotion_of[row["emotion"]]].append(str(path.resolve()))
     return found

@@ -1,22 +1,17 @@
 """Shards of what is said in MELD alone, of its three tables, for those who have no videos of it.
 
-    python -m data_pipeline.recipes.dialogues ../shared/data/text/meld --output runs/meld_text
-
 Each utterance is a clip with its words and the stream `sentence`, ids, speakers and recordings as
 data_pipeline.corpora meld has them, so that the fold file `meld-official` fits. Columns beside:
 `sentiment`, MELD's own; and `story`, what one speaker says in a dialogue with one emotion and
-sentiment. Four minutes of one core.
+sentiment. Four minutes of one core; shards that are there are left alone.
 """
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.corpora._open_data import read_rows
 from data_pipeline.corpora.meld import FOLDERS, mend
-from data_pipeline.paths import path_argument
 from data_pipeline.schema import EXTRACTION_VERSION, ClipSample
 from data_pipeline.table.words import normalize_text, split_words
 
@@ -51,7 +46,7 @@ def utterances(folder: Path) -> Iterator[ClipSample]:
 
 
 def write_shards(folder: Path, output: Path) -> int:
-    """All utterances with their sentences, shards that are there left alone; how many they are."""
+    """All utterances with their sentences; how many they are."""
     from data_pipeline.extraction.clip_extractor import library_versions  # loads torch
     from data_pipeline.features.extractors import Evidence, load_extractors
     from data_pipeline.shards import read_manifest, write_shard
@@ -70,25 +65,3 @@ def write_shards(folder: Path, output: Path) -> int:
             sample.streams.update(extractor(Evidence(text=sample.text)))
         write_shard(output, index, part, [], extractor.passport, library_versions(), task)
     return len(samples)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_command(_main, argv, name="dialogues")
-
-
-def _main(argv: list[str] | None) -> int:
-    parser = command_parser(
-        "python -m data_pipeline.recipes.dialogues",
-        "Shards of what is said in MELD, of its tables alone: words, and the stream sentence.",
-        "python -m data_pipeline.recipes.dialogues meld --output runs/meld_text",
-    )
-    parser.add_argument("meld", type=path_argument, help=f"folder of {EXPECTED}")
-    parser.add_argument("--output", type=path_argument, required=True, help="folder to write")
-    arguments = parser.parse_args(argv)
-    count = write_shards(arguments.meld, arguments.output)
-    print(f"{count} utterances in {arguments.output}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
