@@ -44,6 +44,18 @@ def story_name(clip: LabelledClip, by: str) -> str:
     return f"{clip.sample.meta.get('corpus')}/{cell}" if cell else clip.unit(by)
 
 
+def group_of(story: LabelledClip, by: str) -> str:
+    """What the inner search keeps together. Raises DatasetError for a story of no one's."""
+    name = story.sample.id if by == "story" else story.named(by)
+    if name is None:
+        raise DatasetError(
+            f"the story {story.sample.id} names no {by}, or several, and options.groups={by} keeps "
+            f"each {by} on one side of the inner search; fill the column {by}, or use "
+            "options.groups=story"
+        )
+    return name
+
+
 def story_of(name: str, samples: Sequence[ClipSample], weighting: str) -> ClipSample:
     """These clips as one. A stream's row is the weighted sum of the clips' means, over those that
     have it, in the stream's own type: to whoever reads it the story is a clip."""

@@ -17,7 +17,7 @@ from finetune.recognizer import write_recognizer
 from finetune.systems.stories.config import Options
 from finetune.systems.stories.kept import told_of, write
 from finetune.systems.stories.models import Folds, Learned, cross_entropy, inner_folds, search
-from finetune.systems.stories.story import check_whole, row_of, stories_of, story_name
+from finetune.systems.stories.story import check_whole, group_of, row_of, stories_of, story_name
 from finetune.training.fit import Fit, Predictions
 from finetune.training.refit import choose_and_refit
 from finetune.training.state import TrainingState
@@ -72,8 +72,8 @@ class StoriesSystem:
         train that have no stream are left out, and counted; those of dev and test are judged
         unseen.
 
-        Raises DatasetError for a story with two labels, or in two splits, and for a stream that no
-        story of train has.
+        Raises DatasetError for a story with two labels, or in two splits, for a stream that no
+        story of train has, and for an inner search that cannot be.
         """
         clips = {split: getattr(splits, split) for split in SPLITS}
         by = self.options.story
@@ -86,6 +86,7 @@ class StoriesSystem:
         for name in self.streams:
             if not any(story.sample.has(name) for story in train):
                 raise DatasetError(f"fold {fold}: no training story has the stream {name}")
+        self._folds(train, _labels(train), seed=0)  # what cannot be dealt is told before any run
         notes = list(splits.notes)
         if bare := len(stories["train"]) - len(train):
             notes.append(
@@ -109,7 +110,8 @@ class StoriesSystem:
         last_step: int | None = None,
     ) -> Fit:
         learned = self._search(splits.train, seed)
-        on_dev, on_test = ([self._ua(one, part) for one in learned] for part in _judged(splits))
+        on_dev = [self._ua(one, splits.dev) for one in learned]
+        on_test = [self._ua(one, splits.test) for one in learned]
         inner = [one.inner_ua for one in learned]
         by = {"dev": on_dev, "oracle": on_test, "last": inner}[selection]
         best = int(np.argmax(by)) if last_step is None else last_step - 1
@@ -138,8 +140,7 @@ class StoriesSystem:
         ]
 
     def _folds(self, stories: Sequence[LabelledClip], label_N: np.ndarray, seed: int) -> Folds:
-        by = self.options.groups
-        group_N = np.array([s.sample.id if by == "story" else s.unit(by) for s in stories])
+        group_N = np.array([group_of(story, self.options.groups) for story in stories])
         return inner_folds(label_N, group_N, self.options.inner_folds, seed)
 
     def _rows(
@@ -200,10 +201,6 @@ class StoriesSystem:
 
     def forget(self) -> None:
         """Nothing is kept for further runs."""
-
-
-def _judged(splits: Splits) -> tuple[list[LabelledClip], list[LabelledClip]]:
-    return splits.dev, splits.test
 
 
 def _labels(stories: Sequence[LabelledClip]) -> np.ndarray:

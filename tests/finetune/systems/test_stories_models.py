@@ -21,7 +21,7 @@ from finetune.systems.stories.models import (
     search,
     temperature_of,
 )
-from finetune.systems.stories.story import row_of, stories_of, story_of
+from finetune.systems.stories.story import group_of, row_of, stories_of, story_of
 
 from .test_stories import HEARD, PASSPORT, SAID, stream
 
@@ -64,6 +64,9 @@ def test_two_speakers_of_a_story_are_none_and_names_that_slug_alike_stay_apart()
     assert story.sample.meta["speaker"] is None
     clips = [clip(n, said=[[1.0] * 5], recording=name) for n, name in enumerate(("a b", "a_b"))]
     assert len({s.sample.id for s in stories_of(clips, "recording", "uniform", ["low"])}) == 2
+    with pytest.raises(DatasetError, match="names no speaker, or several, and options.groups"):
+        group_of(story, "speaker")
+    assert (group_of(story, "story"), group_of(story, "recording")) == (story.sample.id, "toy/r")
     alone = stories_of(clips, "clip", "duration", ["low"])
     assert [story.sample.id for story in alone] == ["c0", "c1"]
     with pytest.raises(DatasetError, match="c0 has no recording"):
