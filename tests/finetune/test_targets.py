@@ -9,6 +9,7 @@ import toys
 from data_pipeline.config import ConfigError, load_config
 from finetune.clips.labelled import DatasetError, LabelMap, read_labelled
 from finetune.config import FinetuneConfig
+from finetune.pipeline import ArrayStageSettings, PipelineConfig, PipelineError, chain_of
 from finetune.protocols.__main__ import main as protocols
 from finetune.run import main
 from finetune.runs.results import read_rows
@@ -84,3 +85,10 @@ def test_a_column_that_no_clip_has_is_told(shards):
 def test_targets_that_cannot_be(word, message):
     with pytest.raises(ConfigError, match=message):
         load_config(FinetuneConfig, None, [word])
+
+
+def test_a_chain_of_jobs_takes_one(tmp_path):
+    stage = ArrayStageSettings(config="configs/finetune/stories.yaml")
+    config = PipelineConfig(clips="clips.csv", output=str(tmp_path / "out"), finetune=stage)
+    with pytest.raises(PipelineError, match=r"has targets \(valence, arousal\), and a chain has"):
+        chain_of(config)
