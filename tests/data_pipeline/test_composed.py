@@ -165,7 +165,7 @@ def test_shards_hold_the_features_of_the_drawn_items(tree, tmp_path, capsys):
     _write(table, few)
     output = tmp_path / "composed"
     command = [str(table), "--ferplus", str(tree / "ferplus"), "--output", str(output)]
-    assert compose(command) == 0
+    assert compose([*command, "--streams", "{fbank: {mel_bins: 20}, sentence: }"]) == 0
     assert "14 clips in " in capsys.readouterr().out
     samples = {
         sample.id: sample
@@ -179,6 +179,9 @@ def test_shards_hold_the_features_of_the_drawn_items(tree, tmp_path, capsys):
         sample = samples[row["id"]]
         sample.check(passport)
         assert len(sample.streams["face"]) == len(row["images"].split()) - 1
+        assert sample.streams["fbank"].values_ND.shape == (48, 20)  # 0.5 s, 25 ms every 10 ms
+        (sentence_D,) = sample.streams["sentence"].values_ND
+        assert np.linalg.norm(sentence_D.astype(float)) == pytest.approx(1, abs=1e-3)
         assert (sample.text, sample.meta["label"]) == (row["text"], row["label"] or None)
 
 
@@ -215,6 +218,22 @@ def test_a_folder_of_something_else_is_one_message(tree, tmp_path, gone, capsys)
     output = str(tmp_path / "table.csv")
     assert corpora(["composed", str(tmp_path), "--output", output]) == 2
     assert "expected a folder with ravdess_audio/metadata.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("fbank", "expected names with settings"),
+        ("{fbank: {mel: 3}}", "mel"),
+        ("{crops: {}}", "a composed clip has a sound and words to make streams of"),
+        ("{nowhere: {}}", "cannot import data_pipeline.features.nowhere"),
+        ("{a: ", "no YAML"),
+    ],
+)
+def test_streams_that_cannot_be_made_are_one_message(tree, tmp_path, capsys, told, message):
+    command = [str(tmp_path / "t.csv"), "--ferplus", str(tree / "ferplus")]
+    assert compose([*command, "--output", str(tmp_path / "out"), "--streams", told]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_table_of_another_kind_is_one_message(tmp_path, capsys):
