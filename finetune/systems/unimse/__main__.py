@@ -21,7 +21,7 @@ def _main(argv: list[str] | None) -> int:
     words = sys.argv[1:] if argv is None else argv
     parser = command_parser(
         COMMAND,
-        "What a recognizer of the system unimse answers, and the table of what its parts are worth.",
+        "What a recognizer of this system answers, and the table of what its parts are worth.",
         f"{COMMAND} answers RUN --shards SHARDS --output runs/answers",
     )
     parser.add_argument("command", choices=("answers", "table"), help="each has its own --help")

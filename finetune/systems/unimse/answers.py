@@ -107,7 +107,7 @@ class AnswerBook:
         for word in self.classes:
             polarity = self.polarity_of[word]
             values = {POLARITY: polarity, EMOTION: word}
-            values |= {SCORE: self.typical[polarity]} if SCORE in names else {}
+            values |= {SCORE: self.typical.get(polarity, NOTHING)} if SCORE in names else {}
             rows.append(self._parts(values, upto))
         longest = max(sum(map(len, parts)) for parts in rows)
         ids_CA = np.full((len(rows), longest), self.tokenizer.pad_token_id, np.int64)
@@ -159,14 +159,15 @@ class AnswerBook:
 def _check_words(field: Field, book: AnswerBook) -> None:
     """Raise ConfigError for words that an answer could not say, or not apart."""
     seen: dict[tuple[int, ...] | str, str] = {}
-    for word in (*field.words, NOTHING):
+    for word in (NOTHING, *field.words):
         pieces = tuple(book.pieces(word))
-        others = {seen.setdefault(key, word) for key in (pieces, _plain(word))} - {word}
+        others = [seen[key] for key in (pieces, _plain(word)) if key in seen]
+        seen |= dict.fromkeys((pieces, _plain(word)), word)
         why = ""
         if "," in word or not pieces or book.tokenizer.unk_token_id in pieces:
             why = "holds a comma, or what the tokenizer has no piece for"
         elif others:
-            why = f"looks like {others.pop()!r} in its pieces"
+            why = f"looks like {others[0]!r} in its pieces"
         if why:
             raise ConfigError(
                 f"{field.name}: the word {word!r} {why}, so an answer could not say it; name the "

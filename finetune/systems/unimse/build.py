@@ -80,10 +80,19 @@ def _system(
             "options.learning_blocks=0 keeps the T5 as it is while they learn"
         )
     options = check_settings(Options, setting.options, "own_settings", name, "options")
-    if options.adapters is None:
+    if not options.adapters.num_blocks:
         passport = {}
-    classes = tuple(LabelMap.build(config.data.labels, config.data.ignore_labels).classes)
     base = Base.load(options)
+    for part, count in (
+        ("adapters.num_blocks", options.adapters.num_blocks),
+        ("learning_blocks", options.learning_blocks or 0),
+    ):
+        if count > base.num_blocks:
+            raise ConfigError(
+                f"own_settings.{name}.options.{part} is {count}, and the T5 has {base.num_blocks} "
+                "blocks; ask for as many at most"
+            )
+    classes = tuple(LabelMap.build(config.data.labels, config.data.ignore_labels).classes)
     return UniMseSystem(
         modalities=config.data.modalities,
         passport=passport,

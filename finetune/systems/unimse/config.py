@@ -41,8 +41,9 @@ class Shape:
 class Adapters:
     """How streams come into the T5."""
 
-    num_blocks: PositiveInt = 3
-    """The last so many blocks of encoder and of decoder have one."""
+    num_blocks: NonNegativeInt = 3
+    """The last so many blocks of encoder and of decoder have one; 0: the T5 reads the words alone,
+    and no stream."""
     bottleneck: PositiveInt = 64
     """Width between its two layers."""
     hidden: PositiveInt = 32
@@ -59,7 +60,7 @@ class Contrast:
     """InfoNCE between the words and each stream, in the encoder's blocks that have an adapter."""
 
     weight: NonNegative = 0.5
-    """Of each stream's loss."""
+    """Of each stream's loss; 0 leaves it out."""
     temperature: Positive = 0.1
     """Cosines are divided by it."""
     width: PositiveInt = 30
@@ -107,10 +108,8 @@ class Options:
     2 in the released code. null: all of it learns."""
     prefix: str = "sst2 sentence: "
     """Stands before the words."""
-    adapters: Adapters | None = Adapters()
-    """null: the T5 reads the words alone."""
-    contrast: Contrast | None = Contrast()
-    """null: left out."""
+    adapters: Adapters = Adapters()
+    contrast: Contrast = Contrast()
     score: str | None = None
     """Column of the clips with their own sentiment, from -3 to 3; null: they have none."""
     sources: dict[str, Source] = field(default_factory=dict)
@@ -128,5 +127,3 @@ class Options:
     def __post_init__(self) -> None:
         if self.t5 is not None and self.shape is not None:
             raise ValueError("t5 and shape are both given, and a T5 has a shape; leave one out")
-        if self.contrast is not None and self.adapters is None:
-            raise ValueError("contrast compares streams, which adapters bring; set contrast: null")

@@ -105,10 +105,10 @@ class UniMse(nn.Module):
 class UniMseHead(nn.Module):
     """Losses of an answer and of the contrast."""
 
-    def __init__(self, width: int, hidden: int, contrast: Contrast | None) -> None:
+    def __init__(self, width: int, hidden: int, contrast: Contrast) -> None:
         super().__init__()
         self.contrast = contrast
-        if contrast is not None:
+        if contrast.weight:
             self.words = nn.Linear(width, contrast.width)
             self.stream = nn.Linear(hidden, contrast.width)
 
@@ -122,7 +122,7 @@ class UniMseHead(nn.Module):
                 prediction_N=said.prediction_N,
             )
         scores_NC = said.answer_loss_N.new_full((len(label_N), 1), torch.nan)
-        shared = {} if self.contrast is None else self._means(said, batch)
+        shared = self._means(said, batch) if self.contrast.weight and said.states else {}
         losses = {"answer": said.answer_loss_N.sum()}
         return HeadOutput(scores_NC=scores_NC, losses=losses, shared=shared)
 
@@ -172,7 +172,7 @@ def info_nce(
 
 
 def build_classifier(
-    fused: FusedT5, book: AnswerBook, *, decode: str, contrast: Contrast | None
+    fused: FusedT5, book: AnswerBook, *, decode: str, contrast: Contrast
 ) -> Classifier:
     """As `finetune.training.fit` trains it."""
     head = UniMseHead(fused.t5.config.d_model, fused.hidden, contrast)

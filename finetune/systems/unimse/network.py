@@ -94,20 +94,20 @@ class FusedFeedForward(nn.Module):
 class FusedT5(nn.Module):
     """A T5 with a stream encoder for each stream, and adapters in its last blocks.
 
-    adapters=None: the T5 alone, which knows of no stream.
+    Without streams, or with no blocks of adapters: the T5 alone.
     """
 
     def __init__(
         self,
         t5: T5ForConditionalGeneration,
         widths: dict[str, int],
-        adapters: Adapters | None,
+        adapters: Adapters,
     ) -> None:
         super().__init__()
         self.t5 = t5
-        if adapters is None:
+        if not adapters.num_blocks:
             widths = {}
-        self.hidden = adapters.hidden if widths else 0
+        self.hidden = adapters.hidden
         self.streams = nn.ModuleDict(
             {
                 name: StreamEncoder(width, adapters.hidden, adapters.dropout)
@@ -115,10 +115,10 @@ class FusedT5(nn.Module):
             }
         )
         self.fused: dict[str, list[FusedFeedForward]] = {"encoder": [], "decoder": []}
+        beside = adapters.hidden * len(widths)
         for stack, mine in self.fused.items():
             blocks = getattr(t5, stack).block
             for block in blocks[-adapters.num_blocks :] if widths else []:
-                beside = self.hidden * len(widths)
                 adapter = PyramidAdapter(
                     t5.config.d_model, beside, adapters.bottleneck, adapters.form
                 )

@@ -89,14 +89,12 @@ def load(folder: Path, told: dict[str, Any]) -> UniMseRecognizer:
     """What `UniMseSystem.save` left, on the CPU. `told`: recognizer.json, checked."""
     passport = passport_from_json(told["passport"])
     widths = {name: passport[name].width for name in told["modalities"] if name in passport}
-    adapters = None if told["adapters"] is None else Adapters(**told["adapters"])
-    contrast = None if told["contrast"] is None else Contrast(**told["contrast"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     classifier = build_classifier(
-        FusedT5(new_t5(told["t5"]), widths, adapters),
+        FusedT5(new_t5(told["t5"]), widths, Adapters(**told["adapters"])),
         AnswerBook.from_json(told["book"], tokenizer),
         decode="likelihood",
-        contrast=contrast,
+        contrast=Contrast(**told["contrast"]),
     )
     load_model(classifier, folder / WEIGHTS)
     return UniMseRecognizer(

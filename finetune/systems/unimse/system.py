@@ -109,11 +109,9 @@ class UniMseSystem:
             fused.learn_blocks(self.options.learning_blocks)
         polarities, tokenizer = self.teacher.polarities, self.base.tokenizer
         book = AnswerBook.build(self.teacher.fields, polarities, typical, tokenizer)
-        return build_classifier(fused, book, decode=self.options.decode, contrast=self._contrast)
-
-    @property
-    def _contrast(self):
-        return self.options.contrast if self.streams else None
+        return build_classifier(
+            fused, book, decode=self.options.decode, contrast=self.options.contrast
+        )
 
     def fit(self, splits: Splits, seed: int) -> Fit:
         """Train on a fold, choose the step, judge the test clips there."""
@@ -211,7 +209,6 @@ class UniMseSystem:
     def save(self, folder: Path, result: Fit) -> None:
         """Keep what `result` learned in `folder`, for `load`."""
         classifier = result.learned.cpu()
-        adapters, contrast = self.options.adapters, self._contrast
         told = {
             "system": self.name,
             "head": self.head,
@@ -220,8 +217,8 @@ class UniMseSystem:
             "precision": self.optim.precision,
             "passport": passport_to_json(self.passport),
             "t5": self.base.config,
-            "adapters": None if adapters is None else dataclasses.asdict(adapters),
-            "contrast": None if contrast is None else dataclasses.asdict(contrast),
+            "adapters": dataclasses.asdict(self.options.adapters),
+            "contrast": dataclasses.asdict(self.options.contrast),
             "book": classifier.model.book.to_json(),
             "prefix": self.options.prefix,
             "limits": self.reader.limits,

@@ -82,6 +82,11 @@ class Base:
         )
         return cls(config=config.to_dict(), tokenizer=tokenizer, name=None, sha256="")
 
+    @property
+    def num_blocks(self) -> int:
+        """Of the smaller of its two stacks."""
+        return min(self.config["num_layers"], self.config["num_decoder_layers"])
+
     def model(self, seed: int) -> T5ForConditionalGeneration:
         """With the pretrained weights, or new ones of `seed`."""
         seed_everything(seed)

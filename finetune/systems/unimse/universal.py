@@ -1,8 +1,9 @@
 """Universal labels: what a text's own corpus does not say of it, the most similar text of another
 corpus does, among those of the same polarity.
 
-Training clips and the tables of `sources` alone are looked at; the released code reads the labels of
-whole corpora, test among them. A text that a source shares with a clip that is judged is left out.
+Training clips and the tables of `sources` alone are looked at; the released code reads the labels
+of whole corpora, test among them. A text that a source shares with a clip that is judged is left
+out.
 """
 
 import csv
