@@ -13,7 +13,7 @@ from pathlib import Path
 from data_pipeline.command_line import command_parser
 from data_pipeline.errors import UserError
 from data_pipeline.markdown import markdown_table
-from data_pipeline.paths import new_file_argument, path_argument
+from data_pipeline.paths import path_argument
 from data_pipeline.schema import ClipSample
 from finetune.recognizer import load_recognizer
 from finetune.runs.results import write_csv, write_text
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", type=path_argument, help="folder with recognizer/, predictions.csv")
     parser.add_argument("--shards", type=path_argument, nargs="+", required=True, help="folders")
     parser.add_argument("--score", metavar="COLUMN", help="of the clips, with their sentiment")
-    parser.add_argument("--output", type=new_file_argument, required=True, help="folder to write")
+    parser.add_argument("--output", type=path_argument, required=True, help="folder to write")
     args = parser.parse_args(argv)
     print(ask(args.run, args.shards, args.output, args.score))
     return 0
