@@ -18,9 +18,9 @@ from data_pipeline.schema import ClipSample
 from finetune.recognizer import load_recognizer
 from finetune.runs.results import write_csv, write_text
 from finetune.systems.unimse.answers import EMOTION, POLARITY, SCORE
+from finetune.systems.unimse.labels.universal import read_score
 from finetune.systems.unimse.recognizer import UniMseRecognizer
 from finetune.systems.unimse.scores import emotion_scores, sentiment_scores
-from finetune.systems.unimse.universal import read_score
 
 COMMAND = "python -m finetune.systems.unimse answers"
 FALLBACK = 0.0

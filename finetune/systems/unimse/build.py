@@ -13,7 +13,7 @@ from finetune.config import FinetuneConfig, Setting
 from finetune.systems.memobert.system import Choice
 from finetune.systems.unimse.batch import TurnReader
 from finetune.systems.unimse.config import Options
-from finetune.systems.unimse.lesson import Teacher
+from finetune.systems.unimse.labels.lesson import Teacher
 from finetune.systems.unimse.system import UniMseSystem
 from finetune.systems.unimse.t5 import Base
 

@@ -116,7 +116,7 @@ class Options:
     """Name -> a corpus with labels of another kind. A clip's answer has a field for each kind, and
     what it lacks it takes from the most similar text of its polarity."""
     polarity: dict[str, Polarity] = field(default_factory=dict)
-    """Emotion -> polarity, for names that `universal.POLARITY` does not list, or otherwise."""
+    """Emotion -> polarity, for names that labels/universal.py does not know, or otherwise."""
     similarity: PathText | None = None
     """Sentence encoder that tells how alike texts are: a folder, package:MODULE/FOLDER or hub name,
     mean of its last states. null: TF-IDF of words."""

@@ -24,7 +24,7 @@ from finetune.systems.unimse.answers import AnswerBook
 from finetune.systems.unimse.batch import Turn, TurnReader
 from finetune.systems.unimse.config import Options
 from finetune.systems.unimse.head import build_classifier
-from finetune.systems.unimse.lesson import Lesson, Teacher
+from finetune.systems.unimse.labels.lesson import Lesson, Teacher
 from finetune.systems.unimse.network import FusedT5
 from finetune.systems.unimse.recognizer import WEIGHTS
 from finetune.systems.unimse.t5 import Base, PretrainedT5

@@ -22,7 +22,7 @@ from finetune.runs.results import read_rows
 from finetune.systems.unimse.__main__ import main as unimse
 from finetune.systems.unimse.answers import EMOTION
 from finetune.systems.unimse.config import Options, Source
-from finetune.systems.unimse.lesson import Teacher
+from finetune.systems.unimse.labels.lesson import Teacher
 
 from ..conftest import EMOTIONS, PASSPORT, make_clips, without_face
 from .conftest import LABELS, make_voices

@@ -11,10 +11,8 @@ from data_pipeline.config import ConfigError
 from finetune.recognizer import SHIPPED
 from finetune.systems.unimse.answers import AnswerBook, Field, score_text
 from finetune.systems.unimse.config import Source
-from finetune.systems.unimse.scores import emotion_scores, sentiment_scores
-from finetune.systems.unimse.similarity import Similarity
-from finetune.systems.unimse.t5 import T5Error
-from finetune.systems.unimse.universal import (
+from finetune.systems.unimse.labels.similarity import Similarity
+from finetune.systems.unimse.labels.universal import (
     Labelled,
     SourceError,
     complete,
@@ -22,6 +20,8 @@ from finetune.systems.unimse.universal import (
     read_source,
     unheard,
 )
+from finetune.systems.unimse.scores import emotion_scores, sentiment_scores
+from finetune.systems.unimse.t5 import T5Error
 
 CLASSES = ("anger", "happy", "neutral", "sad")
 POLARITY_OF = dict(zip(CLASSES, ("negative", "positive", "neutral", "negative"), strict=True))

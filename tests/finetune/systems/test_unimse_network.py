@@ -2,15 +2,21 @@
 in any order; what is frozen."""
 
 import copy
+import socket
 
 import numpy as np
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
+from finetune.recognizer import SHIPPED
+from finetune.systems.unimse.answers import AnswerBook, Field
+from finetune.systems.unimse.batch import Turn, TurnReader
 from finetune.systems.unimse.config import Adapters, Contrast
-from finetune.systems.unimse.head import UniMseHead, info_nce
+from finetune.systems.unimse.head import UniMseHead, build_classifier, info_nce
 from finetune.systems.unimse.network import FusedT5, PyramidAdapter, StreamEncoder
+from finetune.training.whole_batch import WholeBatch
 
 SIZES = dict(vocab_size=30, d_model=8, d_kv=4, d_ff=16, num_layers=3, num_heads=2)
 WIDTHS = {"speech": 5, "face": 7}
@@ -184,3 +190,67 @@ def test_the_parts_of_two_processes_add_up_to_the_whole(blocks):
     whole = head.batch_losses(shared, label, slice(None))["contrast_face"]
     parts = [head.batch_losses(shared, label, slice(r, None, 2))["contrast_face"] for r in (0, 1)]
     torch.testing.assert_close(sum(parts), whole)
+
+
+def taught():
+    """A classifier and five clips with answers, some without a stream, which two processes cannot
+    share evenly."""
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
+    fields = (Field(name="polarity", words=("negative",)), Field(name="emotion", words=("sad",)))
+    book = AnswerBook.build(fields, {"sad": "negative"}, {}, tokenizer)
+    t5 = tiny_t5()
+    t5.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    torch.manual_seed(4)
+    torch.nn.init.normal_(t5.shared.weight)
+    model = FusedT5(t5, WIDTHS, Adapters(num_blocks=2, hidden=4, dropout=0.0))
+    classifier = build_classifier(model, book, decode="likelihood", contrast=Contrast())
+    reader = TurnReader(tokenizer=tokenizer, prefix="say: ", widths=WIDTHS, limits={})
+    rng, absent = np.random.default_rng(0), ("face", 2)
+    turns = [
+        Turn(
+            ids_T=reader.pieces("so " * (1 + n % 3)),
+            streams={k: rng.normal(size=(2 + n, w)) for k, w in WIDTHS.items() if (k, n) != absent},
+            has_text=True,
+            answer_A=np.array(book.ids({"polarity": "negative", "emotion": "sad"})[: 3 + n % 2]),
+        )
+        for n in range(5)
+    ]
+    return classifier, reader, turns
+
+
+def gradients(parallel=False, rank=0, processes=1):
+    classifier, reader, turns = taught()
+    model = classifier
+    if parallel:
+        model = DistributedDataParallel(classifier, find_unused_parameters=True)
+    whole = WholeBatch(
+        label_B=torch.zeros(5, dtype=torch.int64), rank=rank, num_processes=processes
+    )
+    others = [turn for n, turn in enumerate(turns) if n % processes != rank]
+    batch = reader.collate(turns[whole.mine], beside=others)
+    said = model(batch, whole.label_B[whole.mine], whole)
+    assert set(said.losses) == {"answer", "contrast_speech", "contrast_face"}
+    (sum(said.losses.values()) * processes / 5).backward()
+    return {n: p.grad for n, p in classifier.named_parameters() if p.grad is not None}
+
+
+def work(rank, port, folder):
+    torch.set_num_threads(1)
+    where = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2)
+    torch.save(gradients(True, rank, 2), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_two_processes_learn_as_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (port, str(tmp_path)), nprocs=2)
+    alone = gradients()
+    assert {"head.words.weight", "model.fused.streams.face.lstm.weight_ih_l0"} <= alone.keys()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, gradient in alone.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=name)

@@ -20,8 +20,8 @@ from finetune.systems.unimse.answers import (
     score_text,
 )
 from finetune.systems.unimse.config import Options
-from finetune.systems.unimse.similarity import Similarity
-from finetune.systems.unimse.universal import (
+from finetune.systems.unimse.labels.similarity import Similarity
+from finetune.systems.unimse.labels.universal import (
     Labelled,
     complete,
     polarity_of,

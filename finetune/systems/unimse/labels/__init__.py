@@ -1,0 +1,1 @@
+"""Universal labels: what a training clip is taught to answer."""
