@@ -166,7 +166,8 @@ def info_nce(
 
     has_B: clips with both; the others are neither asked nor among the answers, and give 0.
     """
-    cosine_BB = F.normalize(query_BP.float(), dim=-1) @ F.normalize(key_BP.float(), dim=-1).T
+    query_BP, key_BP = (F.normalize(x_BP.float(), dim=-1) for x_BP in (query_BP, key_BP))
+    cosine_BB = (query_BP[:, None] * key_BP).sum(-1)  # a product of matrices would be in bf16
     logits_BB = (cosine_BB / temperature).masked_fill(~has_B, HIDDEN)
     return torch.where(has_B, -F.log_softmax(logits_BB, -1).diagonal(), 0.0)
 
