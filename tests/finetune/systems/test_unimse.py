@@ -19,6 +19,7 @@ from finetune.protocols import Splits
 from finetune.recognizer import SHIPPED, load_recognizer
 from finetune.run import main
 from finetune.runs.results import read_rows
+from finetune.systems.unimse import table
 from finetune.systems.unimse.__main__ import main as unimse
 from finetune.systems.unimse.answers import EMOTION
 from finetune.systems.unimse.config import Options, Source
@@ -371,7 +372,9 @@ def test_a_stream_that_no_training_clip_has_is_told(tmp_path, write_shards, caps
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unimse", "composed_unimse"])
-def test_the_configs_train_by_their_own_commands(tmp_path, root, write_shards, name, request):
+def test_the_configs_train_by_their_own_commands(
+    tmp_path, root, write_shards, name, request, monkeypatch
+):
     """On toy clips: the command at the top, with few steps."""
     path = root / f"configs/finetune/{name}.yaml"
     lines = path.read_text().splitlines()
@@ -392,3 +395,9 @@ def test_the_configs_train_by_their_own_commands(tmp_path, root, write_shards, n
     ]
     assert main(["--config", str(path), *changes]) == 0
     assert {row.setting for row in read_rows(tmp_path / "out")} == set(settings)
+    if name == "composed_unimse":
+        monkeypatch.setattr(table, "RESULTS", str(tmp_path / "out"))
+        page = table.publish(tmp_path / "page").read_text()
+        assert "**10 of 15 runs are missing.**" in page
+        assert "- text: not shown; the lowest end" in page
+        assert "Between universal and contrast lie" in page
