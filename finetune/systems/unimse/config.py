@@ -127,3 +127,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.t5 is not None and self.shape is not None:
             raise ValueError("t5 and shape are both given, and a T5 has a shape; leave one out")
+        if taken := {"polarity", "score", "emotion"} & self.sources.keys():
+            raise ValueError(
+                f"sources.{taken.pop()}: an answer has a field of that name already; call it "
+                "otherwise"
+            )

@@ -355,6 +355,7 @@ def test_a_folder_that_is_no_t5_is_told(tmp_path, shards, no_t5s, capsys, name, 
         ([], "options: {adapters: {forms: x}}", "adapters.forms"),
         ([], new(", sources: {x: {table: no.csv}}"), "options.sources.x: cannot read"),
         ([], new(", polarity: {sad: bad}"), "polarity"),
+        ([], new(", sources: {score: {table: x.csv}}"), "has a field of that name already"),
         (["data.labels.wistful=[wistful]"], new(), "nobody says whether 'wistful' is positive"),
     ],
 )

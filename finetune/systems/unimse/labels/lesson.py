@@ -89,6 +89,28 @@ class Teacher:
         """From the labels of train alone; of dev and test the words are looked at, to leave out
         what a source has of them."""
         own = [self._own(clip) for clip in splits.train]
+        borrowed, givers, notes = self._borrow(splits, seed)
+        names = [field.name for field in self.fields[1:]]
+        values, empty = complete([*own, *borrowed], givers, names, self.similarity.rows)
+        # What is learned must say the judged class; a polarity that no class has cannot.
+        pairs = list(zip(borrowed, values[len(own) :], strict=True))
+        pairs = [(text, said) for text, said in pairs if EMOTION in said]
+        if unsaid := empty.pop(EMOTION, 0):
+            notes.append(f"{unsaid} texts of sources have a polarity of no class: not learned")
+        notes += [f"{n} answers have no {field}: {NOTHING}" for field, n in empty.items()]
+        values = [*values[: len(own)], *(said for _, said in pairs)]
+        return Lesson(
+            values=values,
+            borrowed=[one.text for one, _ in pairs],
+            label_N=np.array([self.classes.index(said[EMOTION]) for said in values], np.int64),
+            typical=_typical(values) if SCORE in names else {},
+            notes=notes,
+        )
+
+    def _borrow(
+        self, splits: Splits, seed: int
+    ) -> tuple[list[Labelled], list[Labelled], list[str]]:
+        """Texts of sources that are learned from, those that only give, and notes."""
         judged = [clip.sample.text or "" for clip in (*splits.dev, *splits.test)]
         borrowed, givers, notes = [], [], []
         for name, texts in self.sources.items():
@@ -102,20 +124,7 @@ class Teacher:
             learn = self.options.sources[name].learn
             borrowed += [kept[i] for i in sorted(order[:learn])]
             givers += [kept[i] for i in sorted(order[learn:])]
-        names = [field.name for field in self.fields[1:]]
-        values, empty = complete([*own, *borrowed], givers, names, self.similarity.rows)
-        notes += [f"{n} answers have no {field}: {NOTHING}" for field, n in empty.items()]
-        # What is learned must say the judged class; a polarity that no class has cannot.
-        pairs = list(zip(borrowed, values[len(own) :], strict=True))
-        pairs = [(text, said) for text, said in pairs if EMOTION in said]
-        values = [*values[: len(own)], *(said for _, said in pairs)]
-        return Lesson(
-            values=values,
-            borrowed=[one.text for one, _ in pairs],
-            label_N=np.array([self.classes.index(said[EMOTION]) for said in values], np.int64),
-            typical=_typical(values) if SCORE in names else {},
-            notes=notes,
-        )
+        return borrowed, givers, notes
 
     def _own(self, clip: LabelledClip) -> Labelled:
         emotion = self.classes[clip.label]
