@@ -143,8 +143,8 @@ def _head() -> str:
     return (
         "# UniMSE: adapters, contrast and universal labels\n\n"
         "Semi-synthetic: real voices, faces and sentences that share nothing but an emotion "
-        "(`data_pipeline/corpora/composed.py`). The T5s start new, with 0.9 million weights or "
-        "fewer, and learn for 240 steps on CPUs: the figures say what each part is worth there, "
+        "(`data_pipeline/corpora/composed.py`). The T5s start new, with 0.9 million weights, "
+        "and learn for 240 steps on CPUs: the figures say what each part is worth there, "
         "and do not compare with the paper's, whose T5-base knows its language. `text` reads the "
         "words alone; `adapters` hears and sees; `contrast` has InfoNCE beside it; `official` is "
         "`adapters` in the released code's form, without a residual and from noise; `universal` "
@@ -172,8 +172,8 @@ def _learned(rows: "list[ResultsRow]", chance: float) -> list[str]:
         low = min(row.ua_low for row in mine)
         verdict = "yes" if low > chance else "not shown"
         lines.append(
-            f"- {setting}: {verdict}; the lowest end of the 95 % intervals (bootstrap over test "
-            f"clips) of its {len(mine)} runs is a UA of {low:.1%}, and chance {chance:.1%}"
+            f"- {setting}: {verdict}; over {len(mine)} runs the lowest end of a 95 % interval "
+            f"(bootstrap over test clips) is a UA of {low:.1%}, and chance {chance:.1%}"
         )
     return lines
 

@@ -400,5 +400,5 @@ def test_the_configs_train_by_their_own_commands(
         monkeypatch.setattr(table, "RESULTS", str(tmp_path / "out"))
         page = table.publish(tmp_path / "page").read_text()
         assert "**10 of 15 runs are missing.**" in page
-        assert "- text: not shown; the lowest end" in page
+        assert "- text: not shown; over 1 runs the lowest end" in page
         assert "Between universal and contrast lie" in page
