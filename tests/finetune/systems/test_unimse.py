@@ -388,7 +388,7 @@ def test_the_configs_train_by_their_own_commands(
         changes += [f"{where}.meld.table={data}/meld/train_sent_emo.csv"]
         changes += [f"{where}.emorynlp.table={data}/emorynlp/emorynlp_train_final.csv"]
         changes += ["data.deal.folds=3", "seeds=[1]", "folds=[0]"]
-        settings = ["text", "adapters", "contrast", "official", "universal"]
+        settings = ["text", "adapters", "contrast", "light_contrast", "official", "universal"]
     shards = write_shards(make_clips(num_speakers=4, per_speaker=8, signal=2.0))
     changes += [f"data.shards=[{shards}]"]
     changes += [
@@ -399,6 +399,6 @@ def test_the_configs_train_by_their_own_commands(
     if name == "composed_unimse":
         monkeypatch.setattr(table, "RESULTS", str(tmp_path / "out"))
         page = table.publish(tmp_path / "page").read_text()
-        assert "**10 of 15 runs are missing.**" in page
+        assert "**12 of 18 runs are missing.**" in page
         assert "- text: not shown; over 1 runs the lowest end" in page
-        assert "Between universal and contrast lie" in page
+        assert "Between universal and adapters lie" in page
