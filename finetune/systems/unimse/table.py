@@ -144,13 +144,13 @@ def _head() -> str:
     return (
         "# UniMSE: adapters, contrast and universal labels\n\n"
         "Semi-synthetic: real voices, faces and sentences that share nothing but an emotion "
-        "(`data_pipeline/corpora/composed.py`). The T5s start new, with 0.9 million weights, "
-        "and learn for 240 steps on CPUs: the figures say what each part is worth there, "
-        "and do not compare with the paper's, whose T5-base knows its language. `text` reads the "
-        "words alone; `adapters` hears and sees; `contrast` has InfoNCE beside it, with the paper's "
-        "weight, `light_contrast` with a tenth; `official` is `adapters` in the released code's "
-        "form, without a residual and from noise; `universal` is `adapters` with MELD's sentiment "
-        "and EmoryNLP's emotions in its answers, and 1,000 sentences of each to learn from.\n\n"
+        "(`data_pipeline/corpora/composed.py`). The T5s start new, with 0.9 million weights, and "
+        "learn for 240 steps on CPUs: the figures say what each part is worth there, and do not "
+        "compare with the paper's, whose T5-base knows its language. `text` reads the words alone; "
+        "`adapters` hears and sees; `contrast` has InfoNCE beside it, with the paper's weight, "
+        "`light_contrast` with a tenth; `official` is `adapters` in the released code's form, "
+        "without a residual and from noise; `universal` is `adapters` with MELD's sentiment and "
+        "EmoryNLP's emotions in its answers, and 1,000 sentences of each to learn from.\n\n"
         f"```sh\n{COMMAND} --data ../shared/data\n```"
     )
 
