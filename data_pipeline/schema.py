@@ -260,7 +260,12 @@ class ClipSample:
     speaker's face, 10 a second; `face_probs` [F, 8] float16, its posterior over EXPRESSIONS at the
     same times; `speech` [S, D] float16, pooled states of the speech encoder, 60 ms each."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """corpus, recording, speaker, label, start, end (seconds), speaker_score."""
+    """corpus, recording, speaker, label, start, end (seconds), speaker_score; `columns`, the clip
+    table's others."""
+
+    def column(self, name: str) -> Any:
+        """What the clip table said there; None where it said nothing."""
+        return self.meta.get("columns", {}).get(name, self.meta.get(name))
 
     def has(self, modality: str) -> bool:
         """Whether there is `text`, or a stream of that name."""

@@ -148,7 +148,7 @@ def read_labelled(
         if sample.id in seen:
             raise DatasetError(f"clip {sample.id} twice in {', '.join(map(str, folders))}")
         seen.add(sample.id)
-        label = sample.meta.get("columns", {}).get(column, sample.meta.get(column))
+        label = sample.column(column)
         if label is None or not _plain(label):
             num_unlabelled += 1
         elif (name := _plain(label)) in labels.class_of:

@@ -133,9 +133,9 @@ def _sentiments(
             f"{', '.join(answers[0])}"
         )
     pairs = [
-        (read_score(str(sample.meta[column]), f"{sample.id}, column {column}"), answer[SCORE])
+        (read_score(str(sample.column(column)), f"{sample.id}, column {column}"), answer[SCORE])
         for sample, answer in zip(samples, answers, strict=True)
-        if sample.meta.get(column) not in (None, "")
+        if sample.column(column) not in (None, "")
     ]
     if not pairs:
         raise UserError(f"--score {column}: none of the clips has a sentiment in that column")

@@ -232,12 +232,16 @@ def test_labels_of_dev_and_test_change_nothing(tmp_path):
     )
     teacher = Teacher.build(EMOTIONS, options)
     clips = [
-        dataclasses.replace(clip, meta=clip.meta | {"score": "1.5" if n % 5 == 0 else ""})
+        dataclasses.replace(
+            clip, meta=clip.meta | {"columns": {"score": "1.5" if n % 5 == 0 else ""}}
+        )
         for n, clip in enumerate(make_clips(num_speakers=4, per_speaker=8, signal=0.0))
     ]
     found = teacher.lesson(splits_of(clips), 1)
     swapped = [
-        dataclasses.replace(clip, meta=clip.meta | {"label": EMOTIONS[n % 3], "score": "-3"})
+        dataclasses.replace(
+            clip, meta=clip.meta | {"label": EMOTIONS[n % 3], "columns": {"score": "-3"}}
+        )
         if n >= 16
         else clip
         for n, clip in enumerate(clips)

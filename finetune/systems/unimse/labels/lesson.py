@@ -129,7 +129,7 @@ class Teacher:
     def _own(self, clip: LabelledClip) -> Labelled:
         emotion = self.classes[clip.label]
         values = {POLARITY: self.polarities[emotion], EMOTION: emotion}
-        said = clip.sample.meta.get(self.options.score) if self.options.score else None
+        said = clip.sample.column(self.options.score) if self.options.score else None
         if said not in (None, ""):
             where = f"{clip.sample.id}, column {self.options.score}"
             values[SCORE] = score_text(read_score(str(said), where))
