@@ -10,6 +10,7 @@ from data_pipeline.files.weights import WeightsError, resolve_weights
 from data_pipeline.schema import Passport
 from pretrain.config import DataSettings, ModelSettings, PretrainConfig
 from pretrain.data.example import Limits
+from pretrain.data.packing import Rows
 from pretrain.model.bert_init import BertError, bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
 from pretrain.objectives import OBJECTIVES
@@ -118,6 +119,28 @@ def build_limits(data: DataSettings, model: ModelSettings, passport: Passport) -
         max_text_positions=bert_shape(model.text_checkpoint)["max_text_positions"],
         max_frame_positions=model.max_frame_positions,
         rates_hz=rates_hz if model.positions == "seconds" else None,
+    )
+
+
+def build_rows(config: PretrainConfig, passport: Passport) -> Rows | None:
+    """How clips are joined; None: they are padded.
+
+    Raises ConfigError where a clip that the limits allow would not fit.
+    """
+    data = config.data
+    if data.packing == "off":
+        return None
+    limits = build_limits(data, config.model, passport)
+    longest = limits.longest()
+    if longest > data.micro_batch_tokens:
+        raise ConfigError(
+            f"data.micro_batch_tokens={data.micro_batch_tokens}, but a clip may have {longest} "
+            f"tokens (data.limits, model.max_frame_positions); set it to {longest} or more"
+        )
+    return Rows(
+        tokens=data.micro_batch_tokens,
+        clips=data.micro_batch_clips,
+        longest=longest if config.engine.compile else 0,
     )
 
 

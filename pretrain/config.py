@@ -88,6 +88,12 @@ class DataSettings:
     """Folders that data_pipeline.extract wrote; their clips form one pool."""
     batch_clips: PositiveInt = 640
     """Clips in one optimizer step, over all ranks and micro-batches."""
+    packing: Literal["rows", "off"] = "rows"
+    """How the clips of a forward pass lie: joined end to end without padding, each attending to
+    itself alone, or padded to the longest (the paper). The losses are the same."""
+    micro_batch_tokens: PositiveInt = 8192
+    """Of packing: rows. Most word pieces and frames in one forward pass of one rank, [CLS] and
+    [SEP] counted; the rest of its share is accumulated."""
     micro_batch_clips: PositiveInt = 160
     """Most clips in one forward pass of one rank; the rest of its share is accumulated."""
     num_lanes: PositiveInt = 32
@@ -190,6 +196,9 @@ class EngineSettings:
     zero_stage: Literal[0, 1] = 0
     """What DeepSpeed splits over the ranks: 0 nothing, 1 the optimizer's state. A model of BERT's
     size fits a GPU at 0, and only 0 resumes on another number of ranks."""
+    compile: bool = False
+    """Let torch.compile make one program of an encoder layer. Every forward pass is then filled to
+    data.micro_batch_tokens, so that this happens once."""
 
     def __post_init__(self) -> None:
         _need(
@@ -229,6 +238,13 @@ class PretrainConfig:
     optim: OptimSettings = field(default_factory=OptimSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        _need(
+            not self.engine.compile or self.data.packing == "rows",
+            "engine.compile=true with data.packing=off: padded passes differ in shape, and each "
+            "would be compiled anew; set data.packing=rows",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

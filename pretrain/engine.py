@@ -1,7 +1,7 @@
 """Forward, backward, step, state: by DeepSpeed, or by plain torch. The same five methods.
 
     predictions = engine(batch)               # under autocast where the precision says so
-    engine.backward(loss)                     # once a micro-batch; losses add up over ranks
+    engine.backward(loss, last=...)           # once a micro-batch; losses add up over ranks
     engine.step(learning_rate)                # once a step: reduce, clip, update, zero
     engine.save_state(folder); engine.load_state(folder)
 
@@ -47,7 +47,7 @@ class Engine(Protocol):
     """What save_state writes, about, all ranks together."""
 
     def __call__(self, batch: Any) -> dict[str, torch.Tensor]: ...
-    def backward(self, loss: torch.Tensor) -> None: ...
+    def backward(self, loss: torch.Tensor, last: bool = True) -> None: ...
     def step(self, learning_rate: float) -> None: ...
     def save_state(self, folder: Path) -> None: ...
     def load_state(self, folder: Path) -> None: ...
@@ -80,7 +80,8 @@ class TorchEngine:
         with self.runtime.autocast():
             return self.model(batch)
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, last: bool = True) -> None:
+        """`last`: of the step's micro-batches."""
         loss.backward()
 
     def step(self, learning_rate: float) -> None:
@@ -123,21 +124,20 @@ class DeepSpeedEngine:
         runtime: Runtime,
         *,
         zero_stage: int,
-        num_micro_batches: int,
-        micro_batch_clips: int,
     ) -> None:
         deepspeed = _import_deepspeed(runtime)
         self.model = model
         self.runtime = runtime
-        self.num_micro_batches = num_micro_batches
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.elastic = zero_stage == 0
         # At stage 1 its files repeat the model, and hold a copy of the weights beside the moments.
         self.state_bytes = (2 if self.elastic else 4) * _bytes_of(self.parameters)
         self.name = "adamw" if self.elastic else f"deepspeed-zero{zero_stage}"
         config = {
-            "train_micro_batch_size_per_gpu": micro_batch_clips,
-            "gradient_accumulation_steps": num_micro_batches,
+            # Asked for, and used for its own log alone: a step has as many micro-batches as its
+            # clips need, and `backward` says which is the last.
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
             "gradient_clipping": clip_norm,
             "zero_optimization": {"stage": zero_stage},
             "zero_allow_untested_optimizer": True,
@@ -159,21 +159,19 @@ class DeepSpeedEngine:
     def __call__(self, batch: Any) -> dict[str, torch.Tensor]:
         return self.engine(batch)
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, last: bool = True) -> None:
+        """`last`: of the step's micro-batches, at which the ranks sum."""
+        self.engine.set_gradient_accumulation_boundary(last)
         if not self.elastic:
             # Stage 1 sums whatever gradients a rank has, one after another: let all have all.
             for parameter in self.parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         self.engine.backward(loss * self.runtime.world_size, scale_wrt_gas=False)
-        if not self.engine.is_gradient_accumulation_boundary():
-            self.engine.step()  # counts the micro-batch; updates nothing
 
     def step(self, learning_rate: float) -> None:
         if not self.engine.is_gradient_accumulation_boundary():
-            raise RuntimeError(
-                f"step() after fewer than {self.num_micro_batches} calls of backward()"
-            )
+            raise RuntimeError("step() before the backward() of the step's last micro-batch")
         _set_rate(self.optimizer, learning_rate)
         self.engine.step()
 
@@ -213,8 +211,6 @@ def build_engine(
     runtime: Runtime,
     *,
     clip_norm: float,
-    num_micro_batches: int,
-    micro_batch_clips: int,
 ) -> Engine:
     """The engine that the config asks for; `model` is on its device already."""
     if settings.kind == "torch":
@@ -225,8 +221,6 @@ def build_engine(
         clip_norm,
         runtime,
         zero_stage=settings.zero_stage,
-        num_micro_batches=num_micro_batches,
-        micro_batch_clips=micro_batch_clips,
     )
 
 

@@ -13,7 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from data_pipeline.config import ConfigError, dump_config, load_config
 from data_pipeline.paths import check_distinct
 from data_pipeline.schema import Passport, check_passport
-from pretrain.build import build_limits, build_model, build_tokenizer, check_objectives
+from pretrain.build import (
+    build_limits,
+    build_model,
+    build_rows,
+    build_tokenizer,
+    check_objectives,
+)
 from pretrain.checkpoint import (
     CONFIG_FILE,
     CheckpointStore,
@@ -157,6 +163,7 @@ def _data(
         "masking": config.masking,
         "seed": seed,
         "micro_batch_clips": data.micro_batch_clips,
+        "rows": build_rows(config, clips.passport),
     }
     for line in survey.unfinished if survey else ():
         runtime.log.warning(line)
@@ -188,13 +195,16 @@ def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Eng
     for line in sources:
         runtime.log.info(f"model: {line}")
     model.to(runtime.device)
-    share = data.batch_clips // runtime.world_size
-    num_micro_batches = -(-share // data.micro_batch_clips)
-    micro_batch_clips = -(-share // num_micro_batches)
+    if config.engine.compile:
+        model.encoder.compile_layers()
+    most = f"at most {data.micro_batch_clips} clips"
+    if data.packing == "rows":
+        filled = "filled to" if config.engine.compile else "at most"
+        most = f"{filled} {data.micro_batch_tokens} tokens and {most}, without padding"
     runtime.log.info(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights; "
-        f"{config.engine.kind} engine; {data.batch_clips} clips a step: {runtime.world_size} "
-        f"rank(s) x {num_micro_batches} micro-batch(es) of {micro_batch_clips}"
+        f"{config.engine.kind} engine; {data.batch_clips} clips a step over {runtime.world_size} "
+        f"rank(s), in passes of {most}"
     )
     optimizer = build_adamw(
         model,
@@ -209,8 +219,6 @@ def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Eng
         optimizer,
         runtime,
         clip_norm=optim.clip_norm,
-        num_micro_batches=num_micro_batches,
-        micro_batch_clips=micro_batch_clips,
     )
 
 

@@ -91,7 +91,7 @@ def train(
     while step < steps and not stop:
         data = loader.next_step()
         counts, clips, tokens, drops, stop = _over_ranks(data, runtime)
-        for batch in data.batches:
+        for number, batch in enumerate(data.batches, 1):
             batch = batch.to(runtime.device, non_blocking=True)
             sums = {
                 name: OBJECTIVES[name].loss(predicted, batch.targets[name].values)[0]
@@ -100,7 +100,7 @@ def train(
             weights = shares if config.objectives.mixing == "clip" else dict.fromkeys(shares, 1.0)
             # A step may ask for no word at all (masking.force_word=false): its sum is zero, too.
             loss = sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums)
-            engine.backward(loss)
+            engine.backward(loss, last=number == len(data.batches))
             meter.add_loss(loss, sums)
         rate = learning_rate(
             step + 1,

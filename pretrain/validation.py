@@ -15,9 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import ClipSample
 from pretrain.data.clip_index import ClipIndex
-from pretrain.data.example import Example, Limits, available_objectives, collate, make_example
+from pretrain.data.collate import Example, collate
+from pretrain.data.example import Limits, available_objectives, make_example
 from pretrain.data.masking import ClipDropped, MaskingSettings, random_generator
-from pretrain.model.batch import Batch
+from pretrain.data.packing import Rows
+from pretrain.model.batch import AnyBatch
 from pretrain.model.memobert import MEmoBert
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import Runtime
@@ -36,6 +38,8 @@ class Validation:
     seed: int
     objectives: tuple[str, ...]
     micro_batch_clips: int
+    rows: Rows | None = None
+    """As the loader's."""
 
     @torch.no_grad()
     def __call__(self, model: MEmoBert, runtime: Runtime) -> dict[str, float]:
@@ -61,7 +65,7 @@ class Validation:
             if count > 0
         }
 
-    def _batches(self, rank: int, world_size: int) -> Iterator[Batch]:
+    def _batches(self, rank: int, world_size: int) -> Iterator[AnyBatch]:
         targets = {OBJECTIVES[name].target for name in self.objectives}
         streams = {*self.limits.frames, *targets} - {"text"}
         examples: list[Example] = []
@@ -72,10 +76,15 @@ class Validation:
                 if number % world_size == rank:
                     examples += self._examples(sample)
                 while len(examples) >= self.micro_batch_clips:
-                    yield collate(examples[: self.micro_batch_clips], self.tokenizer.pad_token_id)
+                    yield from self._cut(examples[: self.micro_batch_clips])
                     del examples[: self.micro_batch_clips]
         if examples:
-            yield collate(examples, self.tokenizer.pad_token_id)
+            yield from self._cut(examples)
+
+    def _cut(self, examples: list[Example]) -> list[AnyBatch]:
+        if self.rows is not None:
+            return self.rows(examples)
+        return [collate(examples, self.tokenizer.pad_token_id)]
 
     def _examples(self, sample: ClipSample) -> Iterator[Example]:
         masking = dataclasses.replace(self.masking, dice=False)

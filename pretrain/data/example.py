@@ -1,22 +1,23 @@
-"""From a ClipSample to what the model reads: words to pieces, limits, masks, padding.
+"""From a ClipSample to what the model reads: words to pieces, limits, masks.
 
     sample --make_example--> Example (one clip, numpy) --collate--> Batch (padded, torch)
+                                                       --join--> JoinedBatch (pretrain.data.packing)
 
-Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a stream, C their width, M target
-positions of one clip, or of an objective in the whole batch.
+Shapes: T word pieces with [CLS] and [SEP], F frames of a stream, C their width, M target positions
+of one clip.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import ClipSample, Stream
+from pretrain.data.collate import Example, ExampleFrames
+from pretrain.data.collate import collate as collate
 from pretrain.data.masking import IGNORED, ClipDropped, MaskingSettings, mask_spans, mask_words
-from pretrain.model.batch import Batch, Frames, Targets, tick
+from pretrain.model.batch import tick
 from pretrain.objectives import OBJECTIVES, Objective
 
 
@@ -39,6 +40,13 @@ class Limits:
         """Whether anything of `text` or of a stream is read."""
         return (self.text if modality == "text" else self.frames.get(modality, 0)) != 0
 
+    def longest(self) -> int:
+        """Positions of the longest clip there can be."""
+        room = self.max_text_positions
+        pieces = room if self.text is None else min(self.text + 2, room)
+        tables = [self.max_frame_positions if n is None else n for n in self.frames.values()]
+        return pieces + sum(tables)
+
     def last_position(self, stream: str, seconds_F: np.ndarray) -> int:
         """Of these frames, in the stream's position table."""
         if self.rates_hz is None:
@@ -46,37 +54,8 @@ class Limits:
         return tick(float(seconds_F[-1]), self.rates_hz[stream])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ExampleFrames:
-    """One stream of one clip, cut to the limits and corrupted."""
-
-    values_FC: np.ndarray
-    """As in the shard, zeros at masked frames."""
-    seconds_F: np.ndarray
-    """float32."""
-    masked_F: np.ndarray
-    """bool, where the model adds its mask vector."""
-
-
 WHOLE_TEXT = Limits(text=None)
 """Faces and speech as the paper's pretraining reads them, and text as long as the model's table."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Example:
-    """One clip as the model reads it, and what one objective asks of it."""
-
-    id: str
-    objective: str | None
-    """None: nothing is corrupted, nothing is asked (finetuning)."""
-    ids_T: np.ndarray
-    """int64, [CLS] words [SEP]; [CLS] alone when the clip has no text."""
-    frames: dict[str, ExampleFrames] = field(default_factory=dict)
-    """By stream; what the clip lacks is not there."""
-    target_at_M: np.ndarray | None = None
-    """int64, positions in the text or stream of the objective."""
-    target_values: np.ndarray | None = None
-    """What was there: word pieces [M] int64, or rows of the target stream [M, C]."""
 
 
 def available_objectives(sample: ClipSample, limits: Limits | None = None) -> set[str]:
@@ -143,43 +122,6 @@ def make_example(
         frames=frames,
         target_at_M=at_M,
         target_values=values,
-    )
-
-
-def collate(examples: Sequence[Example], pad_id: int = 0, beside: Sequence[Example] = ()) -> Batch:
-    """Pad the clips to the longest of each stream, and list the targets of each objective.
-
-    pad_id: the tokenizer's; 0 is BERT's.
-    beside: the other clips of a batch that is dealt to several processes; with them all processes
-    pad to one shape.
-    """
-    if not examples:
-        raise ValueError("a batch of no clips; expected one or more examples")
-    among = (*examples, *beside)
-    text_ids_NT, text_mask_NT = (
-        padded[: len(examples)] for padded in _pad([e.ids_T for e in among], pad_id)
-    )
-    names = dict.fromkeys(name for e in among for name in e.frames)
-    frames = {
-        name: _pad_frames([e.frames.get(name) for e in among], len(examples)) for name in names
-    }
-    lengths = {"text": text_ids_NT.shape[1]}
-    lengths |= {name: padded.real_NF.shape[1] for name, padded in frames.items()}
-    asked = {e.objective for e in examples}
-    targets = {
-        name: _targets(name, examples, lengths[objective.stream])
-        for name, objective in OBJECTIVES.items()
-        if name in asked
-    }
-    real = [text_mask_NT, *(padded.real_NF for padded in frames.values())]
-    return Batch(
-        ids=[e.id for e in examples],
-        text_ids_NT=text_ids_NT,
-        text_mask_NT=text_mask_NT,
-        frames=frames,
-        targets=targets,
-        counts={name: t.values.numel() for name, t in targets.items()},
-        num_tokens=sum(int(mask.sum()) for mask in real),
     )
 
 
@@ -251,44 +193,3 @@ def _check_reach(clip: str, name: str, stream: Stream, limits: Limits) -> None:
 def _untouched(stream: Stream) -> ExampleFrames:
     nothing_F = np.zeros(len(stream), dtype=bool)
     return ExampleFrames(values_FC=stream.values_ND, seconds_F=stream.seconds_N, masked_F=nothing_F)
-
-
-def _pad_frames(rows: Sequence[ExampleFrames | None], num_kept: int) -> Frames:
-    """One stream of a batch: its first `num_kept` clips, padded to the longest of all."""
-
-    def padded(field: str, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
-        found = _pad([None if row is None else getattr(row, field) for row in rows], fill)
-        return found[0][:num_kept], found[1][:num_kept]
-
-    values_NFC, real_NF = padded("values_FC", 0)
-    seconds_NF = padded("seconds_F", 0.0)[0]
-    return Frames(
-        values_NFC=values_NFC,
-        real_NF=real_NF,
-        masked_NF=padded("masked_F", False)[0],
-        seconds_NF=seconds_NF,
-        last_seconds=float(seconds_NF.max()),
-    )
-
-
-def _pad(rows: Sequence[np.ndarray | None], fill: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows [n, ...] to [N, longest, ...] and the mask of what is real; None is no row at all."""
-    present = [row for row in rows if row is not None]
-    longest = max(len(row) for row in present)
-    padded = np.full((len(rows), longest, *present[0].shape[1:]), fill, dtype=present[0].dtype)
-    mask_NL = np.zeros((len(rows), longest), dtype=bool)
-    for n, row in enumerate(rows):
-        if row is not None:
-            padded[n, : len(row)] = row
-            mask_NL[n, : len(row)] = True
-    return torch.from_numpy(padded), torch.from_numpy(mask_NL)
-
-
-def _targets(name: str, examples: Sequence[Example], padded_length: int) -> Targets:
-    """Positions and values of one objective, over the clips that carry it."""
-    mine = [(n, e) for n, e in enumerate(examples) if e.objective == name]
-    index_M = np.concatenate([n * padded_length + e.target_at_M for n, e in mine])
-    values = np.concatenate([e.target_values for _, e in mine])
-    return Targets(
-        index_M=torch.from_numpy(index_M.astype(np.int64)), values=torch.from_numpy(values)
-    )

@@ -32,10 +32,12 @@ from transformers import PreTrainedTokenizerBase
 from data_pipeline.errors import UserError
 from data_pipeline.schema import ClipSample
 from pretrain.data.clip_index import ClipIndex
-from pretrain.data.example import Example, Limits, available_objectives, collate, make_example
+from pretrain.data.collate import Example, collate_evenly
+from pretrain.data.example import Limits, available_objectives, make_example
 from pretrain.data.masking import ClipDropped, MaskingSettings, draw_objective, random_generator
 from pretrain.data.order import ORDER, ClipOrder
-from pretrain.model.batch import Batch
+from pretrain.data.packing import Rows
+from pretrain.model.batch import AnyBatch
 from pretrain.objectives import OBJECTIVES
 
 
@@ -51,7 +53,7 @@ class _Closed(Exception):
 class StepData:
     """What one rank computes in one optimizer step."""
 
-    batches: list[Batch]
+    batches: list[AnyBatch]
     """Micro-batches, on the CPU."""
     num_clips: int
     num_tokens: int
@@ -77,6 +79,7 @@ class Loader:
         weights: objective to its weight.
         mixing: "step" or "clip".
         seed: fixes order, objectives and masks.
+        rows: how a step is cut into joined batches; None pads micro_batch_clips to one shape.
         rank, world_size: of this process.
         prefetch_steps: prepared ahead by a thread, which `close` ends; the state is that of the
             step handed out last.
@@ -98,6 +101,7 @@ class Loader:
         weights: dict[str, float],
         mixing: str,
         seed: int,
+        rows: Rows | None = None,
         rank: int = 0,
         world_size: int = 1,
         prefetch_steps: int = 0,
@@ -111,6 +115,7 @@ class Loader:
         self.masking = masking
         self.clips_per_lane = batch_clips // num_lanes
         self.micro_batch_clips = micro_batch_clips
+        self.rows = rows
         self.num_lanes = num_lanes
         self.weights = weights
         self.mixing = mixing
@@ -215,11 +220,7 @@ class Loader:
                 for lane in self.lanes
                 for _ in range(self.clips_per_lane)
             ]
-            # As few micro-batches as allowed, of even sizes: sums and counts make any cut exact.
-            num_micro = -(-len(examples) // self.micro_batch_clips)
-            cuts = np.linspace(0, len(examples), num_micro + 1).astype(int)
-            pad_id = self.tokenizer.pad_token_id
-            batches = [collate(examples[a:b], pad_id) for a, b in zip(cuts, cuts[1:], strict=False)]
+            batches = self._cut(examples)
             if self.pin_memory:
                 batches = [batch.pin_memory() for batch in batches]
             self.step += 1
@@ -230,6 +231,12 @@ class Loader:
                 dropped=dropped,
             )
             yield data, (self.step, self.places_L2.copy())
+
+    def _cut(self, examples: list[Example]) -> list[AnyBatch]:
+        """Micro-batches; sums and counts make any cut exact."""
+        if self.rows is not None:
+            return self.rows(examples)
+        return collate_evenly(examples, self.micro_batch_clips, self.tokenizer.pad_token_id)
 
     def _draw(self, lane: int, step_objective: str | None, dropped: dict[str, int]) -> Example:
         """The next usable clip of `lane`, as an example of its objective."""

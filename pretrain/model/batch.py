@@ -1,7 +1,11 @@
-"""What the model reads: a batch of clips, padded.
+"""What the model reads: a batch of clips, padded to one shape or joined end to end.
+
+Both hold the same clips and ask the same; a joined batch has no position that is not a clip's, but
+those that fill it to a fixed length.
 
 Shapes: N clips, T word pieces with [CLS] and [SEP], F rows of a stream, C their width, M target
-positions of an objective in the whole batch.
+positions of an objective in the whole batch. Joined: R word pieces, or rows of a stream, of all
+clips one after another; P positions, clip after clip, each [text | stream | stream]; E ends.
 """
 
 import dataclasses
@@ -35,19 +39,58 @@ class Frames:
     last_seconds: float
     """The latest of them, known without asking the device."""
 
+    @property
+    def longest(self) -> int:
+        """Rows of the longest clip."""
+        return self.real_NF.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JoinedFrames:
+    """One stream of N clips, their rows one after another."""
+
+    values_RC: torch.Tensor
+    """Zeros at masked rows."""
+    masked_R: torch.Tensor
+    """bool, where the model adds its mask vector."""
+    seconds_R: torch.Tensor
+    """float32, from the clip's start."""
+    index_R: torch.Tensor
+    """int64, of a row in its clip."""
+    clip_R: torch.Tensor
+    """int64, the clip of a row in the batch."""
+    num_clips: int
+    """Of the batch, those without this stream too."""
+    last_seconds: float
+    """The latest of them, known without asking the device."""
+    longest: int
+    """Rows of the longest clip."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
     """What one objective asks of a batch."""
 
     index_M: torch.Tensor
-    """int64, flat positions into the padded [N, T], or [N, F] of the objective's stream."""
+    """int64, flat positions into the padded [N, T], or [N, F] of the objective's stream, or into
+    the P joined ones."""
     values: torch.Tensor
     """Word pieces [M] int64, or rows of the target stream [M, C]."""
 
 
+class _OnDevices:
+    """Of both kinds of batch: a copy of it elsewhere."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False):
+        return _map(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self):
+        """Where a GPU can fetch it while it computes."""
+        return _map(self, lambda x: x.pin_memory())
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
+class Batch(_OnDevices):
     """N clips, padded."""
 
     ids: list[str]
@@ -63,16 +106,45 @@ class Batch:
     num_tokens: int = 0
     """Real positions of all clips, padding left out."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        return _map(self, lambda x: x.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Batch":
-        """Where a GPU can fetch it while it computes."""
-        return _map(self, lambda x: x.pin_memory())
-
     def length(self, stream: str) -> int:
         """Padded length of `text` or of a stream."""
         return (self.text_ids_NT if stream == "text" else self.frames[stream].real_NF).shape[1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segments:
+    """Where the clips lie among the joined positions."""
+
+    lengths: tuple[int, ...]
+    """Of each clip, then of the pieces of what fills the batch; together they are P."""
+    ends_E: torch.Tensor
+    """int32: 0 and the end of each of them (`cu_seqlens`); the last one again, up to a fixed
+    number."""
+    longest: int
+    """None is longer. Of batches of fixed length it is the same number for all."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JoinedBatch(_OnDevices):
+    """N clips, joined."""
+
+    ids: list[str]
+    text_ids_R: torch.Tensor
+    text_index_R: torch.Tensor
+    """int64, of a piece in its clip."""
+    longest_text: int
+    frames: dict[str, JoinedFrames]
+    row_P: torch.Tensor
+    """int64: of each position, its place among the R of the text, then of the streams in the order
+    of `frames`. What fills the batch repeats the first."""
+    segments: Segments
+    targets: dict[str, Targets]
+    counts: dict[str, int]
+    num_tokens: int
+    """Real positions of all clips."""
+
+
+AnyBatch = Batch | JoinedBatch
 
 
 def _map(value, change: Callable[[torch.Tensor], torch.Tensor]):

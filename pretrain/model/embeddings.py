@@ -11,13 +11,14 @@ what a whole clip has in common, such as its microphone, is not seen (as cepstra
 does with an utterance: Atal, JASA 55, 1974).
 
 Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a stream, C feature width,
-H model width.
+H model width; R word pieces or frames of joined clips.
 """
 
 import torch
 from torch import nn
 
-from pretrain.model.batch import Frames, tick
+from pretrain.model.batch import Frames, JoinedFrames, tick
+from pretrain.model.dropout import Dropout
 
 
 class TextEmbedder(nn.Module):
@@ -29,19 +30,25 @@ class TextEmbedder(nn.Module):
         self.position_embeddings = nn.Embedding(max_positions, width)
         self.token_type_embeddings = nn.Embedding(2, width)
         self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, ids_NT: torch.Tensor) -> torch.Tensor:
-        num_pieces, table = ids_NT.shape[1], self.position_embeddings.num_embeddings
-        if num_pieces > table:
+    def forward(self, ids: torch.Tensor, index_R: torch.Tensor | None = None) -> torch.Tensor:
+        """[N, T] of padded clips, or [R] of joined ones with the index of each in its clip."""
+        if index_R is None:
+            position = self.position_embeddings.weight[: ids.shape[1]]
+        else:
+            position = self.position_embeddings(index_R)
+        x = self.word_embeddings(ids) + position + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(x))
+
+    def check_reach(self, longest: int) -> None:
+        """Raise ValueError if a text of `longest` pieces is beyond the position table."""
+        table = self.position_embeddings.num_embeddings
+        if longest > table:
             raise ValueError(
-                f"a text of {num_pieces} word pieces, but the position table ends at {table} "
+                f"a text of {longest} word pieces, but the position table ends at {table} "
                 "(max_text_positions); lower the limit on word pieces"
             )
-        x_NTH = self.word_embeddings(ids_NT)
-        x_NTH = x_NTH + self.position_embeddings.weight[:num_pieces]
-        x_NTH = x_NTH + self.token_type_embeddings.weight[0]
-        return self.dropout(self.LayerNorm(x_NTH))
 
 
 class FrameEmbedder(nn.Module):
@@ -72,25 +79,29 @@ class FrameEmbedder(nn.Module):
         self.position_embeddings = nn.Embedding(max_positions, width)
         self.type_embedding = nn.Embedding(1, width) if own_type else None
         self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, frames: Frames, type_H: torch.Tensor) -> torch.Tensor:
-        """`type_H` is BERT's type vector, used when the stream has none of its own."""
-        values_NFC = centered(frames) if self.centered else frames.values_NFC
-        x_NFC = values_NFC.to(self.linear.weight.dtype)
-        x_NFC = x_NFC + self.mask_embedding(frames.masked_NF.long())
-        x_NFH = self.input_norm(self.linear(x_NFC))
-        x_NFH = x_NFH + self._positions(frames.seconds_NF)
-        x_NFH = x_NFH + (type_H if self.type_embedding is None else self.type_embedding.weight[0])
-        return self.dropout(self.LayerNorm(x_NFH))
+    def forward(self, frames: Frames | JoinedFrames, type_H: torch.Tensor) -> torch.Tensor:
+        """[N, F, H] of padded clips, [R, H] of joined ones. `type_H` is BERT's type vector, used
+        when the stream has none of its own."""
+        if isinstance(frames, JoinedFrames):
+            values = centered_joined(frames) if self.centered else frames.values_RC
+            masked, position = frames.masked_R, self._positions(frames.seconds_R, frames.index_R)
+        else:
+            values = centered(frames) if self.centered else frames.values_NFC
+            masked, position = frames.masked_NF, self._positions(frames.seconds_NF)
+        x = values.to(self.linear.weight.dtype) + self.mask_embedding(masked.long())
+        x = self.input_norm(self.linear(x)) + position
+        x = x + (type_H if self.type_embedding is None else self.type_embedding.weight[0])
+        return self.dropout(self.LayerNorm(x))
 
-    def check_reach(self, frames: Frames, stream: str) -> None:
+    def check_reach(self, frames: Frames | JoinedFrames, stream: str) -> None:
         """Raise ValueError if a frame lies beyond the position table.
 
         Takes numbers the host knows (collate counted them), so the device is never waited for.
         """
         table = self.position_embeddings.num_embeddings
-        last = frames.real_NF.shape[1] - 1
+        last = frames.longest - 1
         if self.position_hz is not None:
             last = tick(frames.last_seconds, self.position_hz)
         if last >= table:
@@ -100,10 +111,14 @@ class FrameEmbedder(nn.Module):
                 f"limit the frames of a clip (data.limits.{stream})"
             )
 
-    def _positions(self, seconds_NF: torch.Tensor) -> torch.Tensor:
-        if self.position_hz is None:
-            return self.position_embeddings.weight[: seconds_NF.shape[1]]
-        return self.position_embeddings(torch.round(seconds_NF * self.position_hz).long())
+    def _positions(
+        self, seconds: torch.Tensor, index_R: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if self.position_hz is not None:
+            return self.position_embeddings(torch.round(seconds * self.position_hz).long())
+        if index_R is not None:
+            return self.position_embeddings(index_R)
+        return self.position_embeddings.weight[: seconds.shape[1]]
 
 
 def centered(frames: Frames) -> torch.Tensor:
@@ -116,3 +131,15 @@ def centered(frames: Frames) -> torch.Tensor:
     sum_N1C = (values_NFC * seen_NF1).sum(1, keepdim=True)
     mean_N1C = sum_N1C / seen_NF1.sum(1, keepdim=True).clamp(min=1)
     return (values_NFC - mean_N1C) * seen_NF1
+
+
+def centered_joined(frames: JoinedFrames) -> torch.Tensor:
+    """As `centered`, of joined clips [R, C]."""
+    seen_R1 = (~frames.masked_R).unsqueeze(-1)
+    values_RC = frames.values_RC.float()
+    clip_R, num_clips = frames.clip_R, frames.num_clips
+    sum_NC = values_RC.new_zeros(num_clips, values_RC.shape[1]).index_add(
+        0, clip_R, values_RC * seen_R1
+    )
+    count_N1 = values_RC.new_zeros(num_clips, 1).index_add(0, clip_R, seen_R1.to(values_RC.dtype))
+    return (values_RC - (sum_NC / count_N1.clamp(min=1))[clip_R]) * seen_R1

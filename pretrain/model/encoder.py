@@ -1,6 +1,9 @@
 """The transformer of BERT: layers of attention and a two-layer network, norms after the sums.
 
-Shapes: N clips, L positions, H width, I inner width of the feed-forward network.
+Clips come padded or joined, see pretrain.model.batch.
+
+Shapes: N clips, L positions, P positions of joined clips, H width, I inner width of the
+feed-forward network, M positions that are asked for.
 """
 
 import torch
@@ -8,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pretrain.model.attention import Attention, Output
+from pretrain.model.batch import Segments
 
 
 class Intermediate(nn.Module):
@@ -32,9 +36,14 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(width, ffn_width)
         self.output = Output(ffn_width, width, dropout)
 
-    def forward(self, x_NLH: torch.Tensor, keep_NL: torch.Tensor) -> torch.Tensor:
-        x_NLH = self.attention(x_NLH, keep_NL)
-        return self.output(self.intermediate(x_NLH), x_NLH)
+    def forward(
+        self,
+        x: torch.Tensor,
+        clips: torch.Tensor | Segments,
+        asked_M: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        x = self.attention(x, clips, asked_M)
+        return self.output(self.intermediate(x), x)
 
 
 class Encoder(nn.Module):
@@ -54,11 +63,35 @@ class Encoder(nn.Module):
             Layer(width, num_heads, ffn_width, dropout, kernel) for _ in range(num_layers)
         )
 
-    def forward(self, x_NLH: torch.Tensor, keep_NL: torch.Tensor) -> torch.Tensor:
-        """`keep_NL` is True at real positions; what padding rows come out as means nothing."""
-        for layer in self.layer:
-            x_NLH = layer(x_NLH, keep_NL)
-        return x_NLH
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Let torch.compile make a program of a layer, one for all of them, at the first batch.
+
+        Of the last layer it is the attention alone: behind it are the positions that are asked for,
+        whose number differs from batch to batch.
+        """
+        *lower, last = self.layer
+        for module in (*lower, last.attention.self):
+            module.compile(backend=backend)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        clips: torch.Tensor | Segments,
+        asked_M: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Hidden states of the last layer, shaped as `x`; what padding comes out as means nothing.
+
+        Args:
+            x: [N, L, H] of padded clips, [P, H] of joined ones.
+            clips: bool [N, L], true at real positions; or where the joined clips lie.
+            asked_M: flat positions, where only these are wanted: then it is [M, H]. The last layer
+                mixes positions for the last time in its attention, so what follows runs at these
+                alone: three quarters of the layer, for a tenth of the positions.
+        """
+        *lower, last = self.layer
+        for layer in lower:
+            x = layer(x, clips)
+        return last(x, clips, asked_M)
 
 
 class Pooler(nn.Module):

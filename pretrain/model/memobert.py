@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pretrain.integrity import check_whole, weight_files
-from pretrain.model.batch import Batch
+from pretrain.model.batch import AnyBatch, Batch, JoinedBatch
 from pretrain.model.embeddings import FrameEmbedder, TextEmbedder
 from pretrain.model.encoder import Encoder, Pooler
 from pretrain.model.heads import WordHead
@@ -127,11 +127,51 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         self.apply(_init_as_bert)
 
     def encode(self, batch: Batch) -> Encoded:
-        """Hidden states of every position.
+        """Hidden states of every position of padded clips.
 
         Raises:
             ValueError: a frame beyond the position table, or a stream the model was not built for.
         """
+        parts_NLH = self._embed(batch, batch.text_mask_NT.shape[1], batch.text_ids_NT)
+        hidden_NLH = self.encoder(torch.cat(parts_NLH, 1), self._real_NL(batch))
+        text_NTH, *pieces = hidden_NLH.split([part.shape[1] for part in parts_NLH], 1)
+        return Encoded(
+            pooled_NH=self.pooler(hidden_NLH),
+            text_NTH=text_NTH,
+            frames_NFH=dict(zip(self._present(batch), pieces, strict=True)),
+        )
+
+    def forward(self, batch: AnyBatch) -> dict[str, torch.Tensor]:
+        """Objective to its predictions at the target rows alone: logits over the vocabulary [M, V]
+        of wwmlm, and what the head of another one gives, such as features [M, C].
+
+        Raises ValueError as `encode` does.
+        """
+        asked = list(batch.targets)
+        if isinstance(batch, JoinedBatch):
+            parts = self._embed(batch, batch.longest_text, batch.text_ids_R, batch.text_index_R)
+            x = torch.cat(parts).index_select(0, batch.row_P)
+            clips, at = batch.segments, [batch.targets[name].index_M for name in asked]
+        else:
+            parts = self._embed(batch, batch.text_mask_NT.shape[1], batch.text_ids_NT)
+            x, clips = torch.cat(parts, 1), self._real_NL(batch)
+            at = self._padded_places(batch, asked)
+        if not asked:
+            return {}
+        hidden_XH = self.encoder(x, clips, torch.cat(at)).split([len(index_M) for index_M in at])
+        return {
+            name: self._predict(name, hidden_MH)
+            for name, hidden_MH in zip(asked, hidden_XH, strict=True)
+        }
+
+    def _present(self, batch: AnyBatch) -> list[str]:
+        """The streams of the batch, in the order in which they are embedded."""
+        if isinstance(batch, JoinedBatch):
+            return list(batch.frames)  # its positions are counted so
+        return [name for name in self.frame_embeddings if name in batch.frames]
+
+    def _embed(self, batch: AnyBatch, longest_text: int, *text: torch.Tensor) -> list[torch.Tensor]:
+        """Embedded text, then each stream of the batch."""
         strange = batch.frames.keys() - self.frame_embeddings.keys()
         if strange:
             raise ValueError(
@@ -139,38 +179,37 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
                 f"{', '.join(self.frame_embeddings) or 'no stream'}; set model.streams, or "
                 "data.limits of these to 0"
             )
-        parts_NLH = [self.embeddings(batch.text_ids_NT)]
-        keeps_NL = [batch.text_mask_NT]
+        self.embeddings.check_reach(longest_text)
+        parts = [self.embeddings(*text)]
         type_H = self.embeddings.token_type_embeddings.weight[1]
-        present = [name for name in self.frame_embeddings if name in batch.frames]
-        for name in present:
+        for name in self._present(batch):
             embed, frames = self.frame_embeddings[name], batch.frames[name]
             embed.check_reach(frames, name)
-            parts_NLH.append(embed(frames, type_H))
-            keeps_NL.append(frames.real_NF)
+            parts.append(embed(frames, type_H))
+        return parts
 
-        hidden_NLH = self.encoder(torch.cat(parts_NLH, 1), torch.cat(keeps_NL, 1))
-        text_NTH, *pieces = hidden_NLH.split([part.shape[1] for part in parts_NLH], 1)
-        return Encoded(
-            pooled_NH=self.pooler(hidden_NLH),
-            text_NTH=text_NTH,
-            frames_NFH=dict(zip(present, pieces, strict=True)),
-        )
+    def _real_NL(self, batch: Batch) -> torch.Tensor:
+        real = [batch.frames[name].real_NF for name in self._present(batch)]
+        return torch.cat([batch.text_mask_NT, *real], 1)
 
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Objective to its predictions at the target rows alone: logits over the vocabulary [M, V]
-        of wwmlm, and what the head of another one gives, such as features [M, C]."""
-        encoded = self.encode(batch)
-        predictions = {}
-        for name, targets in batch.targets.items():
+    def _padded_places(self, batch: Batch, asked: list[str]) -> list[torch.Tensor]:
+        """Targets into [N, T] or [N, F] as flat positions of the [N, L] that the encoder sees."""
+        order = ["text", *self._present(batch)]
+        lengths = [batch.length(stream) for stream in order]
+        places = []
+        for name in asked:
             stream = OBJECTIVES[name].stream
-            hidden_MH = encoded[stream].flatten(0, 1).index_select(0, targets.index_M)
-            if OBJECTIVES[name].head is None:
-                predictions[name] = self.mask_logits(hidden_MH)
-            else:
-                input_weight = self.frame_embeddings[stream].linear.weight
-                predictions[name] = self.heads[name](hidden_MH, input_weight)
-        return predictions
+            own, before = batch.length(stream), sum(lengths[: order.index(stream)])
+            index_M = batch.targets[name].index_M
+            clip_M = index_M.div(own, rounding_mode="floor")
+            places.append(index_M + clip_M * (sum(lengths) - own) + before)
+        return places
+
+    def _predict(self, name: str, hidden_MH: torch.Tensor) -> torch.Tensor:
+        if OBJECTIVES[name].head is None:
+            return self.mask_logits(hidden_MH)
+        input_weight = self.frame_embeddings[OBJECTIVES[name].stream].linear.weight
+        return self.heads[name](hidden_MH, input_weight)
 
     def mask_logits(self, hidden_MH: torch.Tensor) -> torch.Tensor:
         """The word head: hidden states [M, H] to logits over the vocabulary [M, V]."""

@@ -9,9 +9,10 @@ import toys
 
 from data_pipeline.shards import ShardError
 from pretrain.data.clip_index import ClipIndex
-from pretrain.data.example import Batch, Limits
+from pretrain.data.example import Limits
 from pretrain.data.loader import Loader, LoaderError
 from pretrain.data.masking import MaskingSettings
+from pretrain.model.batch import Batch
 from pretrain.objectives import OBJECTIVES
 
 from ..conftest import index_of

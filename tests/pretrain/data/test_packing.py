@@ -1,0 +1,182 @@
+"""Joined clips against padded ones, whose arithmetic is tested by hand in test_model."""
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.data.collate import Example, collate
+from pretrain.data.example import Limits
+from pretrain.data.loader import Loader
+from pretrain.data.masking import MaskingSettings
+from pretrain.data.packing import PackingError, Rows, first_fit, join, length_of
+from pretrain.objectives import OBJECTIVES
+
+from ..test_model import clip, losses, toy
+
+FIXED = Rows(tokens=512, clips=16, longest=128)
+FULL = [clip(name, 5 + i, 20 + 3 * i, 30 - i, name=name) for i, name in enumerate(OBJECTIVES)]
+TEXTS = [clip("wwmlm", 5 + i, 0, 0, name=f"text {i}") for i in range(3)]
+WITHOUT = {
+    "nothing": FULL,
+    "face": [clip("wwmlm", 6, 0, 20), clip("span_mafr", 4, 0, 30), *TEXTS[:1]],
+    "speech": [clip("wwmlm", 6, 12, 0), clip("span_mvfr", 4, 30, 0), clip("span_mvfc_kl", 3, 9, 0)],
+    "text": [clip(name, 1, 20, 25) for name in list(OBJECTIVES)[1:]],
+    "face in some": [*FULL, clip("wwmlm", 9, 0, 12), clip("span_mafr", 9, 0, 7)],
+    "speech in some": [clip("span_mvfr", 6, 10, 0), *FULL, clip("wwmlm", 6, 10, 0)],
+    "text in some": [clip("span_mafr", 1, 5, 30), *FULL],
+    "streams in some": [*TEXTS, *FULL],
+    "streams": TEXTS,
+    "others": FULL[:1],
+    "others, and a stream": [clip("span_mafr", 4, 0, 30)],
+}
+
+
+def gradients(model, batch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Each objective's mean loss, and the gradients of their sum."""
+    model.zero_grad(set_to_none=True)
+    means = {name: total / count for name, (total, count) in losses(model, batch).items()}
+    sum(means.values()).backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return {name: mean.detach() for name, mean in means.items()}, grads
+
+
+@pytest.mark.parametrize("rows", [None, FIXED], ids=["as long as its clips", "of fixed length"])
+@pytest.mark.parametrize("examples", WITHOUT.values(), ids=[f"without {name}" for name in WITHOUT])
+@pytest.mark.parametrize(
+    "changes", [{}, {"positions": "seconds", "centered": ["speech", "face"]}], ids=["", "seconds"]
+)
+def test_joined_clips_lose_and_learn_as_padded_ones(examples, rows, changes):
+    model = toy(**changes)
+    padded, joined = collate(examples), join(examples, rows)
+    assert (joined.counts, joined.num_tokens) == (padded.counts, padded.num_tokens)
+    (found, grads), (expected, wanted) = gradients(model, joined), gradients(model, padded)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grads, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_hidden_states_of_joined_clips_are_those_of_each_clip_alone():
+    model, hidden = toy(), []
+    model.encoder.layer[0].register_forward_hook(lambda _, inputs, out: hidden.append(out))
+    examples = WITHOUT["streams in some"]
+    model(join(examples))
+    for example in examples:
+        model(join([example]))
+    torch.testing.assert_close(hidden[0], torch.cat(hidden[1:]), rtol=1e-5, atol=1e-6)
+
+
+def test_no_number_of_one_clip_reaches_another():
+    model = toy().eval()
+    before = model(join([FULL[0], FULL[3]]))["wwmlm"]
+    after = model(join([FULL[0], clip("span_mafr", 7, 30, 11, name="another")]))["wwmlm"]
+    torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-6)
+
+
+def test_positions_by_hand():
+    """Two clips of [text | speech | face] and of [text | face]."""
+    first, second = clip("span_mafr", 3, 1, 2), clip("wwmlm", 4, 2, 0)
+    batch = join([first, second], Rows(tokens=16, clips=3, longest=6))
+    assert list(batch.frames) == ["face", "speech"]
+    # Rows: text 0-2 and 3-6, face 7 and 8-9, speech 10-11.
+    assert batch.row_P.tolist() == [0, 1, 2, 7, 10, 11, 3, 4, 5, 6, 8, 9, 0, 0, 0, 0]
+    assert batch.text_index_R.tolist() == [0, 1, 2, 0, 1, 2, 3]
+    assert batch.frames["face"].index_R.tolist() == [0, 0, 1]
+    assert batch.frames["face"].clip_R.tolist() == [0, 1, 1]
+    assert batch.segments.lengths == (6, 6, 4)
+    assert batch.segments.ends_E.tolist() == [0, 6, 12, 16, 16, 16, 16]
+    assert batch.targets["span_mafr"].index_M.tolist() == (4 + first.target_at_M).tolist()
+    assert batch.targets["wwmlm"].index_M.tolist() == [7, 8]
+
+
+def test_first_fit_by_hand():
+    assert first_fit([90, 40, 100, 30, 20], 130, 8) == [[0, 1], [2, 3], [4]]
+    assert first_fit([90, 100, 40, 30], 130, 8) == [[0, 2], [1, 3]]
+    assert first_fit([1] * 5, 130, 2) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_clip_too_long_is_told_with_the_setting():
+    with pytest.raises(PackingError, match="data.micro_batch_tokens=130; set it to 131 or more"):
+        first_fit([9, 131], 130, 8)
+    with pytest.raises(PackingError, match="55 positions, but .* at most 50"):
+        Rows(tokens=100, clips=8, longest=50)(FULL[:1])
+
+
+def test_rows_of_fixed_length_have_one_shape():
+    rng = np.random.default_rng(0)
+    examples = [clip("wwmlm", *map(int, rng.integers(3, 40, size=3))) for _ in range(40)]
+    batches = FIXED(examples)
+    assert len(batches) > 2
+    assert {len(b.row_P) for b in batches} == {512}
+    assert {(len(b.segments.ends_E), b.segments.longest) for b in batches} == {(21, 128)}
+    assert sum(b.num_tokens for b in batches) == sum(map(length_of, examples))
+    assert [max(b.segments.lengths) <= 128 for b in batches] == [True] * len(batches)
+
+
+def asked(batches) -> dict[str, list[float]]:
+    """Objective to the sum of each row that is asked for, in any order."""
+    return {
+        name: sorted(
+            total
+            for b in batches
+            if name in b.targets
+            for total in np.atleast_2d(b.targets[name].values.double().numpy().T).sum(0).tolist()
+        )
+        for name in OBJECTIVES
+    }
+
+
+@pytest.mark.parametrize("mixing", ["clip", "step"])
+def test_a_step_is_of_the_same_clips_and_masks_however_it_is_cut(toy_index, bert_tokenizer, mixing):
+    def loader(rows: Rows | None) -> Loader:
+        weights = {name: objective.weight for name, objective in OBJECTIVES.items()}
+        return Loader(
+            toy_index,
+            tokenizer=bert_tokenizer,
+            limits=Limits(),
+            masking=MaskingSettings(),
+            batch_clips=8,
+            micro_batch_clips=8,
+            num_lanes=4,
+            weights=weights,
+            mixing=mixing,
+            seed=7,
+            rows=rows,
+        )
+
+    padded, joined = loader(None), loader(Rows(tokens=200, clips=8))
+    for _ in range(6):
+        a, b = padded.next_step(), joined.next_step()
+        assert len(b.batches) > 1
+        assert sorted(i for x in b.batches for i in x.ids) == sorted(a.batches[0].ids)
+        assert (a.num_clips, a.num_tokens, a.dropped) == (b.num_clips, b.num_tokens, b.dropped)
+        assert asked(a.batches) == asked(b.batches)
+    assert padded.state_dict()["places_L2"].tolist() == joined.state_dict()["places_L2"].tolist()
+
+
+def test_compiled_rows_are_one_program():
+    """However many targets there are, and of whatever objectives."""
+    torch._dynamo.reset()
+    model = toy(dropout=0.1).train()
+    model.encoder.compile_layers(backend="eager")
+    rng = np.random.default_rng(0)
+    rows = Rows(tokens=256, clips=16, longest=128)
+
+    def step() -> None:
+        names = rng.permutation(list(OBJECTIVES))[: rng.integers(1, 5)]
+        sizes = rng.integers(8, 40, size=(12, 3))
+        examples: list[Example] = [clip(str(rng.choice(names)), *map(int, s)) for s in sizes]
+        for batch in rows(examples):
+            sum(total for total, _ in losses(model, batch).values()).backward()
+
+    step()
+    step()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(4):
+            step()
+
+
+def test_a_compiled_model_has_the_same_losses():
+    torch._dynamo.reset()
+    plain, compiled = toy(), toy()
+    compiled.encoder.compile_layers(backend="eager")
+    batch = join(FULL, FIXED)
+    torch.testing.assert_close(gradients(compiled, batch), gradients(plain, batch))
