@@ -1,7 +1,9 @@
 """What the commands have in common: how they end, and `--config FILE`, settings and `--help`.
 
 The help lists every setting with its type, its default and the docstring under its field, read
-from the source of the dataclass, so that there is one place that says what a setting means.
+from the source of the dataclass, so that there is one place that says what a setting means. What
+reads settings is imported by the functions that do: a command without a config needs no pydantic,
+and runs where there is little more than torch.
 """
 
 import argparse
@@ -24,13 +26,11 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
 
-from data_pipeline.config import ConfigError, as_tree, load_config, section_of
 from data_pipeline.errors import UserError
-from data_pipeline.paths import PathText, UserPath
 
 Config = TypeVar("Config")
 WORDS = {
-    **{str: "TEXT", Path: "PATH", PathText: "PATH", UserPath: "PATH"},
+    **{str: "TEXT", Path: "PATH"},
     **{int: "INT", float: "NUMBER", bool: "true|false", types.NoneType: "null"},
     Any: "VALUE",
 }
@@ -142,6 +142,8 @@ def config_from_command_line(
     `--config FILE` once, and settings as `key=value`, `--key=value` or `--key value`. With
     `--help` it prints `about`, the settings and `example`, and the process ends.
     """
+    from data_pipeline.config import ConfigError, load_config
+
     parser = _Parser(cls, prog=command, description=about, epilog=f"example:\n  {example}")
     parser.add_argument("--config", metavar="FILE", action="append", default=[])
     # Launchers (deepspeed, torchrun's older form) append it; ranks are read from the environment.
@@ -168,6 +170,8 @@ def parser_style(about: str, example: str) -> dict[str, Any]:
 
 
 def _overrides(words: list[str]) -> list[str]:
+    from data_pipeline.config import ConfigError
+
     overrides = []
     left = iter(words)
     for word in left:
@@ -264,6 +268,8 @@ def settings_of(
     cls: type, name: str = "", default: Any = NO_DEFAULT
 ) -> Iterator[tuple[str, str, list[Setting]]]:
     """(component, its docstring, its settings) of `cls` and of each section below it."""
+    from data_pipeline.config import section_of
+
     hints, meanings = typing.get_type_hints(cls, include_extras=True), field_docstrings(cls)
     settings, sections = [], []
     for f in dataclasses.fields(cls):
@@ -321,8 +327,12 @@ def _default(f: dataclasses.Field) -> Any:
 
 def _type_text(hint: Any) -> str:
     """`int | None` as INT|null, a Literal as its words, `tuple[int, ...]` as [INT, ...]."""
+    from data_pipeline.paths import PathText, UserPath
+
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated and hint not in WORDS:  # a number with its range
+    if hint in (PathText, UserPath):
+        return WORDS[Path]
+    if origin is typing.Annotated:  # a number with its range
         return _type_text(parts[0])
     if origin in (typing.Union, types.UnionType):
         return "|".join(_type_text(part) for part in parts)
@@ -346,6 +356,8 @@ def _yaml_text(value: Any) -> str:
         return str(value)
     if isinstance(value, float):
         return f"{value:g}"
+    from data_pipeline.config import as_tree
+
     plain = _lists(as_tree(value))
     text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10_000)
     return text.removesuffix("\n").removesuffix("\n...")

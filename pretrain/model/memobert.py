@@ -160,7 +160,7 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
             return {}
         hidden_XH = self.encoder(x, clips, torch.cat(at)).split([len(index_M) for index_M in at])
         return {
-            name: self._predict(name, hidden_MH)
+            name: self.predict(name, hidden_MH)
             for name, hidden_MH in zip(asked, hidden_XH, strict=True)
         }
 
@@ -205,7 +205,8 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
             places.append(index_M + clip_M * (sum(lengths) - own) + before)
         return places
 
-    def _predict(self, name: str, hidden_MH: torch.Tensor) -> torch.Tensor:
+    def predict(self, name: str, hidden_MH: torch.Tensor) -> torch.Tensor:
+        """What the head of an objective makes of hidden states."""
         if OBJECTIVES[name].head is None:
             return self.mask_logits(hidden_MH)
         input_weight = self.frame_embeddings[OBJECTIVES[name].stream].linear.weight

@@ -1,0 +1,107 @@
+"""How fast pretraining is, and against what.
+
+    python -m pretrain.bench
+    python -m pretrain.bench --clips 64 --repeats 5 --output docs/results/pretrain_bench
+
+On a CPU two parts: clips a second of packed rows against three ways to pad, and the encoder's
+arithmetic against torch.mm. What is compared runs by turns. It needs torch, transformers and numpy.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from data_pipeline.command_line import command_parser, run_command
+from data_pipeline.errors import UserError
+from pretrain.bench.lengths import CAPPED, WHOLE
+from pretrain.bench.models import SIZES
+from pretrain.bench.products import against_mm
+from pretrain.bench.results import Row, as_markdown, hardware, write_csv
+from pretrain.bench.speed import clips_a_second
+
+
+class BenchError(UserError):
+    """Options that leave nothing to measure."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(_main, argv, name="bench")
+
+
+def _main(argv: list[str] | None) -> int:
+    options = _options(argv)
+    device = torch.device("cpu")
+    on = hardware(device)
+    print(on, flush=True)
+    rows = []
+    for row in _on_cpu(options):
+        rows.append(row)
+        print(
+            f"{row.part} | {row.setting} | {row.measure}: {row.median:.3g} "
+            f"({row.least:.3g} to {row.most:.3g})",
+            flush=True,
+        )
+    write_csv(options.output.with_suffix(".csv"), rows, on)
+    page = [f"{on}. The median of {options.repeats} repeats, and the least and most."]
+    options.output.with_suffix(".md").write_text(
+        "\n\n".join(["# Speed of pretraining", *page, as_markdown(rows)]) + "\n", encoding="utf-8"
+    )
+    return 0
+
+
+def _on_cpu(options: argparse.Namespace) -> Iterator[Row]:
+    size = SIZES[options.size]
+    if options.part in ("clips", "all"):
+        torch.set_num_threads(options.threads)
+        for caps in (CAPPED, WHOLE):
+            yield from clips_a_second(
+                size,
+                caps,
+                options.batch_clips,
+                options.clips // options.batch_clips,
+                options.row_tokens,
+                options.repeats,
+            )
+    if options.part in ("products", "all"):
+        for name in ("small", "base"):
+            for threads in (1, 2):
+                yield from against_mm(
+                    SIZES[name],
+                    CAPPED,
+                    options.batch_clips,
+                    options.row_tokens,
+                    threads,
+                    options.repeats,
+                )
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(
+        "python -m pretrain.bench",
+        "Speed of pretraining: packed rows against padded batches, the encoder against torch.mm.",
+        "python -m pretrain.bench --part clips --clips 64 --repeats 5",
+    )
+    parser.add_argument("--part", choices=("clips", "products", "all"), default="all")
+    parser.add_argument("--size", choices=tuple(SIZES), default="small", help="of the model")
+    parser.add_argument("--clips", type=int, default=64, help="that each way trains on")
+    parser.add_argument("--batch-clips", type=int, default=32, help="of a padded batch")
+    parser.add_argument("--row-tokens", type=int, default=2048, help="at most, of a packed row")
+    parser.add_argument("--threads", type=int, default=1, help="of part clips")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/pretrain_bench"), help="without .csv and .md"
+    )
+    options = parser.parse_args(argv)
+    if min(options.repeats, options.batch_clips) < 1 or options.clips % options.batch_clips:
+        raise BenchError(
+            f"--clips {options.clips} --batch-clips {options.batch_clips} --repeats "
+            f"{options.repeats}: expected whole batches, and one repeat or more"
+        )
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
