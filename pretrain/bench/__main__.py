@@ -4,7 +4,8 @@
     python -m pretrain.bench --clips 64 --repeats 5 --output docs/results/pretrain_bench
 
 On a CPU two parts: clips a second of packed rows against three ways to pad, and the encoder's
-arithmetic against torch.mm. What is compared runs by turns. It needs torch, transformers and numpy.
+arithmetic against torch.mm; what is compared runs by turns. Where there is a GPU, a ladder of
+models on it instead. It needs torch, transformers and numpy, no more.
 """
 
 import argparse
@@ -16,11 +17,18 @@ import torch
 
 from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.errors import UserError
+from pretrain.bench.ladder import ladder
 from pretrain.bench.lengths import CAPPED, WHOLE
 from pretrain.bench.models import SIZES
 from pretrain.bench.products import against_mm
 from pretrain.bench.results import Row, as_markdown, hardware, write_csv
 from pretrain.bench.speed import clips_a_second
+
+CAPS = {"capped": CAPPED, "whole": WHOLE}
+
+
+GPU_CLIPS, GPU_ROW_TOKENS = 320, 12_288
+"""Clips of a step, half the reference's, and positions of a pass."""
 
 
 class BenchError(UserError):
@@ -33,11 +41,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     options = _options(argv)
-    device = torch.device("cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on = hardware(device)
     print(on, flush=True)
     rows = []
-    for row in _on_cpu(options):
+    for row in _on_gpu(options) if device.type == "cuda" else _on_cpu(options):
         rows.append(row)
         print(
             f"{row.part} | {row.setting} | {row.measure}: {row.median:.3g} "
@@ -56,7 +64,7 @@ def _on_cpu(options: argparse.Namespace) -> Iterator[Row]:
     size = SIZES[options.size]
     if options.part in ("clips", "all"):
         torch.set_num_threads(options.threads)
-        for caps in (CAPPED, WHOLE):
+        for caps in [CAPS[options.lengths]] if options.lengths != "both" else CAPS.values():
             yield from clips_a_second(
                 size,
                 caps,
@@ -78,6 +86,14 @@ def _on_cpu(options: argparse.Namespace) -> Iterator[Row]:
                 )
 
 
+def _on_gpu(options: argparse.Namespace) -> Iterator[Row]:
+    for size in SIZES.values():
+        for caps in (CAPPED, WHOLE):
+            yield from ladder(
+                size, caps, GPU_CLIPS, GPU_ROW_TOKENS, options.repeats, torch.device("cuda")
+            )
+
+
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(
         "python -m pretrain.bench",
@@ -85,6 +101,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         "python -m pretrain.bench --part clips --clips 64 --repeats 5",
     )
     parser.add_argument("--part", choices=("clips", "products", "all"), default="all")
+    parser.add_argument("--lengths", choices=(*CAPS, "both"), default="both", help="of part clips")
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help="of the model")
     parser.add_argument("--clips", type=int, default=64, help="that each way trains on")
     parser.add_argument("--batch-clips", type=int, default=32, help="of a padded batch")

@@ -20,8 +20,8 @@ def clips_a_second(
 ) -> Iterator[Row]:
     """Rows of every way, and packed against a, b and c.
 
-    All ways but c are given the same clips, drawn at random; c its windows of a sorted bucket. Since
-    those are others, clips a second are real positions a second over the table's mean length.
+    All ways but c are given the same clips, drawn at random; c gets windows of a sorted bucket.
+    Since those are others, clips a second are real positions a second over the table's mean length.
     """
     device = torch.device("cpu")
     model = build(size)

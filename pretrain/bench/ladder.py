@@ -1,0 +1,92 @@
+"""Part 3, on a GPU: tokens a second, share of the peak and memory, by model size and batching.
+
+A step is forward and backward of 320 clips and one update, under bf16 autocast, from batches that
+are on the device. The peak is the card's dense bf16 one. Real positions alone count, in tokens and
+in arithmetic, which is that of the encoder (pretrain.bench.models.Size.flops).
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from pretrain.bench.clips import make_clips
+from pretrain.bench.lengths import Caps, draw_lengths
+from pretrain.bench.models import Size, build
+from pretrain.bench.results import Row
+from pretrain.bench.timing import by_turns
+from pretrain.bench.ways import Way, asked_of_hidden, padded
+from pretrain.data.collate import Example
+from pretrain.data.packing import Rows, length_of
+from pretrain.model.memobert import MEmoBert
+from pretrain.optim import build_adamw
+
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
+"""Dense bf16, of the makers' data sheets, by a word in the card's name."""
+
+
+def ladder(
+    size: Size, caps: Caps, num_clips: int, row_tokens: int, repeats: int, device: torch.device
+) -> Iterator[Row]:
+    """Padded, packed, and packed into rows of one length, eager and compiled.
+
+    A padded batch has as many clips as fit `row_tokens` with the longest. What fails, such as for
+    want of memory, is a row that says so.
+    """
+    clips = make_clips(draw_lengths(caps, num_clips, seed=2), seed=3)
+    longest = max(map(length_of, clips))
+    bound = min(caps.pieces + 2 + caps.faces + caps.states, row_tokens)
+    fixed = Rows(tokens=row_tokens, clips=row_tokens // 8, longest=bound)
+    own = {"predict": MEmoBert.__call__}
+    kinds = [
+        Way(name="padded", batches=padded(row_tokens // longest), predict=asked_of_hidden),
+        Way(name="packed", batches=Rows(tokens=row_tokens, clips=num_clips), **own),
+        Way(name="packed, filled", batches=fixed, **own),
+        Way(name="packed, filled, compiled", batches=fixed, **own),
+    ]
+    for way in kinds:
+        about = {"part": f"{device.type}, bf16", "setting": f"{size.name}, {caps.name}"}
+        try:
+            measures = _measure(size, way, clips, repeats, device)
+        except RuntimeError as error:  # torch's for memory and for kernels are kinds of it
+            measures = {f"failed, {type(error).__name__}": [math.nan]}
+        for measure, values in measures.items():
+            yield Row.of(**about, measure=f"{way.name}: {measure}", values=values)
+
+
+def _measure(
+    size: Size, way: Way, clips: list[Example], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    batches = [batch.to(device) for batch in way.batches(clips)]
+    model = build(size).to(device)
+    if way.name.endswith("compiled"):
+        model.encoder.compile_layers()
+    optimizer = build_adamw(model, weight_decay=0.01)
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            way.step(model, batches)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    step()  # compiles
+    wall = by_turns({"step": step}, repeats, device)["step"].wall
+    lengths_N = np.array([length_of(clip) for clip in clips])
+    measures = {"tokens/s": [lengths_N.sum() / seconds for seconds in wall]}
+    measures["TFLOP/s"] = [size.flops(lengths_N) / seconds / 1e12 for seconds in wall]
+    if device.type == "cuda":
+        measures["memory, GB"] = [torch.cuda.max_memory_allocated(device) / 1e9]
+        peak = peak_tflops(torch.cuda.get_device_name(device))
+        if peak is not None:
+            measures["MFU"] = [one / peak for one in measures["TFLOP/s"]]
+    return measures
+
+
+def peak_tflops(card: str) -> float | None:
+    """Of a card by its name; None: not in the table."""
+    found = [word for word in PEAK_TFLOPS if word in card]
+    return PEAK_TFLOPS[max(found, key=len)] if found else None

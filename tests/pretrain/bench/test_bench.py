@@ -1,0 +1,130 @@
+"""The benchmark's parts on a toy; what it measures is not asserted, what it compares is."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.bench import __main__ as bench
+from pretrain.bench.clips import make_clips, real_share
+from pretrain.bench.ladder import ladder, peak_tflops
+from pretrain.bench.lengths import CAPPED, WHOLE, draw_lengths
+from pretrain.bench.models import SIZES, Size, build
+from pretrain.bench.ways import padded, ways, windows
+from pretrain.data.packing import length_of
+from pretrain.objectives import OBJECTIVES
+
+TOY = Size(name="toy", width=24, layers=2, heads=2)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return make_clips(draw_lengths(CAPPED, 24, seed=0), seed=0)
+
+
+def test_lengths_are_melds():
+    """Means that were counted on MELD's own tables."""
+    capped, whole = draw_lengths(CAPPED, 20_000, 0), draw_lengths(WHOLE, 20_000, 0)
+    assert capped.mean(0) == pytest.approx([13.1, 23.5, 40.4], rel=0.03)
+    assert whole.mean(0)[0] == pytest.approx(13.9, rel=0.03)
+    assert capped.max(0).tolist() == [32, 36, 64] and capped.min() >= 1
+    assert whole[:, 2].max() <= 512
+
+
+def test_clips_are_as_long_as_said_and_every_objective_is_asked(clips):
+    lengths = draw_lengths(CAPPED, 24, seed=0)
+    assert [length_of(clip) for clip in clips] == lengths.sum(1).tolist()
+    assert {clip.objective for clip in clips} == set(OBJECTIVES)
+    for clip in clips:
+        assert len(clip.target_at_M) == len(clip.target_values) > 0
+
+
+def test_every_way_has_the_same_losses_and_gradients(clips):
+    """Of one batch, since each way's losses are means over its own batches."""
+    found = {}
+    for way in ways(batch_clips=24, row_tokens=10_000):
+        model = build(TOY, dropout=0.0)
+        (batch,) = way.batches(clips)
+        way.step(model, [batch])
+        found[way.name] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    for name, grads in found.items():
+        torch.testing.assert_close(grads, found["a"], rtol=1e-3, atol=1e-5, msg=f"{name} is not a")
+
+
+def test_windows_of_a_sorted_bucket_are_of_one_length():
+    lengths = draw_lengths(CAPPED, 2000, seed=0)
+    chosen = lengths[windows(lengths, size=20, number=5)].sum(1).reshape(5, 20)
+    assert np.ptp(chosen, axis=1).max() <= 6
+    assert chosen[0].max() < chosen[-1].min()
+
+
+def test_the_share_of_real_positions_by_hand(clips):
+    (batch,) = padded(24)(clips)
+    lengths = draw_lengths(CAPPED, 24, seed=0)
+    assert real_share([batch]) == pytest.approx(lengths.sum() / (24 * lengths.max(0).sum()))
+
+
+def test_arithmetic_by_hand():
+    """Two clips of 3 and 5 positions: products of a layer, counted one by one."""
+    weights = 2 * 8 * (4 * 24 * 24 + 2 * 24 * 96)
+    attention = 2 * 2 * (3 * 3 + 5 * 5) * 24
+    assert TOY.flops(np.array([3, 5]), layers=2) == 3 * 2 * (weights + attention)
+    assert SIZES["base"].flops(np.array([1])) == pytest.approx(6 * 85e6, rel=0.01)
+
+
+def test_the_ladder_runs_and_says_what_failed(monkeypatch):
+    def rows():
+        return list(ladder(TOY, CAPPED, 8, 400, 1, torch.device("cpu")))
+
+    monkeypatch.setattr("pretrain.model.encoder.Encoder.compile_layers", lambda self: None)
+    assert [row.measure for row in rows() if "tokens/s" in row.measure] == [
+        "padded: tokens/s",
+        "packed: tokens/s",
+        "packed, filled: tokens/s",
+        "packed, filled, compiled: tokens/s",
+    ]
+
+    def full(self):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("pretrain.model.encoder.Encoder.compile_layers", full)
+    assert rows()[-1].measure == "packed, filled, compiled: failed, OutOfMemoryError"
+
+
+def test_cards_have_the_peak_of_their_data_sheets():
+    assert peak_tflops("NVIDIA H200") == 989.0
+    assert peak_tflops("NVIDIA L40S") == 362.0
+    assert peak_tflops("NVIDIA L4") == 121.0
+    assert peak_tflops("another") is None
+
+
+def test_the_command_leaves_a_table_and_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "SIZES", {"small": TOY, "base": TOY})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    small = ["--clips", "8", "--batch-clips", "4", "--row-tokens", "700", "--repeats", "2"]
+    assert bench.main([*small, "--output", str(tmp_path / "deep" / "found")]) == 0
+    with open(tmp_path / "deep/found.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    measures = {row["measure"] for row in rows}
+    assert {"a: clips/s", "packed / c, wall time", "share"} <= measures
+    assert all(float(row["least"]) <= float(row["median"]) <= float(row["most"]) for row in rows)
+    assert all("torch" in row["hardware"] for row in rows)
+    page = (tmp_path / "deep/found.md").read_text()
+    assert "| packed: clips/s |" in page and "packed: clips/s" in capsys.readouterr().out
+
+
+def test_options_that_leave_nothing_are_told(capsys):
+    assert bench.main(["--clips", "10", "--batch-clips", "4"]) == 2
+    assert "expected whole batches" in capsys.readouterr().err
+
+
+def test_it_imports_little_more_than_torch(root):
+    """So that it runs on a bare machine."""
+    heavy = "pydantic pandas scipy pyarrow webdataset sklearn deepspeed av matplotlib".split()
+    found = f"print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, pretrain.bench.__main__; {found}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
