@@ -197,14 +197,14 @@ def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Eng
     model.to(runtime.device)
     if config.engine.compile:
         model.encoder.compile_layers()
-    most = f"at most {data.micro_batch_clips} clips"
+    a_pass = f"{data.micro_batch_clips} clips, padded"
     if data.packing == "rows":
-        filled = "filled to" if config.engine.compile else "at most"
-        most = f"{filled} {data.micro_batch_tokens} tokens and {most}, without padding"
+        a_pass = f"{data.micro_batch_clips} clips and {data.micro_batch_tokens} tokens, joined"
+        a_pass += ", filled to that length and compiled" if config.engine.compile else ""
     runtime.log.info(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights; "
         f"{config.engine.kind} engine; {data.batch_clips} clips a step over {runtime.world_size} "
-        f"rank(s), in passes of {most}"
+        f"rank(s), in passes of at most {a_pass}"
     )
     optimizer = build_adamw(
         model,

@@ -1,7 +1,7 @@
 """How fast pretraining is, and against what.
 
     python -m pretrain.bench
-    python -m pretrain.bench --clips 64 --repeats 5 --output docs/results/pretrain_bench
+    python -m pretrain.bench --clips 64 --repeats 5 --csv docs/results/pretrain_bench.csv
 
 On a CPU two parts: clips a second of packed rows against three ways to pad, and the encoder's
 arithmetic against torch.mm; what is compared runs by turns. Where there is a GPU, a ladder of
@@ -52,11 +52,9 @@ def _main(argv: list[str] | None) -> int:
             f"({row.least:.3g} to {row.most:.3g})",
             flush=True,
         )
-    write_csv(options.output.with_suffix(".csv"), rows, on)
-    page = [f"{on}. The median of {options.repeats} repeats, and the least and most."]
-    options.output.with_suffix(".md").write_text(
-        "\n\n".join(["# Speed of pretraining", *page, as_markdown(rows)]) + "\n", encoding="utf-8"
-    )
+    write_csv(options.csv, rows, on)
+    print(f"\n{on}: the median of {options.repeats} repeats, and the least and most.\n")
+    print(as_markdown(rows))
     return 0
 
 
@@ -109,7 +107,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of part clips")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/pretrain_bench"), help="without .csv and .md"
+        "--csv", type=Path, default=Path("runs/pretrain_bench.csv"), help="where the numbers go"
     )
     options = parser.parse_args(argv)
     if min(options.repeats, options.batch_clips) < 1 or options.clips % options.batch_clips:
