@@ -103,7 +103,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help="of the model")
     parser.add_argument("--clips", type=int, default=64, help="that each way trains on")
     parser.add_argument("--batch-clips", type=int, default=32, help="of a padded batch")
-    parser.add_argument("--row-tokens", type=int, default=2048, help="at most, of a packed row")
+    parser.add_argument("--row-tokens", type=int, default=4096, help="at most, of a packed row")
     parser.add_argument("--threads", type=int, default=1, help="of part clips")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(

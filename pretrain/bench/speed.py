@@ -13,6 +13,8 @@ from pretrain.bench.ways import BUCKET, Way, ways, windows
 from pretrain.model.batch import Batch
 
 AGAINST = ("a", "b", "c")
+WINDOWS = 8
+"""Batches of c: at so many lengths, from the shortest to the longest."""
 
 
 def clips_a_second(
@@ -29,7 +31,7 @@ def clips_a_second(
     count = batch_clips * num_batches
     clips = {
         False: make_clips(draw_lengths(caps, count, seed=2), seed=3),
-        True: make_clips(table_U3[windows(table_U3, batch_clips, num_batches)], seed=3),
+        True: make_clips(table_U3[windows(table_U3, batch_clips, WINDOWS)], seed=3),
     }
     everything = ways(batch_clips, row_tokens)
     batches = {way.name: way.batches(clips[way.by_length]) for way in everything}
