@@ -128,7 +128,7 @@ def build_rows(config: PretrainConfig, passport: Passport) -> Rows | None:
     Raises ConfigError where a clip that the limits allow would not fit.
     """
     data = config.data
-    if data.packing == "off":
+    if data.packing == "none":
         return None
     limits = build_limits(data, config.model, passport)
     longest = limits.longest()

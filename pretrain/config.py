@@ -88,7 +88,7 @@ class DataSettings:
     """Folders that data_pipeline.extract wrote; their clips form one pool."""
     batch_clips: PositiveInt = 640
     """Clips in one optimizer step, over all ranks and micro-batches."""
-    packing: Literal["rows", "off"] = "rows"
+    packing: Literal["rows", "none"] = "rows"
     """How the clips of a forward pass lie: joined end to end without padding, each attending to
     itself alone, or padded to the longest (the paper). The losses are the same."""
     micro_batch_tokens: PositiveInt = 8192
@@ -242,7 +242,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _need(
             not self.engine.compile or self.data.packing == "rows",
-            "engine.compile=true with data.packing=off: padded passes differ in shape, and each "
+            "engine.compile=true with data.packing=none: padded passes differ in shape, and each "
             "would be compiled anew; set data.packing=rows",
         )
 

@@ -16,10 +16,9 @@ from pretrain.bench.lengths import Caps, draw_lengths
 from pretrain.bench.models import Size, build
 from pretrain.bench.results import Row
 from pretrain.bench.timing import by_turns
-from pretrain.bench.ways import Way, asked_of_hidden, padded
+from pretrain.bench.ways import Way, padded
 from pretrain.data.collate import Example
 from pretrain.data.packing import Rows, length_of
-from pretrain.model.memobert import MEmoBert
 from pretrain.optim import build_adamw
 
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
@@ -38,12 +37,11 @@ def ladder(
     longest = max(map(length_of, clips))
     bound = min(caps.pieces + 2 + caps.faces + caps.states, row_tokens)
     fixed = Rows(tokens=row_tokens, clips=row_tokens // 8, longest=bound)
-    own = {"predict": MEmoBert.__call__}
     kinds = [
-        Way(name="padded", batches=padded(row_tokens // longest), predict=asked_of_hidden),
-        Way(name="packed", batches=Rows(tokens=row_tokens, clips=num_clips), **own),
-        Way(name="packed, filled", batches=fixed, **own),
-        Way(name="packed, filled, compiled", batches=fixed, **own),
+        Way(name="padded", batches=padded(row_tokens // longest)),
+        Way(name="packed", batches=Rows(tokens=row_tokens, clips=num_clips)),
+        Way(name="packed, filled", batches=fixed),
+        Way(name="packed, filled, compiled", batches=fixed),
     ]
     for way in kinds:
         about = {"part": f"{device.type}, bf16", "setting": f"{size.name}, {caps.name}"}

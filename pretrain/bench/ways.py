@@ -31,7 +31,7 @@ BUCKET = 8192
 class Way:
     name: str
     batches: Callable[[Sequence[Example]], list[AnyBatch]]
-    predict: Callable[[MEmoBert, AnyBatch], dict[str, torch.Tensor]]
+    predict: Callable[[MEmoBert, AnyBatch], dict[str, torch.Tensor]] = MEmoBert.__call__
     by_length: bool = False
     torch_dropout: bool = False
 
@@ -46,17 +46,6 @@ class Way:
                     for name, predicted in predictions.items()
                 ]
                 (scale * sum(sums)).backward()
-
-
-def asked_of_hidden(model: MEmoBert, batch: Batch) -> dict[str, torch.Tensor]:
-    """Hidden states of every position, then heads at the masked ones: before packing."""
-    encoded = model.encode(batch)
-    predictions = {}
-    for name, targets in batch.targets.items():
-        stream = OBJECTIVES[name].stream
-        hidden_MH = encoded[stream].flatten(0, 1).index_select(0, targets.index_M)
-        predictions[name] = model.predict(name, hidden_MH)
-    return predictions
 
 
 def vocabulary_everywhere(model: MEmoBert, batch: Batch) -> dict[str, torch.Tensor]:
@@ -81,15 +70,13 @@ def padded(size: int) -> Callable[[Sequence[Example]], list[AnyBatch]]:
 def ways(batch_clips: int, row_tokens: int) -> list[Way]:
     """All of them; a batch of `batch_clips`, or a row of at most `row_tokens`."""
     cut, rows = padded(batch_clips), Rows(tokens=row_tokens, clips=10**6)
-    own = {"predict": MEmoBert.__call__}
-    before = {"batches": cut, "predict": asked_of_hidden}
     return [
         Way(name="a", batches=cut, predict=vocabulary_everywhere, torch_dropout=True),
-        Way(name="b", **before, torch_dropout=True),
-        Way(name="c", **before, by_length=True, torch_dropout=True),
-        Way(name="packed", batches=rows, **own),
-        Way(name="b, fast dropout", **before),
-        Way(name="packed, torch's dropout", batches=rows, **own, torch_dropout=True),
+        Way(name="b", batches=cut, torch_dropout=True),
+        Way(name="c", batches=cut, by_length=True, torch_dropout=True),
+        Way(name="packed", batches=rows),
+        Way(name="b, fast dropout", batches=cut),
+        Way(name="packed, torch's dropout", batches=rows, torch_dropout=True),
     ]
 
 

@@ -169,9 +169,8 @@ class Attention(nn.Module):
         clips: torch.Tensor | Segments,
         asked_M: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`asked_M`: flat positions that alone are wanted, as [M, H]."""
+        """`asked_M`: of joined clips, the positions that alone are wanted, as [M, H]."""
         context = self.self(x, clips)
         if asked_M is not None:
-            x = x.flatten(0, -2).index_select(0, asked_M)
-            context = context.flatten(0, -2).index_select(0, asked_M)
+            x, context = x.index_select(0, asked_M), context.index_select(0, asked_M)
         return self.output(context, x)

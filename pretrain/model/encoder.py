@@ -84,9 +84,9 @@ class Encoder(nn.Module):
         Args:
             x: [N, L, H] of padded clips, [P, H] of joined ones.
             clips: bool [N, L], true at real positions; or where the joined clips lie.
-            asked_M: flat positions, where only these are wanted: then it is [M, H]. The last layer
-                mixes positions for the last time in its attention, so what follows runs at these
-                alone: three quarters of the layer, for a tenth of the positions.
+            asked_M: of joined clips, the positions that alone are wanted: then it is [M, H]. The
+                last layer mixes positions for the last time in its attention, so what follows runs
+                at these alone: three quarters of the layer, for a tenth of the positions.
         """
         *lower, last = self.layer
         for layer in lower:

@@ -11,7 +11,7 @@ Shapes: N clips, T word pieces with [CLS] and [SEP], F frames of a stream, L = T
 C feature width, H model width, V vocabulary, M target positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,13 +132,16 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         Raises:
             ValueError: a frame beyond the position table, or a stream the model was not built for.
         """
-        parts_NLH = self._embed(batch, batch.text_mask_NT.shape[1], batch.text_ids_NT)
-        hidden_NLH = self.encoder(torch.cat(parts_NLH, 1), self._real_NL(batch))
+        present = [name for name in self.frame_embeddings if name in batch.frames]
+        self.embeddings.check_reach(batch.length("text"))
+        parts_NLH = [self.embeddings(batch.text_ids_NT), *self._embed_frames(batch, present)]
+        keeps_NL = [batch.text_mask_NT, *(batch.frames[name].real_NF for name in present)]
+        hidden_NLH = self.encoder(torch.cat(parts_NLH, 1), torch.cat(keeps_NL, 1))
         text_NTH, *pieces = hidden_NLH.split([part.shape[1] for part in parts_NLH], 1)
         return Encoded(
             pooled_NH=self.pooler(hidden_NLH),
             text_NTH=text_NTH,
-            frames_NFH=dict(zip(self._present(batch), pieces, strict=True)),
+            frames_NFH=dict(zip(present, pieces, strict=True)),
         )
 
     def forward(self, batch: AnyBatch) -> dict[str, torch.Tensor]:
@@ -147,31 +150,28 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
 
         Raises ValueError as `encode` does.
         """
-        asked = list(batch.targets)
         if isinstance(batch, JoinedBatch):
-            parts = self._embed(batch, batch.longest_text, batch.text_ids_R, batch.text_index_R)
-            x = torch.cat(parts).index_select(0, batch.row_P)
-            clips, at = batch.segments, [batch.targets[name].index_M for name in asked]
+            hidden = self._encode_joined(batch)
         else:
-            parts = self._embed(batch, batch.text_mask_NT.shape[1], batch.text_ids_NT)
-            x, clips = torch.cat(parts, 1), self._real_NL(batch)
-            at = self._padded_places(batch, asked)
-        if not asked:
-            return {}
-        hidden_XH = self.encoder(x, clips, torch.cat(at)).split([len(index_M) for index_M in at])
-        return {
-            name: self.predict(name, hidden_MH)
-            for name, hidden_MH in zip(asked, hidden_XH, strict=True)
-        }
+            encoded = self.encode(batch)
+            hidden = {
+                name: encoded[OBJECTIVES[name].stream].flatten(0, 1).index_select(0, asked.index_M)
+                for name, asked in batch.targets.items()
+            }
+        return {name: self.predict(name, hidden_MH) for name, hidden_MH in hidden.items()}
 
-    def _present(self, batch: AnyBatch) -> list[str]:
-        """The streams of the batch, in the order in which they are embedded."""
-        if isinstance(batch, JoinedBatch):
-            return list(batch.frames)  # its positions are counted so
-        return [name for name in self.frame_embeddings if name in batch.frames]
+    def _encode_joined(self, batch: JoinedBatch) -> dict[str, torch.Tensor]:
+        """Objective to the hidden states [M, H] at its targets: nothing else of them is made."""
+        self.embeddings.check_reach(batch.longest_text)
+        text_RH = self.embeddings(batch.text_ids_R, batch.text_index_R)
+        parts_RH = [text_RH, *self._embed_frames(batch, batch.frames)]
+        x_PH = torch.cat(parts_RH).index_select(0, batch.row_P)
+        indices = [asked.index_M for asked in batch.targets.values()]
+        hidden_XH = self.encoder(x_PH, batch.segments, torch.cat(indices))
+        return dict(zip(batch.targets, hidden_XH.split(list(map(len, indices))), strict=True))
 
-    def _embed(self, batch: AnyBatch, longest_text: int, *text: torch.Tensor) -> list[torch.Tensor]:
-        """Embedded text, then each stream of the batch."""
+    def _embed_frames(self, batch: AnyBatch, names: Iterable[str]) -> list[torch.Tensor]:
+        """Of each of these streams; raises as `encode`."""
         strange = batch.frames.keys() - self.frame_embeddings.keys()
         if strange:
             raise ValueError(
@@ -179,31 +179,13 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
                 f"{', '.join(self.frame_embeddings) or 'no stream'}; set model.streams, or "
                 "data.limits of these to 0"
             )
-        self.embeddings.check_reach(longest_text)
-        parts = [self.embeddings(*text)]
         type_H = self.embeddings.token_type_embeddings.weight[1]
-        for name in self._present(batch):
+        parts = []
+        for name in names:
             embed, frames = self.frame_embeddings[name], batch.frames[name]
             embed.check_reach(frames, name)
             parts.append(embed(frames, type_H))
         return parts
-
-    def _real_NL(self, batch: Batch) -> torch.Tensor:
-        real = [batch.frames[name].real_NF for name in self._present(batch)]
-        return torch.cat([batch.text_mask_NT, *real], 1)
-
-    def _padded_places(self, batch: Batch, asked: list[str]) -> list[torch.Tensor]:
-        """Targets into [N, T] or [N, F] as flat positions of the [N, L] that the encoder sees."""
-        order = ["text", *self._present(batch)]
-        lengths = [batch.length(stream) for stream in order]
-        places = []
-        for name in asked:
-            stream = OBJECTIVES[name].stream
-            own, before = batch.length(stream), sum(lengths[: order.index(stream)])
-            index_M = batch.targets[name].index_M
-            clip_M = index_M.div(own, rounding_mode="floor")
-            places.append(index_M + clip_M * (sum(lengths) - own) + before)
-        return places
 
     def predict(self, name: str, hidden_MH: torch.Tensor) -> torch.Tensor:
         """What the head of an objective makes of hidden states."""

@@ -226,6 +226,27 @@ def test_mixing_by_step_shows_one_objective_a_step(arguments, tmp_path):
         assert float(row["loss"]) == pytest.approx(float(row[seen[0]]), rel=1e-6)
 
 
+def test_joined_and_padded_passes_train_alike(arguments, tmp_path):
+    """However a step is cut: three passes, one, and padded."""
+    ways = {
+        "rows": ("data.micro_batch_tokens=300", "data.limits={text: 30, face: 20, speech: 30}"),
+        "one row": ("data.limits={text: 30, face: 20, speech: 30}",),
+        "padded": ("data.packing=none", "data.limits={text: 30, face: 20, speech: 30}"),
+    }
+    found = []
+    for name, settings in ways.items():
+        assert main(arguments(tmp_path / name, *SHORT, "model.dropout=0", *settings)) == 0
+        losses = [[row[n] or "nan" for n in ("loss", *OBJECTIVES)] for row in rows(tmp_path / name)]
+        found.append([list(map(float, row)) for row in losses])
+    expected = [pytest.approx(row, rel=1e-4, nan_ok=True) for row in found[-1]]
+    assert found[0] == expected and found[1] == expected
+
+
+def test_a_pass_too_short_for_a_clip_is_told(arguments, tmp_path, capsys):
+    assert main(arguments(tmp_path, *SHORT, "data.micro_batch_tokens=100")) == 2
+    assert "a clip may have 132 tokens" in capsys.readouterr().err
+
+
 def test_resume_at_step_8_gives_the_same_losses_to_the_bit(arguments, tmp_path):
     """With dropout, micro-batches, and the loader's thread ahead of the loop."""
     cut = "data.micro_batch_clips=6"
