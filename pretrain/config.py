@@ -89,8 +89,8 @@ class DataSettings:
     batch_clips: PositiveInt = 640
     """Clips in one optimizer step, over all ranks and micro-batches."""
     packing: Literal["rows", "none"] = "rows"
-    """How the clips of a forward pass lie: joined end to end without padding, each attending to
-    itself alone, or padded to the longest (the paper). The losses are the same."""
+    """How the clips of a forward pass lie. rows: end to end without padding, each attending to
+    itself alone. none: padded to the longest (the paper). The losses are the same."""
     micro_batch_tokens: PositiveInt = 8192
     """Of packing: rows. Most word pieces and frames in one forward pass of one rank, [CLS] and
     [SEP] counted; the rest of its share is accumulated."""

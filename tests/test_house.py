@@ -185,8 +185,8 @@ def test_the_schema_knows_no_torch(trees):
         ahead += (names & trees.keys()) - seen
 
 
-@pytest.mark.parametrize("room", ["data_pipeline.recipes", "pretrain.doctor"])
-def test_nothing_imports_the_recipes_or_the_doctor(trees, room):
+@pytest.mark.parametrize("room", ["data_pipeline.recipes", "pretrain.doctor", "pretrain.bench"])
+def test_nothing_imports_the_recipes_the_doctor_or_the_benchmark(trees, room):
     for module, tree in trees.items():
         if not module.startswith(room):
             assert not any(name.startswith(room) for name in imports(tree)), module
