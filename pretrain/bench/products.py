@@ -45,15 +45,17 @@ def _measure(
     products, flops_mm = _products(size, [len(x) for x in inputs])
     times = by_turns({"encoder": layers, "mm": products}, repeats, device)
     mine = [size.flops(lengths_N, LAYERS) / s / 1e9 for s in times["encoder"].wall]
-    bare = [flops_mm / s / 1e9 for s in times["mm"].wall]
+    of_mm = [flops_mm / s / 1e9 for s in times["mm"].wall]
     about = {
         "part": "GFLOP/s of the encoder",
         "setting": f"{size.name}, {caps.name}, {threads} thread{'s' * (threads > 1)}",
     }
     yield Row.of(**about, measure="encoder, real positions", values=mine)
-    yield Row.of(**about, measure="torch.mm at its shapes", values=bare)
-    shares = [a / b for a, b in zip(mine, bare, strict=True)]
-    yield Row.of(**about, measure="share", values=shares)
+    yield Row.of(**about, measure="torch.mm at its shapes", values=of_mm)
+    for clock in ("wall", "cpu"):
+        pairs = zip(getattr(times["mm"], clock), getattr(times["encoder"], clock), strict=True)
+        shares = [size.flops(lengths_N, LAYERS) / flops_mm * bare / mine for bare, mine in pairs]
+        yield Row.of(**about, measure=f"share, {clock} time", values=shares)
 
 
 def _products(size: Size, row_lengths: list[int]) -> tuple[Callable[[], None], float]:

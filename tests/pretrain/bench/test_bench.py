@@ -109,7 +109,7 @@ def test_the_command_leaves_a_table_and_a_page(tmp_path, monkeypatch, capsys):
     with open(tmp_path / "deep/found.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     measures = {row["measure"] for row in rows}
-    assert {"a: clips/s", "packed / c, wall time", "share"} <= measures
+    assert {"a: clips/s", "packed / c, wall time", "share, cpu time"} <= measures
     assert all(float(row["least"]) <= float(row["median"]) <= float(row["most"]) for row in rows)
     assert all("torch" in row["hardware"] for row in rows)
     assert "| packed: clips/s |" in capsys.readouterr().out
