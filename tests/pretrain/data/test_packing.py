@@ -180,9 +180,11 @@ def test_compiled_rows_are_one_program():
 
     step()
     step()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     with torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(4):
             step()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs > 0
 
 
 def test_a_compiled_model_has_the_same_losses():
