@@ -84,8 +84,9 @@ class ExpressionEncoder:
 
     def _encode(self, crops_NHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images_N1HW = normalize_faces(torch.tensor(crops_NHW, device=self._device))
-        # TF32 would make a GPU's features differ from a CPU's in the third digit.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        # TF32 would make a GPU's features differ from a CPU's in the third digit. What is not said
+        # here is off: without `enabled` there would be no cuDNN at all.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             features_N342, logits_N8 = self._model(
                 images_N1HW.contiguous(memory_format=torch.channels_last)
             )

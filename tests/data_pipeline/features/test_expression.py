@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from data_pipeline.features.densenet import FEATURE_WIDTH
@@ -69,8 +70,6 @@ def test_a_face_hardly_depends_on_those_beside_it(encoder):
 
 
 def test_the_encoder_is_the_plain_network(encoder):
-    import torch
-
     from data_pipeline.features.densenet import normalize_faces
 
     model, _ = load_densenet(SHIPPED)
@@ -80,6 +79,18 @@ def test_the_encoder_is_the_plain_network(encoder):
     found, probs = encoder(crops)
     assert np.abs(found - features.numpy()).max() < 1e-4
     assert np.abs(probs - logits.softmax(1).numpy()).max() < 1e-4
+
+
+def test_a_gpu_keeps_cudnn_without_tf32(encoder):
+    cudnn, seen = torch.backends.cudnn, []
+    before = (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32)
+    handle = encoder._model.register_forward_pre_hook(
+        lambda *_: seen.append((cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32))
+    )
+    encoder(noise_crops(1, encoder.crop_size))
+    handle.remove()
+    assert seen == [(True, True, False)]
+    assert (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32) == before
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
