@@ -24,11 +24,18 @@ from data_pipeline.schema import Clip, ClipSample, FeatureSpec, Reject, Stream
 SPEC = FeatureSpec(name="toy", weights_sha256="0" * 64, layer=-1, pooling=1, rate_hz=16.0, width=64)
 
 
+class OutOfMemoryError(RuntimeError):
+    """Called as torch's is."""
+
+
 class ToyExtractor:
-    def __init__(self, number: int, *, spec: FeatureSpec = SPEC, log_path=None, version="1"):
+    def __init__(
+        self, number: int, *, spec: FeatureSpec = SPEC, log_path=None, version="1", mended=False
+    ):
         self.passport = {"speech": spec}
         self.versions = {"toy": version}
         self.log_path = log_path
+        self.mended = mended
 
     def __call__(self, clip: Clip, *, preview: bool = False) -> Extraction:
         if self.log_path:
@@ -42,6 +49,8 @@ class ToyExtractor:
             time.sleep(3600)
         if clip.text == "exit":
             os._exit(7)
+        if clip.text == "gpu" and not self.mended:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         time.sleep(0.004)
         if clip.text in ("reject", "error"):
             reject = Reject(clip=clip.id, stage="faces", reason=clip.text, detail="as asked for")
@@ -71,6 +80,19 @@ def fails_to_load(number: int) -> ToyExtractor:
 
 def dies_while_loading(number: int) -> ToyExtractor:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def has_no_room(number: int) -> ToyExtractor:
+    raise RuntimeError("CUDA error: out of memory")
+
+
+def mends_itself(path: str, number: int) -> ToyExtractor:
+    """The first process fails at the clip `gpu`, those after it do not."""
+    try:
+        open(path, "x").close()
+        return ToyExtractor(number)
+    except FileExistsError:
+        return ToyExtractor(number, mended=True)
 
 
 def make_clips(texts: list[str]) -> list[Clip]:

@@ -33,7 +33,7 @@ from data_pipeline.features.extractors import (
 )
 from data_pipeline.features.transcripts import load_transcriber
 from data_pipeline.media.clip_media import ClipMedia, MediaError, open_clip
-from data_pipeline.runs.worker_pool import Extraction, Preview
+from data_pipeline.runs.worker_pool import Extraction, Preview, is_gpu_error
 from data_pipeline.schema import Clip, ClipSample, Passport, Reject, Stream
 from data_pipeline.speaker.active_speaker import SpeakerChoice, choose_speaker
 from data_pipeline.speaker.network import load_evidence
@@ -85,7 +85,8 @@ class ClipExtractor:
         self.versions = library_versions()
 
     def __call__(self, clip: Clip, *, preview: bool = False) -> Extraction:
-        """Extract one clip. Whatever goes wrong with it comes back as a Reject."""
+        """Extract one clip. Whatever goes wrong with it comes back as a Reject; an error of the GPU
+        is raised, see data_pipeline.runs.worker_pool."""
         return Course(self, clip, preview).run()
 
 
@@ -115,6 +116,8 @@ class Course:
             reason, detail = error.args if isinstance(error, ClipRejected) else _parts(error)
             reject = self._reject(reason, detail)
         except Exception as error:  # a clip never ends the run
+            if is_gpu_error(error):
+                raise
             where = traceback.extract_tb(error.__traceback__)[-1]
             detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
             log.debug("%s", self.clip.id, exc_info=True)

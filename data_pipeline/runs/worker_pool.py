@@ -3,7 +3,8 @@
 One bad file can end a process from inside a native decoder, or make the kernel end it for its
 memory. So clips go one by one, over a pipe, to spawned processes; a process that dies, or says
 nothing for too long, is replaced, and its clip is tried again while no other runs. A clip that
-goes down with its process every time comes back as a Reject.
+goes down with its process every time comes back as a Reject. After an error of the GPU a process
+ends itself: the memory it had may be another's, and after some errors each further call fails too.
 """
 
 import collections
@@ -16,6 +17,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -70,8 +72,23 @@ class Extraction:
     """What was odd about its file, in sentences."""
 
 
+_OF_THE_GPU = re.compile(r"CUDA (driver )?error|CUDA out of memory|CU[A-Z]+_STATUS_|cuDNN error")
+
+
+def is_gpu_error(error: Exception) -> bool:
+    """Whether it says more of the GPU, or of who else is on it, than of the clip at hand.
+
+    By name, as torch takes seconds to import: AcceleratorError is any error of CUDA's from torch
+    2.8 on, and libraries under it raise a RuntimeError.
+    """
+    if type(error).__name__ in ("AcceleratorError", "OutOfMemoryError"):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OF_THE_GPU.search(str(error)))
+
+
 class Extractor(Protocol):
-    """What a worker loads once and calls for every clip. It keeps its own exceptions."""
+    """What a worker loads once and calls for every clip. It keeps its own exceptions but for those
+    of the GPU, see `is_gpu_error`."""
 
     passport: Passport
     versions: dict[str, str]
@@ -88,6 +105,8 @@ class _Worker:
     ready: bool = False
     since: float = field(default_factory=time.monotonic)
     overdue: bool = False
+    fault: str = ""
+    """Why it is about to end itself."""
 
 
 class WorkerPool:
@@ -203,7 +222,9 @@ class WorkerPool:
                 continue
             if kind == "failed":
                 raise ExtractionError(content)
-            if kind == "ready":
+            if kind == "fault":
+                worker.fault = content  # the end of its pipe follows
+            elif kind == "ready":
                 worker.ready = True
                 self._unready_deaths = 0
                 self.passport, self.versions = content
@@ -232,6 +253,8 @@ class WorkerPool:
         if worker.overdue:
             limit = self.clip_timeout_seconds if worker.ready else LOADING_TIMEOUT_SECONDS
             cause = f"no result within {limit:g} s (clip_timeout_seconds)"
+        elif worker.fault:
+            cause = f"its worker process ended itself after an error of the GPU, {worker.fault}"
         elif code is not None and code < 0:
             name = signal.Signals(-code).name
             hint = " (often: out of memory)" if name == "SIGKILL" else ""
@@ -292,16 +315,21 @@ def _serve(
     faulthandler.enable()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        extractor = None
         try:
             extractor = make_extractor(number)
+            connection.send(("ready", (extractor.passport, extractor.versions)))
+            while True:
+                clip, preview = connection.recv()
+                connection.send(("done", extractor(clip, preview=preview)))
         except Exception as error:
+            if is_gpu_error(error):
+                connection.send(("fault", f"{type(error).__name__}: {error}"))
+                os._exit(1)  # in order it could hang, in the driver
+            if extractor is not None:
+                raise
             log.debug("loading failed", exc_info=True)
             connection.send(("failed", f"cannot load: {type(error).__name__}: {error}"))
-            return
-        connection.send(("ready", (extractor.passport, extractor.versions)))
-        while True:
-            clip, preview = connection.recv()
-            connection.send(("done", extractor(clip, preview=preview)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)  # no parent to report to, and nothing of ours on disk
 

@@ -411,6 +411,15 @@ def test_a_bound_on_length_is_kept(with_settings):
     assert with_settings("max_seconds=1")(sample_clip()).reject.reason == "too_long"
 
 
+def test_an_error_of_the_gpu_is_for_the_worker_to_answer(extractor, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(clip_extractor, "voice_activity", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        extractor(sample_clip())
+
+
 def test_an_unexpected_error_is_a_reject_that_says_where(extractor, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("no such voice")

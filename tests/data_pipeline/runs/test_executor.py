@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import toy_extractor as toy
 from killing import kill_at_any_time, shard_bytes
 
 from data_pipeline.runs import tasks
 from data_pipeline.runs.ledger import read_summary
 from data_pipeline.runs.tasks import Task
-from data_pipeline.runs.worker_pool import ExtractionError
+from data_pipeline.runs.worker_pool import ExtractionError, is_gpu_error
 from data_pipeline.schema import Reject
 from data_pipeline.shards import list_shards, read_shard
 
@@ -71,6 +72,7 @@ def test_a_rerun_does_nothing_again(tmp_path):
         ("segfault", "SIGSEGV"),
         ("exit", "exit code 7"),
         ("hang", "no result within 1 s (clip_timeout_seconds)"),
+        ("gpu", "ended itself after an error of the GPU, OutOfMemoryError: CUDA out of memory"),
     ],
 )
 def test_a_clip_that_kills_its_process_is_a_reject(tmp_path, text, cause):
@@ -80,6 +82,29 @@ def test_a_clip_that_kills_its_process_is_a_reject(tmp_path, text, cause):
     (row,) = rejects_of(tmp_path / "out")
     assert (row["clip"], row["reason"]) == ("toy-001", "crashed")
     assert cause in row["detail"] and "/nowhere/1.mp4" in row["detail"]
+
+
+def test_an_error_of_the_gpu_costs_the_process_and_not_the_clip(tmp_path):
+    clips = toy.make_clips(["one", "gpu", "two", "three", "four"])
+    make = functools.partial(toy.mends_itself, str(tmp_path / "began"))
+    summary = toy.run_toy(tmp_path / "out", clips, make, num_workers=1)
+    assert str(summary) == "input clips 5 = samples 5 + rejects 0"
+
+
+def test_errors_of_the_gpu_are_told_from_those_of_a_clip():
+    told = [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+    ]
+    others = [
+        RuntimeError("Expected all tensors to be on the same device, cuda:0 and cpu"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        ValueError("CUDA error"),
+    ]
+    assert all(map(is_gpu_error, told)) and not any(map(is_gpu_error, others))
 
 
 def test_a_timeout_of_ages_is_taken(tmp_path):
@@ -99,6 +124,8 @@ def test_encoders_that_do_not_load_stop_the_run(tmp_path):
         toy.run_toy(tmp_path / "a", clips, toy.fails_to_load)
     with pytest.raises(ExtractionError, match="as far as loading the encoders.*SIGKILL.*memory"):
         toy.run_toy(tmp_path / "b", clips, toy.dies_while_loading)
+    with pytest.raises(ExtractionError, match="loading the encoders.*CUDA error: out of memory"):
+        toy.run_toy(tmp_path / "c", clips, toy.has_no_room)
 
 
 def test_the_same_error_in_every_clip_stops_the_run_and_leaves_no_shard(tmp_path):
