@@ -17,7 +17,7 @@ from typing import Literal
 
 from data_pipeline.command_line import USER_EXIT, config_from_command_line, run_command
 from data_pipeline.config import dump_config
-from data_pipeline.extraction.config import DataConfig, num_workers
+from data_pipeline.extraction.config import DataConfig
 from data_pipeline.extraction.survey import survey
 from data_pipeline.features.extractors import needs_of, owners
 from data_pipeline.runs.claim import check_claim
@@ -219,6 +219,8 @@ def _main(argv: list[str] | None) -> int:
     )
     rejects: list[Reject] = []
     clips = load_clips(config.clips, rejects)
+    from data_pipeline.extraction.devices import num_workers  # torch takes seconds
+
     workers = num_workers(config)
     findings = [*check_quickly(config, clips, workers), check_output(config, clips)]
     if rejects:

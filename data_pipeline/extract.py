@@ -18,7 +18,7 @@ from data_pipeline.command_line import config_from_command_line, leave, run_comm
 from data_pipeline.config import dump_config
 from data_pipeline.extraction.added_streams import AddConfig
 from data_pipeline.extraction.added_streams import run as run_add
-from data_pipeline.extraction.config import DataConfig, num_workers
+from data_pipeline.extraction.config import DataConfig
 from data_pipeline.runs.ledger import Summary
 from data_pipeline.runs.worker_pool import ExtractionError
 from data_pipeline.schema import Reject
@@ -38,6 +38,7 @@ def run(config: DataConfig) -> Summary | None:
     # Torch takes seconds: a slip in config or table is told before, and Ctrl-C is heard meanwhile.
     from data_pipeline.doctor import check_quickly
     from data_pipeline.extraction.clip_extractor import load_extractor
+    from data_pipeline.extraction.devices import num_workers
     from data_pipeline.runs.executor import execute
 
     workers = num_workers(config)

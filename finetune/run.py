@@ -50,6 +50,8 @@ def _main(argv: list[str] | None) -> int:
 
 def run(config: FinetuneConfig) -> None:
     """Bring the processes together, cross-validate each target, and report."""
+    import torch
+
     from finetune.launcher import build_accelerator
     from finetune.report import finetune_report
     from finetune.runs.cross_validate import cross_validate
@@ -59,7 +61,9 @@ def run(config: FinetuneConfig) -> None:
     for one in configs:
         check_stage(one.output, "finetuning", "output")
     accelerator = build_accelerator(config.optim.precision)
-    device = "cpu" if accelerator.device.type == "cpu" else "auto"
+    # On a CPU beside a GPU because accelerate was told so; else auto says why there is none.
+    told = accelerator.device.type == "cpu" and torch.cuda.is_available()
+    device = "cpu" if told else "auto"
     runtime = start(
         RuntimeSettings(device=device, precision=config.optim.precision, seed=config.seeds[0]),
         name="finetune",

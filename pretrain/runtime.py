@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from data_pipeline.extraction.devices import unseen_gpu
 from data_pipeline.slurm import num_step_tasks
 from pretrain.launcher import LaunchError, RankLost, ToldByRankZero, follow_launcher
 from pretrain.settings import RuntimeSettings
@@ -194,6 +195,10 @@ def start(settings: RuntimeSettings, *, name: str = "memobert") -> Runtime:
         f"{torch.get_num_threads()} CPU threads each, {str(dtype).removeprefix('torch.')} ({why}), "
         f"seed {settings.seed}"
     )
+    if settings.device == "auto" and device.type == "cpu" and local_rank == 0:
+        unseen = unseen_gpu()
+        if unseen:
+            log.warning(f"device=auto takes the CPU: {unseen}")
     if rank == 0:
         log.info(f"code at commit {git_commit()}")
     return Runtime(
@@ -293,7 +298,8 @@ def meeting_place() -> tuple[str, int]:
 def _device(wanted: str, local_rank: int) -> torch.device:
     num_gpus = torch.cuda.device_count() if wanted != "cpu" else 0
     if wanted == "cuda" and not num_gpus:
-        raise LaunchError("device=cuda, but torch sees no GPU; use device=cpu or auto")
+        words = ["device=cuda, but torch sees no GPU; use device=cpu or auto", unseen_gpu()]
+        raise LaunchError(". ".join(filter(None, words)))
     if not num_gpus:
         return torch.device("cpu")
     if local_rank >= num_gpus:

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from data_pipeline.config import Positive, load_config
-from data_pipeline.extraction.config import DataConfig, num_workers, resolve_device
+from data_pipeline.extraction.config import DataConfig
 from data_pipeline.features.extractors import (
     Wanted,
     find_module,
@@ -121,7 +121,8 @@ def run(config: AddConfig) -> list[Added]:
 def _add(
     config: AddConfig, base: DataConfig, folder: Path, clips: dict[str, Clip], name: str
 ) -> Added:
-    from data_pipeline.extraction.stream_adder import load_adder  # torch takes seconds
+    from data_pipeline.extraction.devices import num_workers, resolve_device  # loads torch
+    from data_pipeline.extraction.stream_adder import load_adder
     from data_pipeline.runs.executor import add_tasks
 
     (stream,) = find_module(name).STREAMS

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 import transformers
 
-from data_pipeline.extraction.config import MAX_MISSING_SECONDS, DataConfig, resolve_device
+from data_pipeline.extraction.config import MAX_MISSING_SECONDS, DataConfig
+from data_pipeline.extraction.devices import resolve_device, worker_device
 from data_pipeline.extraction.preview import PreviewTap, make_preview
 from data_pipeline.faces.finder import FaceFinder, FaceSettings, TrackedFace
 from data_pipeline.features.extractors import (
@@ -454,8 +455,3 @@ def load_extractor(config: DataConfig, number: int) -> ClipExtractor:
     """The extractor of worker `number`: one CPU thread, and one GPU after the other."""
     torch.set_num_threads(1)  # the workers are the parallelism
     return ClipExtractor(config, device=worker_device(resolve_device(config.device), number))
-
-
-def worker_device(device: str, number: int) -> str:
-    """`device`, and of several GPUs the one of worker `number`."""
-    return f"cuda:{number % torch.cuda.device_count()}" if device == "cuda" else device

@@ -170,23 +170,3 @@ class DataConfig:
                     raise ConfigError(f"active_speaker.network={network}: there is no such file")
                 settings["active_speaker"]["network"] = sha256_of(network)
         return settings
-
-
-def resolve_device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={device}, but torch sees no GPU here; device=cpu works as well")
-    return device
-
-
-def num_workers(config: DataConfig) -> int:
-    if config.workers is not None:
-        return config.workers
-    if resolve_device(config.device) == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0))

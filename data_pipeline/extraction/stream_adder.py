@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from data_pipeline.config import ConfigError
-from data_pipeline.extraction.clip_extractor import Course, library_versions, worker_device
+from data_pipeline.extraction.clip_extractor import Course, library_versions
 from data_pipeline.extraction.config import DataConfig
+from data_pipeline.extraction.devices import worker_device
 from data_pipeline.features.crops import pictures
 from data_pipeline.features.extractors import (
     Evidence,

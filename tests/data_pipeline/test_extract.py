@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import errno
-import os
 import re
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from data_pipeline import extract
 from data_pipeline.config import ConfigError, dump_config, load_config
 from data_pipeline.extraction import clip_extractor
 from data_pipeline.extraction.clip_extractor import ClipExtractor
-from data_pipeline.extraction.config import DataConfig, num_workers, resolve_device
+from data_pipeline.extraction.config import DataConfig
 from data_pipeline.files.weights import ASSETS
 from data_pipeline.media.clip_media import open_clip
 from data_pipeline.report import data_report
@@ -185,18 +184,6 @@ def test_the_output_of_another_stage_is_no_place_for_shards(tmp_path, name):
 def test_a_wrong_setting_is_named(override, message):
     with pytest.raises(ConfigError, match=message):
         config(override)
-
-
-def test_a_device_that_is_not_there_is_named():
-    assert resolve_device("cpu") == "cpu"
-    if torch.cuda.is_available():
-        assert resolve_device("auto") == "cuda"
-    else:
-        assert resolve_device("auto") == "cpu"
-        with pytest.raises(ConfigError, match="no GPU here; device=cpu works as well"):
-            resolve_device("cuda")
-    assert num_workers(config("workers=3")) == 3
-    assert num_workers(config()) == len(os.sched_getaffinity(0))
 
 
 def test_a_talking_face_gives_a_whole_sample(extractor):
