@@ -6,6 +6,7 @@ Every extraction begins with the quick ones of these checks.
 """
 
 import collections
+import dataclasses
 import logging
 import os
 import shutil
@@ -219,9 +220,10 @@ def _main(argv: list[str] | None) -> int:
     )
     rejects: list[Reject] = []
     clips = load_clips(config.clips, rejects)
-    from data_pipeline.extraction.devices import num_workers  # torch takes seconds
+    from data_pipeline.extraction.devices import num_workers, resolve_device  # loads torch
 
-    workers = num_workers(config)
+    config = dataclasses.replace(config, device=resolve_device(config.device))
+    workers = num_workers(config.workers, config.device)
     findings = [*check_quickly(config, clips, workers), check_output(config, clips)]
     if rejects:
         first = rejects[0]

@@ -5,6 +5,7 @@ python -m data_pipeline.extract 'add=[fbank]' output=runs/x   # one stream more,
 """
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import logging
@@ -38,10 +39,11 @@ def run(config: DataConfig) -> Summary | None:
     # Torch takes seconds: a slip in config or table is told before, and Ctrl-C is heard meanwhile.
     from data_pipeline.doctor import check_quickly
     from data_pipeline.extraction.clip_extractor import load_extractor
-    from data_pipeline.extraction.devices import num_workers
+    from data_pipeline.extraction.devices import num_workers, resolve_device
     from data_pipeline.runs.executor import execute
 
-    workers = num_workers(config)
+    config = dataclasses.replace(config, device=resolve_device(config.device))
+    workers = num_workers(config.workers, config.device)
     findings = list(check_quickly(config, clips, workers))
     for finding in findings:
         log.info("%s", finding)

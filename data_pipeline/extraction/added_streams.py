@@ -121,22 +121,28 @@ def run(config: AddConfig) -> list[Added]:
 def _add(
     config: AddConfig, base: DataConfig, folder: Path, clips: dict[str, Clip], name: str
 ) -> Added:
-    from data_pipeline.extraction.devices import num_workers, resolve_device  # loads torch
+    from data_pipeline.extraction.devices import (  # loads torch
+        device_kind,
+        num_workers,
+        resolve_device,
+    )
     from data_pipeline.extraction.stream_adder import load_adder
     from data_pipeline.runs.executor import add_tasks
 
     (stream,) = find_module(name).STREAMS
     settings = config.streams[name]
-    tasks = side_tasks(folder, clips, stream, {name: settings, **_how_heard(base)})
+    device = resolve_device(config.device)
+    asked = {name: settings, **_how_made(base, device_kind(device))}
+    tasks = side_tasks(folder, clips, stream, asked)
     alone = adding(base, name, settings)
     make: functools.partial[Extractor]
-    make = functools.partial(load_adder, alone, folder, resolve_device(config.device))
+    make = functools.partial(load_adder, alone, folder, device)
     array_index, array_count = config.array.share()
     add_tasks(
         folder,
         tasks,
         make,
-        num_workers=num_workers(config),
+        num_workers=num_workers(config.workers, device),
         attempts=config.attempts,
         clip_timeout_seconds=config.clip_timeout_seconds,
         array_index=array_index,
@@ -190,9 +196,10 @@ def read_clips(folder: Path) -> dict[str, Clip]:
     return {clip.id: clip for clip in clips}
 
 
-def _how_heard(base: DataConfig) -> dict[str, Any]:
-    """What else decides the bytes of an added stream."""
-    return {"media": dataclasses.asdict(base.media), "voice": base.voice}
+def _how_made(base: DataConfig, device: str) -> dict[str, Any]:
+    """What else decides the bytes of an added stream; the CPU is not named."""
+    heard = {"media": dataclasses.asdict(base.media), "voice": base.voice}
+    return heard if device == "cpu" else {**heard, "device": device}
 
 
 def _clip(row: dict[str, str]) -> Clip:

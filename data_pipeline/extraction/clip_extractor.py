@@ -83,7 +83,7 @@ class ClipExtractor:
         self.transcribe = None
         if config.transcriber is not None:
             self.transcribe = load_transcriber(config.transcriber)
-        self.versions = library_versions()
+        self.versions = library_versions(device)
 
     def __call__(self, clip: Clip, *, preview: bool = False) -> Extraction:
         """Extract one clip. Whatever goes wrong with it comes back as a Reject; an error of the GPU
@@ -442,12 +442,15 @@ def _parts(error: MediaError) -> tuple[str, str]:
     return error.reason, error.detail
 
 
-def library_versions() -> dict[str, str]:
-    """What made the features, for the manifest: name to version, of what is installed."""
+def library_versions(device: str = "cpu") -> dict[str, str]:
+    """What made the features, for the manifest: name to version, of what is installed; and the
+    GPU, where there was one."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
+    if device != "cpu":
+        versions["device"] = torch.cuda.get_device_name(device)
     return versions
 
 

@@ -98,7 +98,7 @@ class DataConfig:
     workers: PositiveInt | None = None
     """Processes; null is one a core, or one a GPU."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu or cuda. A folder begun on one kind of device is not continued on the other."""
     attempts: PositiveInt = 3
     """A clip that ends its process so many times is a reject."""
     clip_timeout_seconds: Positive = 600.0

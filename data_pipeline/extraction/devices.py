@@ -7,7 +7,6 @@ import subprocess
 import torch
 
 from data_pipeline.config import ConfigError
-from data_pipeline.extraction.config import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +53,16 @@ def unseen_gpu() -> str:
     return f"nvidia-smi sees {name} with driver {driver}, and {why} (pytorch.org/get-started)"
 
 
-def num_workers(config: DataConfig) -> int:
-    """As many as the config says, or one a core, or one a GPU."""
-    if config.workers is not None:
-        return config.workers
-    if resolve_device(config.device) == "cuda":
+def device_kind(device: str) -> str:
+    """cpu or cuda: features of the two differ in their last digits."""
+    return device.partition(":")[0]
+
+
+def num_workers(workers: int | None, device: str) -> int:
+    """`workers`, or one a core, or one a GPU; device: as `resolve_device` gives it."""
+    if workers is not None:
+        return workers
+    if device == "cuda":
         return torch.cuda.device_count()
     return len(os.sched_getaffinity(0))
 

@@ -44,7 +44,7 @@ class StreamAdder:
                 f"have {stored}; extract anew with streams.crops.size={size} and another "
                 "output=FOLDER"
             )
-        self.versions = library_versions()
+        self.versions = library_versions(device)
 
     def __call__(self, clip: Clip, *, preview: bool = False) -> Extraction:
         return _SideCourse(self, clip, False).run()

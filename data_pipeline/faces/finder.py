@@ -131,7 +131,9 @@ class FaceFinder:
                 np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR))
                 for f in frames
             ]
-        boxes, confidence, points = self._mtcnn.detect(np.stack(frames), landmarks=True)
+        # TF32 would move a GPU's boxes by more than what ROUNDING takes away.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            boxes, confidence, points = self._mtcnn.detect(np.stack(frames), landmarks=True)
         found = []
         for b, c, p in zip(boxes, confidence, points, strict=True):
             if b is None:

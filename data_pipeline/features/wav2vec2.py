@@ -140,7 +140,9 @@ class SpeechEncoder:
     @torch.inference_mode()
     def _encode(self, sound_T: np.ndarray) -> np.ndarray:
         sound_1T = torch.tensor(sound_T)[None].to(self.device)
-        state_SD = self.model(sound_1T).last_hidden_state[0].float().cpu().numpy()
+        # TF32 would make a GPU's states differ from a CPU's in the third digit.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            state_SD = self.model(sound_1T).last_hidden_state[0].float().cpu().numpy()
         return state_SD[: self.num_states(len(sound_T))]
 
     def _pool(self, state_SD: np.ndarray) -> np.ndarray:

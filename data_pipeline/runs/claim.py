@@ -129,6 +129,7 @@ def _check_settings(folder: Path, settings: dict[str, Any], config_text: str, wa
     found = _read(folder / CONFIG, yaml.safe_load)
     # Weights that settings name, but no config does, are for the tasks' digests to tell.
     named = yaml.safe_load(config_text)
+    _check_device(folder, *(_device_kind(config) for config in (found, named)), way_out)
     differences = [
         f"{name}: found {found.get(name, 'nothing')!r}, expected {value!r}"
         for name, value in settings.items()
@@ -138,6 +139,21 @@ def _check_settings(folder: Path, settings: dict[str, Any], config_text: str, wa
         raise ExtractionError(
             "\n  ".join([f"{folder} was made with other settings:", *differences]) + f"\n{way_out}"
         )
+
+
+def _check_device(folder: Path, begun_on: str, now_on: str, way_out: str) -> None:
+    if "auto" in (begun_on, now_on) or begun_on == now_on:
+        return
+    raise ExtractionError(
+        f"{folder} was begun with device={begun_on}, and this run has device={now_on}: features "
+        f"of the two differ in their last digits. Give device={begun_on}, on a machine that has "
+        f"it, to go on. {way_out}"
+    )
+
+
+def _device_kind(config: dict[str, Any]) -> str:
+    """cpu or cuda; auto of a config that was written before a run wrote what auto came to."""
+    return str(config.get("device", "auto")).partition(":")[0]
 
 
 def _check_table(path: Path, clips: list[Clip], table: bytes, way_out: str) -> None:

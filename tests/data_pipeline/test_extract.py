@@ -139,6 +139,28 @@ def test_the_same_config_finds_its_folder_again(tmp_path):
         check_claim(out, [], other.settings(), dump_config(other), Path("x"))
 
 
+def test_a_folder_is_not_continued_on_another_kind_of_device(tmp_path):
+    def claim(device: str, out: Path) -> None:
+        asked = load_config(DataConfig, None, ["clips=x", f"output={out}", f"device={device}"])
+        check_claim(out, [], asked.settings(), dump_config(asked), Path("x"))
+        write_claim(out, [], dump_config(asked), {})
+
+    claim("cuda", tmp_path / "out")
+    claim("cuda:1", tmp_path / "out")
+    with pytest.raises(ExtractionError, match="(?s)device=cuda, and this run has device=cpu.*Give"):
+        claim("cpu", tmp_path / "out")
+    claim("auto", tmp_path / "before")  # by a version that wrote no more
+    claim("cpu", tmp_path / "before")
+    with pytest.raises(ExtractionError, match="device=cpu, and this run has device=cuda"):
+        claim("cuda", tmp_path / "before")
+
+
+def test_a_shard_of_a_gpu_names_it_among_what_made_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA of {device}")
+    made = clip_extractor.library_versions("cuda:1")
+    assert made == clip_extractor.library_versions() | {"device": "NVIDIA of cuda:1"}
+
+
 @pytest.mark.parametrize("name", ["metrics.csv", "checkpoints", "results.csv", "model.safetensors"])
 def test_the_output_of_another_stage_is_no_place_for_shards(tmp_path, name):
     asked = load_config(DataConfig, None, ["clips=x", f"output={tmp_path}"])

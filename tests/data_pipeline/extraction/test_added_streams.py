@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from data_pipeline import extract
+from data_pipeline.config import load_config
+from data_pipeline.extraction.added_streams import _how_made, read_clips
+from data_pipeline.extraction.config import DataConfig
 from data_pipeline.files.weights import ASSETS
 from data_pipeline.runs import executor
+from data_pipeline.runs.tasks import side_tasks
 from data_pipeline.schema import SchemaError
 from data_pipeline.shards import list_shards, load_passport, read_manifest, read_shard
 
@@ -114,6 +118,16 @@ def test_adding_again_makes_only_what_is_missing(folder, capsys, monkeypatch):
     (folder / "000002.fbank.json").write_text("{")
     assert add(folder) == 0
     assert made == [1, 2] and content(folder) == whole
+
+
+def test_a_stream_of_a_gpu_is_another_task_than_that_of_the_cpu(folder):
+    base, clips = load_config(DataConfig, folder / "config.yaml", []), read_clips(folder)
+    on_cpu, on_gpu = (
+        side_tasks(folder, clips, "fbank", _how_made(base, device)) for device in ("cpu", "cuda")
+    )
+    assert [task.name for task in on_cpu] == [task.name for task in on_gpu]
+    assert {task.digest for task in on_cpu}.isdisjoint(task.digest for task in on_gpu)
+    assert _how_made(base, "cpu").keys() == {"media", "voice"}  # the digests of before
 
 
 def test_other_settings_or_another_passport_are_refused(folder, capsys):

@@ -6,15 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipeline.config import ConfigError, load_config
-from data_pipeline.extraction.config import DataConfig
+from data_pipeline.config import ConfigError
 from data_pipeline.extraction.devices import num_workers, resolve_device, unseen_gpu
 from pretrain.runtime import start
 from pretrain.settings import RuntimeSettings
-
-
-def config(*overrides) -> DataConfig:
-    return load_config(DataConfig, None, ["clips=x", "output=y", "device=cpu", *overrides])
 
 
 @pytest.fixture
@@ -40,8 +35,8 @@ def test_a_device_that_is_not_there_is_named(no_gpu):
     assert resolve_device("cpu") == resolve_device("auto") == "cpu"
     with pytest.raises(ConfigError, match="no GPU here; device=cpu works as well$"):
         resolve_device("cuda")
-    assert num_workers(config("workers=3")) == 3
-    assert num_workers(config()) == len(os.sched_getaffinity(0))
+    assert num_workers(3, "cpu") == 3
+    assert num_workers(None, "cpu") == len(os.sched_getaffinity(0))
 
 
 def test_a_gpu_that_torch_cannot_use_is_told(no_gpu, monkeypatch, caplog):

@@ -209,6 +209,16 @@ def test_crops_carry_true_times():
     assert face.track.seconds_F.tolist() == pytest.approx(seconds)
 
 
+def test_a_gpu_keeps_cudnn_without_tf32(finder):
+    cudnn, seen = torch.backends.cudnn, []
+    handle = finder._mtcnn.pnet.register_forward_pre_hook(
+        lambda *_: seen.append((cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32))
+    )
+    finder.detect([np.zeros((120, 200, 3), np.uint8)])
+    handle.remove()
+    assert seen and set(seen) == {(True, True, False)}
+
+
 def test_detection_cost_is_counted():
     finder = BlockFinder(FaceSettings(detections_per_second=5.0))
     finder.find(Media(blocks({200: [(80, 40)] * 100})))

@@ -100,6 +100,15 @@ def test_windows_of_a_long_sound_meet_without_a_seam(toys):
     assert similar.min() > 0.98
 
 
+def test_a_gpu_keeps_cudnn_without_tf32(toys):
+    encoder, cudnn, seen = load_speech_encoder(toys["layer"]), torch.backends.cudnn, []
+    encoder.model.register_forward_pre_hook(
+        lambda *_: seen.append((cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32))
+    )
+    encoder(sound(1))
+    assert seen == [(True, True, False)]
+
+
 def test_margins_must_fit_into_the_window(toys):
     with pytest.raises(SpeechError, match="more than two margins"):
         load_speech_encoder(toys["layer"], window_seconds=4, margin_seconds=2)
