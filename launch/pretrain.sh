@@ -22,7 +22,17 @@ stop() {  # USR1 ends the launchers and has the ranks save; at TERM they would k
   exit "$1"
 }
 set -m  # the launcher and its ranks become a process group, which one signal reaches
-MEMOBERT_PRETRAIN_SH=1 deepspeed ${DEEPSPEED_ARGS:-} "$0" "$@" &  # its ranks leave the words to us
+export MEMOBERT_PRETRAIN_SH=1  # its ranks leave the words to us
+if [[ "${CUDA_VISIBLE_DEVICES:-}" =~ (GPU|MIG)- ]]; then  # deepspeed knows GPUs by number alone
+  [[ -z "${DEEPSPEED_ARGS:-}" ]] || {
+    echo "pretrain.sh: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has names, which deepspeed cannot read; unset DEEPSPEED_ARGS and torchrun starts a rank for each, or name the GPUs by number" >&2
+    exit 2
+  }
+  IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+  torchrun --standalone --nproc_per_node "${#gpus[@]}" "$0" "$@" &
+else
+  deepspeed ${DEEPSPEED_ARGS:-} "$0" "$@" &
+fi
 launcher=$!
 # What is ignored at the start stays so: HUP under nohup, INT in the background of a script.
 trap "stop 130" INT

@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 class Runtime:
     rank: int
     local_rank: int
-    """Index of this process on its machine, and of its GPU."""
+    """Index of its GPU among those that this process sees; on a CPU, of it on its machine."""
     world_size: int
     device: torch.device
     dtype: torch.dtype
@@ -189,6 +189,8 @@ def start(settings: RuntimeSettings, *, name: str = "memobert") -> Runtime:
     dtype, why = _precision(settings.precision, device)
     log = _logger(name, rank, world_size)
     _join(rank, world_size, device, timeout)
+    if device.type == "cuda" and num_step_tasks() > 1 and world_size > 1:
+        _check_own_gpu(rank, world_size, device)
     seed_everything(settings.seed)
     log.info(
         f"{world_size} rank{'s' * (world_size > 1)} on {_device_name(device)}, "
@@ -203,7 +205,7 @@ def start(settings: RuntimeSettings, *, name: str = "memobert") -> Runtime:
         log.info(f"code at commit {git_commit()}")
     return Runtime(
         rank=rank,
-        local_rank=local_rank,
+        local_rank=device.index if device.type == "cuda" else local_rank,
         world_size=world_size,
         device=device,
         dtype=dtype,
@@ -302,13 +304,32 @@ def _device(wanted: str, local_rank: int) -> torch.device:
         raise LaunchError(". ".join(filter(None, words)))
     if not num_gpus:
         return torch.device("cpu")
-    if local_rank >= num_gpus:
+    index = gpu_index(local_rank, num_gpus)
+    if index >= num_gpus:
         raise LaunchError(
             f"local rank {local_rank} has no GPU: this machine shows {num_gpus}; "
             f"start at most {num_gpus} ranks here, or run on the CPU"
         )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def gpu_index(local_rank: int, num_gpus: int) -> int:
+    """Which of the GPUs that a process sees is its own. The one that it sees, where srun shows each
+    task one (--gpus-per-task, --gpu-bind=single:1); else that of its local rank."""
+    return 0 if num_gpus == 1 and num_step_tasks() > 1 else local_rank
+
+
+def _check_own_gpu(rank: int, world_size: int, device: torch.device) -> None:
+    """Raise LaunchError if another rank has the same GPU, which NCCL tells in words of its own."""
+    gpus: list[str] = [""] * world_size
+    dist.all_gather_object(gpus, str(torch.cuda.get_device_properties(device).uuid))
+    others = [other for other in range(world_size) if other != rank and gpus[other] == gpus[rank]]
+    if others:
+        raise LaunchError(
+            f"ranks {rank} and {others[0]} have the same GPU, {gpus[rank]}; ask Slurm for one GPU "
+            "a task (--gpus-per-task=1), or for all of a node's (--gpus-per-node)"
+        )
 
 
 def _device_name(device: torch.device) -> str:

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from data_pipeline.extraction.config import MAX_MISSING_SECONDS, DataConfig
-from data_pipeline.extraction.devices import resolve_device, worker_device
+from data_pipeline.extraction.devices import resolve_device, take_device
 from data_pipeline.extraction.preview import PreviewTap, make_preview
 from data_pipeline.faces.finder import FaceFinder, FaceSettings, TrackedFace
 from data_pipeline.features.extractors import (
@@ -457,4 +457,4 @@ def library_versions(device: str = "cpu") -> dict[str, str]:
 def load_extractor(config: DataConfig, number: int) -> ClipExtractor:
     """The extractor of worker `number`: one CPU thread, and one GPU after the other."""
     torch.set_num_threads(1)  # the workers are the parallelism
-    return ClipExtractor(config, device=worker_device(resolve_device(config.device), number))
+    return ClipExtractor(config, device=take_device(resolve_device(config.device), number))

@@ -67,6 +67,11 @@ def num_workers(workers: int | None, device: str) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def worker_device(device: str, number: int) -> str:
-    """`device`, and of several GPUs the one of worker `number`."""
-    return f"cuda:{number % torch.cuda.device_count()}" if device == "cuda" else device
+def take_device(device: str, number: int) -> str:
+    """`device`, and of several GPUs the one of worker `number`; it becomes the process's own, so
+    that an extractor which says no more than `cuda` leaves the first GPU alone."""
+    if device == "cuda":
+        device = f"cuda:{number % torch.cuda.device_count()}"
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    return device

@@ -8,7 +8,7 @@ import torch
 from data_pipeline.config import ConfigError
 from data_pipeline.extraction.clip_extractor import Course, library_versions
 from data_pipeline.extraction.config import DataConfig
-from data_pipeline.extraction.devices import worker_device
+from data_pipeline.extraction.devices import take_device
 from data_pipeline.features.crops import pictures
 from data_pipeline.features.extractors import (
     Evidence,
@@ -102,4 +102,4 @@ class StoredSamples:
 def load_adder(config: DataConfig, folder: Path, device: str, number: int) -> StreamAdder:
     """The adder of worker `number`."""
     torch.set_num_threads(1)  # the workers are the parallelism
-    return StreamAdder(config, folder, worker_device(device, number))
+    return StreamAdder(config, folder, take_device(device, number))

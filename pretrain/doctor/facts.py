@@ -23,7 +23,7 @@ from data_pipeline.schema import Passport, passport_to_json
 from data_pipeline.shards import list_shards, read_shard
 from pretrain.config import PretrainConfig
 from pretrain.data.manifests import Manifests
-from pretrain.runtime import git_commit
+from pretrain.runtime import git_commit, gpu_index
 
 Result = TypeVar("Result")
 LIBRARIES = ("deepspeed", "transformers", "webdataset")
@@ -103,8 +103,9 @@ def look(config: PretrainConfig, *, rank: int, local_rank: int, host: str, launc
     found["output_free"] = told("output_free", lambda: _free(nearest(output)))
     found["holder"] = told("output", lambda: _holder(output)) or ""
     num_gpus = torch.cuda.device_count() if config.run.device != "cpu" else 0
-    if local_rank < num_gpus:
-        found["gpu"] = told("gpu", lambda: torch.cuda.get_device_name(local_rank)) or ""
+    index = gpu_index(local_rank, num_gpus)
+    if index < num_gpus:
+        found["gpu"] = told("gpu", lambda: torch.cuda.get_device_name(index)) or ""
     return Facts(
         rank=rank,
         local_rank=local_rank,

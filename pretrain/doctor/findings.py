@@ -28,12 +28,12 @@ def check_launcher(facts: list[Facts], device: str) -> Iterator[Finding]:
         if twice:
             what = f"{host}: local rank {twice[0]} is there {local.count(twice[0])} times"
             yield _error(what, "each process of a node needs a LOCAL_RANK of its own, from 0")
-        elif gpus and max(local) >= gpus:
+        elif gpus and max(local) >= gpus and not _each_its_own(of_host):
             yield _error(
                 f"{host}: {len(local)} ranks (local ranks up to {max(local)}), of which each sees "
                 f"{gpus} GPU{'s' * (gpus > 1)}",
-                "start one rank a GPU; in a Slurm job give the GPUs to the node, not to each task "
-                "(--gpus-per-node, without --gpus-per-task)",
+                "start one rank a GPU; in a Slurm job give all GPUs to the node (--gpus-per-node), "
+                "or one to each task (--gpus-per-task=1)",
             )
         elif gpus > len(local):
             what = f"{host}: {gpus} GPUs for {len(local)} rank{'s' * (len(local) > 1)}"
@@ -52,6 +52,11 @@ def check_launcher(facts: list[Facts], device: str) -> Iterator[Finding]:
             f"{len(facts)} rank{'s' * (len(facts) > 1)} on {next(iter(sides))}, started by "
             f"{launchers}"
         )
+
+
+def _each_its_own(of_host: list[Facts]) -> bool:
+    """Whether srun shows each rank one GPU; that they differ is for the start to see."""
+    return all(fact.num_gpus == 1 and fact.launcher.startswith("srun") for fact in of_host)
 
 
 def check_versions(facts: list[Facts]) -> Iterator[Finding]:

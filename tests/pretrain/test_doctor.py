@@ -136,6 +136,11 @@ def test_a_node_with_other_software_is_named(changes, told):
     assert line.startswith(told)
 
 
+def test_one_gpu_a_task_of_srun_is_in_order():
+    facts = [dataclasses.replace(f, num_gpus=1, launcher="srun (job 7)") for f in nodes()]
+    assert bad(check_launcher(facts, "auto")) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "device", "told"),
     [

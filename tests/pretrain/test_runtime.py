@@ -1,10 +1,21 @@
 import dataclasses
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from pretrain.runtime import LaunchError, RankLost, RuntimeSettings, git_commit, seed_rank, start
+from pretrain.runtime import (
+    LaunchError,
+    RankLost,
+    RuntimeSettings,
+    _check_own_gpu,
+    _device,
+    git_commit,
+    seed_rank,
+    start,
+)
 
 CPU = RuntimeSettings(device="cpu", timeout_minutes=0.05)
 TWO = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
@@ -91,6 +102,31 @@ def test_an_odd_environment_is_told(monkeypatch, environment, words):
 def test_cuda_without_a_gpu_is_told():
     with pytest.raises(LaunchError, match="sees no GPU"):
         start(RuntimeSettings(device="cuda"))
+
+
+def test_a_task_that_srun_shows_one_gpu_takes_that(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with pytest.raises(LaunchError, match="local rank 3 has no GPU: this machine shows 1"):
+        _device("auto", 3)
+    launch(monkeypatch, {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"})
+    assert _device("auto", 3) == torch.device("cuda", 0) and chosen == [0]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert _device("auto", 3) == torch.device("cuda", 3)
+
+
+def test_two_ranks_on_one_gpu_are_told(monkeypatch):
+    gpu = SimpleNamespace(uuid="GPU-a")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    of_ranks = ["GPU-b", "GPU-a", "GPU-a"]
+    monkeypatch.setattr(
+        dist, "all_gather_object", lambda out, own: out.__setitem__(slice(None), of_ranks)
+    )
+    with pytest.raises(LaunchError, match="ranks 2 and 1 have the same GPU, GPU-a; .*per-task=1"):
+        _check_own_gpu(2, 3, torch.device("cuda", 0))
+    of_ranks[1] = "GPU-c"
+    _check_own_gpu(2, 3, torch.device("cuda", 0))
 
 
 def test_the_commit_is_asked_once_and_unknown_without_git(monkeypatch):

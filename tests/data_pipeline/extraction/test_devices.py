@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_pipeline.config import ConfigError
-from data_pipeline.extraction.devices import num_workers, resolve_device, unseen_gpu
+from data_pipeline.extraction.devices import num_workers, resolve_device, take_device, unseen_gpu
 from pretrain.runtime import start
 from pretrain.settings import RuntimeSettings
 
@@ -71,3 +71,13 @@ def test_a_gpu_that_is_hidden_on_purpose_is_not_told(no_gpu, monkeypatch, hidden
     no_gpu(OLD)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert unseen_gpu() == ""
+
+
+def test_workers_go_round_the_gpus_and_make_each_its_own(monkeypatch):
+    own = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", own.append)
+    assert [take_device("cuda", number) for number in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert take_device("cuda:1", 0) == "cuda:1"
+    assert own == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert take_device("cpu", 5) == "cpu" and len(own) == 4
