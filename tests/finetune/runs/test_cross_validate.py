@@ -805,6 +805,7 @@ def test_the_reference_config_is_the_papers(root):
     assert (plans.pretrain_prompt.learning_rate, plans.pretrain_prompt.warmup_steps) == (3e-5, 100)
     assert (plans.pretrain_finetune.patience, plans.pretrain_prompt.patience) == (5, None)
     assert (optim.batch_size, optim.max_grad_norm, optim.weight_decay) == (32, 5.0, 0.01)
+    assert optim.precision == "bf16"  # the paper's is fp16, and fp32 goes without TF32
     assert (config.seeds, config.eval_every_steps) == ((1234, 4321, 5678), 100)
     assert config.data.limits == {"text": 120, "face": 36, "speech": 64}
     cases = {setting: config.setting(setting).plan.modality_cases for setting in SETTINGS}
