@@ -57,6 +57,8 @@ def check_quickly(config: DataConfig, clips: list[Clip], workers: int) -> Iterat
     yield _check_files(clips)
     yield _check_disk(config, clips)
     yield _check_workers(workers)
+    if config.device.startswith("cuda"):
+        yield _check_gpus(config.device, workers)
 
 
 def check_output(config: DataConfig, clips: list[Clip]) -> Finding:
@@ -200,6 +202,17 @@ def _check_workers(workers: int) -> Finding:
         return Finding(level="warning", what=what, fix=f"workers={cores} will be as fast")
     if workers * WORKER_BYTES > memory:
         fits = max(1, memory // WORKER_BYTES)
+        return Finding(level="warning", what=what, fix=f"workers={fits} is safe")
+    return Finding(level="ok", what=what)
+
+
+def _check_gpus(device: str, workers: int) -> Finding:
+    from data_pipeline.extraction.devices import GPU_WORKER_BYTES, gpus_of, num_fitting
+
+    num_gpus, fits = len(gpus_of(device)), num_fitting(device)
+    what = f"{workers} workers on {num_gpus} GPU{'s' * (num_gpus > 1)}, whose memory holds {fits}"
+    what += f" of {GPU_WORKER_BYTES / 1e9:g} GB each"
+    if workers > fits:
         return Finding(level="warning", what=what, fix=f"workers={fits} is safe")
     return Finding(level="ok", what=what)
 

@@ -53,7 +53,7 @@ class AddConfig:
     )
     """Settings of what is added, as of an extraction: streams.fbank.mel_bins=40."""
     workers: PositiveInt | None = None
-    """Processes; null is one a core, or one a GPU."""
+    """Processes; null is one a core, and on GPUs no more than their memory holds."""
     device: str = "auto"
     """auto, cpu or cuda."""
     attempts: PositiveInt = 3

@@ -96,7 +96,7 @@ class DataConfig:
     previews: NonNegativeInt = 0
     """So many clips, the first ones, get pictures for the report."""
     workers: PositiveInt | None = None
-    """Processes; null is one a core, or one a GPU."""
+    """Processes; null is one a core, and on GPUs no more than their memory holds."""
     device: str = "auto"
     """auto, cpu or cuda. A folder begun on one kind of device is not continued on the other."""
     attempts: PositiveInt = 3

@@ -10,6 +10,9 @@ from data_pipeline.config import ConfigError
 
 log = logging.getLogger(__name__)
 
+GPU_WORKER_BYTES = 3_000_000_000
+"""Of a GPU's memory, for a worker: CUDA's own 0.5 GB, wav2vec2-base's weights of 0.4 GB and its
+first layers at 30 s of sound, MTCNN and what torch's allocator keeps. Reckoned, not measured."""
 HIDDEN = ("", "-1", "NoDevFiles")
 """CUDA_VISIBLE_DEVICES of one who wants no GPU, or of a job of Slurm's without."""
 
@@ -59,19 +62,38 @@ def device_kind(device: str) -> str:
 
 
 def num_workers(workers: int | None, device: str) -> int:
-    """`workers`, or one a core, or one a GPU; device: as `resolve_device` gives it."""
+    """`workers`, or one a core; on GPUs no more than their memory holds, but at least one each,
+    since most of a worker's time goes to the CPU. device: as `resolve_device` gives it."""
     if workers is not None:
         return workers
-    if device == "cuda":
-        return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    if device == "cpu":
+        return cores
+    return max(len(gpus_of(device)), min(cores, num_fitting(device)))
+
+
+def num_fitting(device: str) -> int:
+    """Workers that the memory of these GPUs holds, dealt out evenly as `take_device` does."""
+    gpus = gpus_of(device)
+    return len(gpus) * max(1, min(map(_memory_bytes, gpus)) // GPU_WORKER_BYTES)
+
+
+def gpus_of(device: str) -> list[str]:
+    """`cuda` is every GPU that torch sees, `cuda:1` is one."""
+    if device != "cuda":
+        return [device]
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def _memory_bytes(gpu: str) -> int:
+    return torch.cuda.get_device_properties(gpu).total_memory
 
 
 def take_device(device: str, number: int) -> str:
     """`device`, and of several GPUs the one of worker `number`; it becomes the process's own, so
     that an extractor which says no more than `cuda` leaves the first GPU alone."""
-    if device == "cuda":
-        device = f"cuda:{number % torch.cuda.device_count()}"
+    gpus = gpus_of(device)
+    device = gpus[number % len(gpus)]
     if device != "cpu":
         torch.cuda.set_device(device)
     return device

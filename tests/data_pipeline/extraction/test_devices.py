@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from data_pipeline.config import ConfigError
+from data_pipeline.config import ConfigError, load_config
+from data_pipeline.doctor import check_quickly
+from data_pipeline.extraction.config import DataConfig
 from data_pipeline.extraction.devices import num_workers, resolve_device, take_device, unseen_gpu
 from pretrain.runtime import start
 from pretrain.settings import RuntimeSettings
@@ -71,6 +74,51 @@ def test_a_gpu_that_is_hidden_on_purpose_is_not_told(no_gpu, monkeypatch, hidden
     no_gpu(OLD)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert unseen_gpu() == ""
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """(gigabytes of each) -> torch sees them, beside 16 cores."""
+
+    def gpus(*gigabytes: float) -> None:
+        memory = {
+            f"cuda:{n}": SimpleNamespace(total_memory=int(each * 1e9))
+            for n, each in enumerate(gigabytes)
+        }
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(memory))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", memory.__getitem__)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+
+    return gpus
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "device", "workers"),
+    [
+        ((16,), "cuda", 5),
+        ((80,), "cuda", 16),  # the cores
+        ((16, 16), "cuda", 10),
+        ((16, 16), "cuda:1", 5),
+        ((80, 8), "cuda", 4),  # dealt out evenly
+        ((2,), "cuda", 1),
+        ((80,) * 20, "cuda", 20),  # one each
+    ],
+)
+def test_a_gpu_has_as_many_workers_as_its_memory_and_the_cores_allow(
+    gpus, gigabytes, device, workers
+):
+    gpus(*gigabytes)
+    assert num_workers(None, device) == workers
+
+
+def test_the_doctor_says_how_many_workers_a_gpu_holds(gpus, tmp_path):
+    gpus(16)
+    words = [f"clips={tmp_path}", f"output={tmp_path}/o", "device=cuda"]
+    config = load_config(DataConfig, None, words)
+    *_, few = check_quickly(config, [], 5)
+    *_, many = check_quickly(config, [], 6)
+    assert few.level == "ok" and few.what.startswith("5 workers on 1 GPU, whose memory holds 5")
+    assert many.level == "warning" and many.fix == "workers=5 is safe"
 
 
 def test_workers_go_round_the_gpus_and_make_each_its_own(monkeypatch):
