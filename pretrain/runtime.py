@@ -185,6 +185,10 @@ def start(settings: RuntimeSettings, *, name: str = "memobert") -> Runtime:
     timeout = datetime.timedelta(minutes=settings.timeout_minutes)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
+    if settings.deterministic:
+        # cuBLAS reads it when it starts, and sums in any order where it has no such buffers.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     device = _device(settings.device, local_rank)
     dtype, why = _precision(settings.precision, device)
     log = _logger(name, rank, world_size)

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import socket
 from types import SimpleNamespace
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from pretrain import runtime
 from pretrain.runtime import (
     LaunchError,
     RankLost,
@@ -127,6 +129,19 @@ def test_two_ranks_on_one_gpu_are_told(monkeypatch):
         _check_own_gpu(2, 3, torch.device("cuda", 0))
     of_ranks[1] = "GPU-c"
     _check_own_gpu(2, 3, torch.device("cuda", 0))
+
+
+def test_deterministic_kernels_are_asked_for_before_a_device_is_touched(monkeypatch):
+    asked = []
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    device = runtime._device
+    monkeypatch.setattr(runtime, "_device", lambda *a: asked.append("device") or device(*a))
+    start(CPU)
+    assert asked == ["device"] and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    start(dataclasses.replace(CPU, deterministic=True))
+    assert asked == ["device", True, "device"]
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
 
 
 def test_the_commit_is_asked_once_and_unknown_without_git(monkeypatch):
