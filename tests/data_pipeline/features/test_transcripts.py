@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from data_pipeline.config import load_config
 from data_pipeline.extraction.clip_extractor import ClipExtractor
@@ -37,6 +38,7 @@ def test_it_stays_on_the_cpu_where_the_encoders_are_on_a_gpu(monkeypatch):
     whisper = SimpleNamespace(WhisperModel=lambda folder, **options: told.append(options))
     monkeypatch.setitem(sys.modules, "faster_whisper", whisper)
     monkeypatch.setattr(transcripts, "resolve_weights", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
     words = ["clips=x", "output=y", "streams={face: false, speech: false, fbank: {}}"]
     words += ["require=[fbank]", "speaker=none", "transcriber=package:some/model"]
     ClipExtractor(load_config(DataConfig, None, words), device="cuda:1")
