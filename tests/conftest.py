@@ -27,7 +27,7 @@ os.environ[MARK] = uuid.uuid4().hex
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Python's own, which it starts once and ends with itself."""
 
-ENDING_SECONDS = 10.0
+ENDING_SECONDS = 30.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
