@@ -15,6 +15,7 @@ import inspect
 import logging
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -50,6 +51,14 @@ def _to_stderr(message: str, error: BaseException) -> None:
     if isinstance(error, AskedToStop) and os.environ.get("RANK", "0") != "0":
         return  # all ranks of a launcher's are asked
     print(message, file=sys.stderr)
+
+
+def run_shell(command: str, where: str = "") -> None:
+    """Run a line of bash that a user could give as well, and say it. Raises UserError, beginning
+    with `where`, if it fails."""
+    print(f"+ {command}", flush=True)
+    if subprocess.run(["bash", "-c", command]).returncode:
+        raise UserError(f"{where}this command failed: {command}")
 
 
 def run_command(

@@ -7,13 +7,11 @@ was stopped is given again. Hours of two CPU cores; needs runs/composed, see
 configs/pretrain/composed.yaml.
 """
 
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.command_line import command_parser, run_command
-from data_pipeline.errors import UserError
+from data_pipeline.command_line import command_parser, run_command, run_shell
 from data_pipeline.paths import path_argument
 
 PAGES = Path("docs/results/composed")
@@ -161,9 +159,7 @@ def _main(argv: list[str] | None) -> int:
         parser.error(f"no table {strange[0]}; there are {', '.join(TABLES)}")
     for name in args.tables or TABLES:
         for command in TABLES[name].commands:
-            print(f"+ {command}", flush=True)
-            if subprocess.run(["bash", "-c", command]).returncode:
-                raise UserError(f"table {name}: this command failed: {command}")
+            run_shell(command, f"table {name}: ")
         print(args.output / publish(name, TABLES[name], args.output))
     return 0
 

@@ -9,12 +9,11 @@ W ways to decide, N clips.
 
 import csv
 import shlex
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.command_line import command_parser
+from data_pipeline.command_line import command_parser, run_shell
 from data_pipeline.errors import UserError
 from data_pipeline.files.atomic import atomic_file
 from data_pipeline.markdown import markdown_table
@@ -90,9 +89,7 @@ def main(argv: list[str]) -> int:
             if not Path(_fused(fold, seed), "predictions.csv").is_file()
         ]
         for command in steps:
-            print(f"+ {command}", flush=True)
-            if subprocess.run(["bash", "-c", command]).returncode:
-                raise UserError(f"this command failed: {command}")
+            run_shell(command)
     print(publish(args.output))
     return 0
 

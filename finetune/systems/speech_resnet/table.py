@@ -10,12 +10,11 @@ of one CPU core.
 import csv
 import io
 import shlex
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.command_line import command_parser
+from data_pipeline.command_line import command_parser, run_shell
 from data_pipeline.errors import UserError
 from data_pipeline.files.atomic import atomic_file
 from data_pipeline.paths import path_argument
@@ -136,21 +135,15 @@ def main(argv: list[str]) -> int:
         Path(RUNS).mkdir(parents=True, exist_ok=True)
         for name, root in roots.items():
             for command in shard_commands(name, root):
-                _run(command)
+                run_shell(command)
         for name in CORPORA:
-            _run(trunk_command(name))
+            run_shell(trunk_command(name))
         for count in range(1, len(SEEDS) + 1):
             for name in CORPORA:
-                _run(finetune_command(name, SEEDS[:count]))
+                run_shell(finetune_command(name, SEEDS[:count]))
                 publish(args.output)
     print(publish(args.output))
     return 0
-
-
-def _run(command: str) -> None:
-    print(f"+ {command}", flush=True)
-    if subprocess.run(["bash", "-c", command]).returncode:
-        raise UserError(f"this command failed: {command}")
 
 
 def publish(output: Path) -> Path:

@@ -8,13 +8,12 @@ one CPU core.
 """
 
 import shlex
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.command_line import command_parser
+from data_pipeline.command_line import command_parser, run_shell
 from data_pipeline.errors import UserError
 from data_pipeline.markdown import markdown_table
 from data_pipeline.paths import path_argument
@@ -108,9 +107,7 @@ def main(argv: list[str]) -> int:
             parser.error("--data and --yamnet are both needed, or --publish")
         Path(RUNS).mkdir(parents=True, exist_ok=True)
         for command in (*data_commands(args.data, args.yamnet), *finetune_commands()):
-            print(f"+ {command}", flush=True)
-            if subprocess.run(["bash", "-c", command]).returncode:
-                raise UserError(f"this command failed: {command}")
+            run_shell(command)
     print(publish(args.output))
     return 0
 

@@ -8,11 +8,10 @@ the next, and the page is written after each. About a quarter of an hour of one 
 
 import csv
 import shlex
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.command_line import command_parser
+from data_pipeline.command_line import command_parser, run_shell
 from data_pipeline.errors import UserError
 from data_pipeline.files.atomic import atomic_file
 from data_pipeline.paths import path_argument
@@ -89,20 +88,14 @@ def main(argv: list[str]) -> int:
             parser.error("--data is not given")
         if not list(Path(RUNS, "labelled").glob("*.json")):
             for command in shard_commands(args.data):
-                _run(command)
+                run_shell(command)
         for count in range(1, len(SEEDS) + 1):
-            _run(finetune_command(args.data, SEEDS[:count]))
+            run_shell(finetune_command(args.data, SEEDS[:count]))
             if count == 1:
-                _run(answers_command())
+                run_shell(answers_command())
             publish(args.output)
     print(publish(args.output))
     return 0
-
-
-def _run(command: str) -> None:
-    print(f"+ {command}", flush=True)
-    if subprocess.run(["bash", "-c", command]).returncode:
-        raise UserError(f"this command failed: {command}")
 
 
 def publish(output: Path) -> Path:
