@@ -1,13 +1,38 @@
-"""A step chosen on dev, then a new model that learns from train and dev up to there."""
+"""How the step that is reported is found; one chosen on dev, then a new model that learns from
+train and dev up to there."""
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 from typing import Protocol
 
 from finetune.clips.portions import train_and_dev
 from finetune.protocols import Splits
 from finetune.training.fit import Fit
 from finetune.training.state import TrainingState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How the step that is reported is found."""
+
+    selection: str
+    """dev, oracle or last."""
+    train_on: str
+    """train, or train+dev."""
+    eval_every_steps: int
+
+    @property
+    def refits(self) -> bool:
+        """Whether dev chooses a step and is then learned from, too."""
+        return self.train_on == "train+dev" and self.selection == "dev"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasesChoice(Choice):
+    """With the subsets of the modalities that are judged beside."""
+
+    evaluate_cases: str
 
 
 class Train(Protocol):

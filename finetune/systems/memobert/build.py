@@ -14,7 +14,8 @@ from finetune.config import DataConfig, FinetuneConfig
 from finetune.heads import Head, head_named
 from finetune.systems.memobert.features import AnySource, FeatureSource
 from finetune.systems.memobert.source import Source
-from finetune.systems.memobert.system import Choice, Memobert
+from finetune.systems.memobert.system import Memobert
+from finetune.training.refit import CasesChoice
 from pretrain.data.example import Limits
 
 
@@ -69,7 +70,7 @@ def _system(
         long_texts=config.data.long_texts,
         max_judged_pieces=config.data.max_judged_pieces,
         optim=config.optim,
-        choice=Choice(
+        choice=CasesChoice(
             selection=config.selection,
             train_on=config.train_on,
             eval_every_steps=config.eval_every_steps,

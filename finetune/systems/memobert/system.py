@@ -26,7 +26,7 @@ from finetune.systems.memobert.recognizer import WEIGHTS, build_classifier
 from finetune.systems.memobert.source import tokenizer_sha256
 from finetune.training.classifier import Classifier
 from finetune.training.fit import Examples, Fit, fit
-from finetune.training.refit import choose_and_refit
+from finetune.training.refit import CasesChoice, choose_and_refit
 from finetune.training.state import TrainingState
 from pretrain.checkpoint import Checkpoint
 from pretrain.data.example import Example, collate
@@ -36,18 +36,6 @@ from pretrain.model.memobert import Encoded
 
 JUDGED_CLIPS = 64
 """At once, where a head looks at what the model makes of the training clips."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How the step that is reported is found."""
-
-    selection: str
-    """dev, oracle or last."""
-    train_on: str
-    """train, or train+dev."""
-    eval_every_steps: int
-    evaluate_cases: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +59,7 @@ class Memobert:
     """cut, or drop: see finetune.config.DataConfig."""
     max_judged_pieces: int
     optim: OptimConfig
-    choice: Choice
+    choice: CasesChoice
     judge_oracle: bool = True
     """Says more of a run and changes none, so it is not among `facts`."""
     accelerator: Accelerator
@@ -99,7 +87,7 @@ class Memobert:
     @property
     def refits(self) -> bool:
         """A step is chosen on dev, and then a new model learns from train and dev up to there."""
-        return self.choice.train_on == "train+dev" and self.choice.selection == "dev"
+        return self.choice.refits
 
     def start(self, seed: int) -> list[str]:
         """What its weights come from, for the log. Raises where it cannot be built, or learn."""

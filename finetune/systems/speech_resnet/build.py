@@ -13,8 +13,9 @@ from finetune.clips.labelled import LabelMap
 from finetune.config import FinetuneConfig, Setting
 from finetune.systems.speech_resnet.config import Options, Shape
 from finetune.systems.speech_resnet.stream import heard_stream
-from finetune.systems.speech_resnet.system import Choice, SpeechResNetSystem
+from finetune.systems.speech_resnet.system import SpeechResNetSystem
 from finetune.systems.speech_resnet.trunk import Trunk
+from finetune.training.refit import Choice
 
 
 def build(

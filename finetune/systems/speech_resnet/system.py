@@ -25,20 +25,9 @@ from finetune.systems.speech_resnet.recognizer import WEIGHTS
 from finetune.systems.speech_resnet.trunk import Trunk
 from finetune.training.classifier import Classifier
 from finetune.training.fit import Examples, Fit, fit
-from finetune.training.refit import choose_and_refit
+from finetune.training.refit import Choice, choose_and_refit
 from finetune.training.state import TrainingState
 from pretrain.runtime import seed_everything
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How the step that is reported is found."""
-
-    selection: str
-    """dev, oracle or last."""
-    train_on: str
-    """train, or train+dev."""
-    eval_every_steps: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,7 +66,7 @@ class SpeechResNetSystem:
 
     @property
     def refits(self) -> bool:
-        return self.choice.train_on == "train+dev" and self.choice.selection == "dev"
+        return self.choice.refits
 
     def start(self, seed: int) -> list[str]:
         """What its weights come from, for the log."""

@@ -10,12 +10,12 @@ from data_pipeline.schema import Passport
 from data_pipeline.shards import load_passport
 from finetune.clips.labelled import LabelMap
 from finetune.config import FinetuneConfig, Setting
-from finetune.systems.memobert.system import Choice
 from finetune.systems.unimse.batch import TurnReader
 from finetune.systems.unimse.config import Options
 from finetune.systems.unimse.labels.lesson import Teacher
 from finetune.systems.unimse.system import UniMseSystem
 from finetune.systems.unimse.t5 import Base
+from finetune.training.refit import CasesChoice
 
 
 def build(
@@ -108,7 +108,7 @@ def _system(
         plan=setting.plan,
         classes=classes,
         optim=config.optim,
-        choice=Choice(
+        choice=CasesChoice(
             selection=config.selection,
             train_on=config.train_on,
             eval_every_steps=config.eval_every_steps,

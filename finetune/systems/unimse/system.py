@@ -19,7 +19,6 @@ from finetune.config import OptimConfig, TrainSettings
 from finetune.protocols import Splits
 from finetune.recognizer import write_recognizer
 from finetune.systems.memobert.source import tokenizer_sha256
-from finetune.systems.memobert.system import Choice
 from finetune.systems.unimse.answers import AnswerBook
 from finetune.systems.unimse.batch import Turn, TurnReader
 from finetune.systems.unimse.config import Options
@@ -30,7 +29,7 @@ from finetune.systems.unimse.recognizer import WEIGHTS
 from finetune.systems.unimse.t5 import Base, PretrainedT5
 from finetune.training.classifier import Classifier
 from finetune.training.fit import Examples, Fit, fit
-from finetune.training.refit import choose_and_refit
+from finetune.training.refit import CasesChoice, choose_and_refit
 from finetune.training.state import TrainingState
 
 
@@ -50,7 +49,7 @@ class UniMseSystem:
     plan: TrainSettings
     classes: tuple[str, ...]
     optim: OptimConfig
-    choice: Choice
+    choice: CasesChoice
     judge_oracle: bool = True
     accelerator: Accelerator
     log: logging.Logger
@@ -69,7 +68,7 @@ class UniMseSystem:
 
     @property
     def refits(self) -> bool:
-        return self.choice.train_on == "train+dev" and self.choice.selection == "dev"
+        return self.choice.refits
 
     def start(self, seed: int) -> list[str]:
         """What its weights come from, what learns of it, and what it answers, for the log."""
