@@ -2,12 +2,13 @@
 
     predictions = engine(batch)               # under autocast where the precision says so
     engine.backward(loss, last=...)           # once a micro-batch; losses add up over ranks
-    engine.step(learning_rate)                # once a step: reduce, clip, update, zero
+    norm = engine.step(learning_rate)         # once a step: reduce, clip, update, zero
     engine.save_state(folder); engine.load_state(folder)
 
 `loss` is this micro-batch's part of the step's loss, its sums divided by the counts of all ranks
 and micro-batches, so gradients are *summed* over ranks. DeepSpeed takes means instead, and is given
-`loss` times the number of ranks.
+`loss` times the number of ranks. `norm` is that of the step's gradient over all ranks before it is
+clipped, a 0-dim tensor on the device; infinite, or nan, where the gradient is.
 
 Both run torch.optim.AdamW on fp32 weights: DeepSpeed's fused one does not resume exactly.
 """
@@ -48,7 +49,7 @@ class Engine(Protocol):
 
     def __call__(self, batch: Any) -> dict[str, torch.Tensor]: ...
     def backward(self, loss: torch.Tensor, last: bool = True) -> None: ...
-    def step(self, learning_rate: float) -> None: ...
+    def step(self, learning_rate: float) -> torch.Tensor: ...
     def save_state(self, folder: Path) -> None: ...
     def load_state(self, folder: Path) -> None: ...
 
@@ -84,7 +85,7 @@ class TorchEngine:
         """`last`: of the step's micro-batches."""
         loss.backward()
 
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float) -> torch.Tensor:
         # A weight without gradient counts as zero, as under DeepSpeed: its moments decay.
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         if self.runtime.world_size > 1:
@@ -94,10 +95,11 @@ class TorchEngine:
             grads = [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)]
         for parameter, grad in zip(self.parameters, grads, strict=True):
             parameter.grad = grad
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         _set_rate(self.optimizer, learning_rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def save_state(self, folder: Path) -> None:
         _save_adamw(folder, self.optimizer, self.runtime)
@@ -127,6 +129,7 @@ class DeepSpeedEngine:
     ) -> None:
         deepspeed = _import_deepspeed(runtime)
         self.model = model
+        self.clip_norm = clip_norm
         self.runtime = runtime
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.elastic = zero_stage == 0
@@ -138,7 +141,8 @@ class DeepSpeedEngine:
             # clips need, and `backward` says which is the last.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": clip_norm,
+            # At stage 0 `step` does it: DeepSpeed's waits for the device, and keeps no norm.
+            "gradient_clipping": 0.0 if self.elastic else clip_norm,
             "zero_optimization": {"stage": zero_stage},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,  # the log is ours
@@ -169,11 +173,18 @@ class DeepSpeedEngine:
                     parameter.grad = torch.zeros_like(parameter)
         self.engine.backward(loss * self.runtime.world_size, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float) -> torch.Tensor:
         if not self.engine.is_gradient_accumulation_boundary():
             raise RuntimeError("step() before the backward() of the step's last micro-batch")
         _set_rate(self.optimizer, learning_rate)
+        if self.elastic:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            self.engine.step()
+            return norm
         self.engine.step()
+        # A plain float("inf") where it passed the step over.
+        norm = self.engine.get_global_grad_norm()
+        return torch.as_tensor(norm, device=self.runtime.device)
 
     def save_state(self, folder: Path) -> None:
         if self.elastic:

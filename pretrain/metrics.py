@@ -1,7 +1,6 @@
 """What a run tells: one line every few steps, metrics.csv always, TensorBoard on request.
 
-Sums live on the device and are read once a line, so that they make no step wait. What does wait,
-once a step: DeepSpeed's clipping at ZeRO stage 0, which copies two numbers to the device.
+Sums live on the device and are read once a line, so that they make no step wait.
 """
 
 import csv

@@ -104,7 +104,7 @@ def test_one_step_is_clipped_adamw_by_hand(model, runtime, examples):
     norm = torch.sqrt(sum((grad**2).sum() for grad in grads))
     assert norm > 0.01
     grad = dict(engine.model.named_parameters())[name].grad * (0.01 / (norm + 1e-6))
-    engine.step(1e-3)
+    assert engine.step(1e-3).item() == pytest.approx(norm.item(), rel=1e-6)
     # First step: both moments, bias-corrected, are the gradient and its square.
     expected = before * (1 - 1e-3 * 0.01) - 1e-3 * grad / (grad.abs() + 1e-6)
     after = dict(engine.model.named_parameters())[name].detach()
