@@ -14,17 +14,16 @@ adds nothing to it, and the shares of the others are not raised: such a step wei
 """
 
 import logging
-import math
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from data_pipeline.errors import UserError
 from data_pipeline.schema import Passport
 from pretrain.checkpoint import CheckpointStore, Progress, read_latest
 from pretrain.config import PretrainConfig
 from pretrain.data.loader import Loader, StepData
 from pretrain.data.masking import DROP_REASONS
+from pretrain.divergence import Watch
 from pretrain.engine import Engine
 from pretrain.integrity import way_back
 from pretrain.interrupt import asked_to_stop
@@ -37,10 +36,6 @@ from pretrain.validation import Validation
 LARGE_SQUARE = 4.0
 """Features of deviation 1 have 1. Beside speech states of about 10 WWMLM was found to learn
 nothing."""
-
-
-class DivergedError(UserError):
-    """A loss, or weights, that are no numbers any more."""
 
 
 def train(
@@ -59,8 +54,8 @@ def train(
     asked to stop (pretrain.interrupt), to the end of the step that is under way; the last step,
     which is saved.
 
-    Raises DivergedError when the loss or a weight is not finite, before that can reach a
-    checkpoint.
+    Raises DivergedError when a loss, the gradient or a weight is not finite, before that can reach
+    a checkpoint.
     """
     log, run, steps = runtime.log, config.run, config.optim.steps
     shares = config.objectives.shares()
@@ -85,6 +80,7 @@ def train(
         validate()
     engine.model.train()
     meter = Meter(runtime)
+    watch = Watch(runtime, lambda: _after_divergence(config, store))
     if progress and progress.meter:
         meter.go_on_from(progress.meter)
     stop = False
@@ -102,6 +98,7 @@ def train(
             loss = sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums)
             engine.backward(loss, last=number == len(data.batches))
             meter.add_loss(loss, sums)
+            watch.add_pass(loss, batch.ids)
         rate = learning_rate(
             step + 1,
             peak=config.optim.peak_learning_rate,
@@ -109,8 +106,9 @@ def train(
             total=steps,
             floor=config.optim.floor_learning_rate,
         )
-        engine.step(rate)
+        grad_norm = engine.step(rate)
         step += 1
+        watch.add_step(step, grad_norm)
         meter.add_step(counts, clips, tokens)
 
         drawn += clips + sum(drops.values())
@@ -122,9 +120,8 @@ def train(
                 log.info(_why_dropped(reason, dropped[reason], drawn, config))
 
         if step % run.log_every == 0 or step == steps:
+            watch.check()
             row = {**meter.read(), "learning_rate": rate}
-            if not math.isfinite(row["loss"]):
-                raise _diverged(f"the loss is {row['loss']}", step, config, store)
             if metrics is not None:
                 metrics.write(step, "train", row)
                 log.info(describe(step, row))
@@ -132,9 +129,9 @@ def train(
         if (step % run.validate_every == 0 and not stop) or step == steps:
             validate()
         if step % run.checkpoint_every == 0 or step == steps or stop:
+            watch.check()
             # The loss above is that of the weights before this step's update.
-            if not _all_finite(engine.model):
-                raise _diverged("a weight is no finite number", step, config, store)
+            watch.check_weights(engine.model, step)
             state = loader.state_dict()
             places = runtime.max_over_ranks(torch.from_numpy(state["places_L2"]))
             progress = Progress(
@@ -177,22 +174,15 @@ def _why_dropped(reason: str, count: int, drawn: int, config: PretrainConfig) ->
     return f"{count} of {drawn} clips drawn so far were passed over, {reason}: {why}"
 
 
-def _all_finite(model: torch.nn.Module) -> bool:
-    """Whether every weight is a number: one answer from the device. Ranks have the same weights."""
-    return bool(torch.stack([p.detach().isfinite().all() for p in model.parameters()]).all())
-
-
-def _diverged(
-    what: str, step: int, config: PretrainConfig, store: CheckpointStore
-) -> DivergedError:
+def _after_divergence(config: PretrainConfig, store: CheckpointStore) -> str:
+    """What to do then."""
     newest = read_latest(store.root)
     start = "there is no checkpoint yet, so the run starts anew"
     if newest is not None:
         start = f"it goes on from {newest}; should that end here again, {way_back(newest)}"
-    return DivergedError(
-        f"{what} at step {step}; lower optim.peak_learning_rate="
-        f"{config.optim.peak_learning_rate}, lengthen optim.warmup_steps or set "
-        f"run.precision=fp32, and start again: {start}"
+    return (
+        f"lower optim.peak_learning_rate={config.optim.peak_learning_rate}, lengthen "
+        f"optim.warmup_steps or set run.precision=fp32, and start again: {start}"
     )
 
 

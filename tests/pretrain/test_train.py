@@ -360,6 +360,20 @@ def test_a_loss_that_is_no_number_stops_before_a_checkpoint(arguments, tmp_path,
     assert not (tmp_path / "checkpoints/latest").exists()
 
 
+def test_a_clip_whose_loss_is_no_number_is_named(arguments, tmp_path, capsys):
+    """With its step, the second of an epoch or the first, though the log asks six steps later."""
+    clips = [toys.numbered(n) for n in range(32)]
+    clips[7].streams["face_probs"].values_ND[:] = 0  # no posterior at all
+    folder = toys.write_shards(tmp_path / "s", clips, 4)
+    few = ("optim.steps=8", "optim.warmup_steps=0", "run.log_every=8", "data.micro_batch_clips=2")
+    alone = "objectives.weights={wwmlm: 0, span_mvfr: 0, span_mafr: 0}"
+    every = (f"data.shards=[{folder}]", "data.validation_share=0", alone)
+    assert main(arguments(tmp_path / "run", *few, *every)) == 2
+    told = capsys.readouterr().err
+    named = re.search(r"the loss is nan at step [12], in 1 of its 8 passes; (.*?);", told)
+    assert clips[7].id in named.group(1) and named.group(1).count(", ") == 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
