@@ -43,7 +43,8 @@ from pretrain.build import num_pieces
 from pretrain.card import held_out_losses, model_card
 from pretrain.config import PretrainConfig
 from pretrain.data.seen import SeenClips
-from pretrain.engine import Engine, read_state, write_state
+from pretrain.engine.protocol import Engine
+from pretrain.engine.state import read_state, write_state
 from pretrain.integrity import (
     DIGESTS,
     WEIGHTS,
@@ -79,26 +80,24 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class _Saved:
-    """state/progress.json: the progress, and by whom it was saved."""
+    """state/progress.json: the progress, and by how many ranks it was saved."""
 
     progress: Progress
-    engine: str
     world_size: int
 
     def write(self, path: Path) -> None:
-        about = {"engine": self.engine, "world_size": self.world_size}
-        _write_json(path, asdict(self.progress) | about)
+        _write_json(path, asdict(self.progress) | {"world_size": self.world_size})
 
     @classmethod
     def read(cls, path: Path) -> "_Saved":
         found = _read_json(path)
         found = dict(found) if isinstance(found, dict) else {}
         names = [f.name for f in fields(Progress) if f.name in found or f.name != "meter"]
-        if missing := {*names, "engine", "world_size"} - found.keys():
+        if missing := {*names, "world_size"} - found.keys():
             lacks = ", ".join(sorted(missing))
             raise CheckpointError(f"{path} lacks {lacks}, cut or altered; {way_back(path)}")
         progress = Progress(**{name: found[name] for name in names})
-        return cls(progress=progress, engine=found["engine"], world_size=found["world_size"])
+        return cls(progress=progress, world_size=found["world_size"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +255,7 @@ class CheckpointStore:
         is_main, on_every_rank = self.runtime.is_main, self.runtime.on_every_rank
 
         def write_model() -> None:
+            model = engine.whole_model()  # every rank has a part of it
             if is_main:
                 shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
                 state.mkdir(parents=True)
@@ -266,7 +266,7 @@ class CheckpointStore:
                 }
                 save_checkpoint(
                     temporary,
-                    engine.model,
+                    model,
                     tokenizer,
                     passport,
                     config,
@@ -274,8 +274,7 @@ class CheckpointStore:
                     losses=held_out_losses(self.root.parent / "metrics.csv", step),
                     seen=self.seen,
                 )
-                ranks = self.runtime.world_size
-                saved = _Saved(progress=progress, engine=engine.name, world_size=ranks)
+                saved = _Saved(progress=progress, world_size=self.runtime.world_size)
                 saved.write(state / "progress.json")
 
         def write_training_state() -> None:
@@ -311,13 +310,13 @@ class CheckpointStore:
             why = system_error(error)
             if why is None:
                 raise
-            needed = sum(p.nbytes for p in engine.model.parameters()) + engine.state_bytes
             before = read_latest(self.root)
             on = f"on from {before.name}, which is whole" if before else "from the start"
             raise CheckpointError(
                 f"cannot save {final.name} in {self.root}: {why}; a checkpoint takes about "
-                f"{_size(needed)}, and {_size(self._free_bytes())} are free there. Make room, or "
-                f"lower run.keep_checkpoints={self.keep}; then the same command goes {on}"
+                f"{_size(engine.checkpoint_bytes)}, and {_size(self._free_bytes())} are free "
+                f"there. Make room, or lower run.keep_checkpoints={self.keep}; then the same "
+                f"command goes {on}"
             ) from error
 
     def _free_bytes(self) -> int:
@@ -347,18 +346,17 @@ class CheckpointStore:
     def load(self, engine: Engine) -> Progress | None:
         """Put the newest checkpoint's state into `engine` and the generators; its progress.
 
-        None when the run has no checkpoint yet. Raises CheckpointError when it is altered, or of a
-        model of another size, another engine, or a number of ranks that the engine cannot change
-        to.
+        None when the run has no checkpoint yet. Engine, ZeRO stage and number of ranks may be other
+        ones than those that saved it. Raises CheckpointError when it is altered, or of a model of
+        another size.
         """
         folder = self.newest()
         if folder is None:
             return None
         state = folder / "state"
         saved = _Saved.read(state / "progress.json")
-        self._check_fits(folder, saved, engine)
         try:
-            engine.model.load_weights(load_file(folder / WEIGHTS), WEIGHTS)
+            engine.load_weights(load_file(folder / WEIGHTS), WEIGHTS)
         except WeightsMismatch as error:
             raise CheckpointError(f"cannot go on from {folder}: {error}") from error
         engine.load_state(state)
@@ -371,21 +369,6 @@ class CheckpointStore:
                 f"{self.runtime.world_size}: same clips, masks and optimizer, dropout drawn anew"
             )
         return saved.progress
-
-    def _check_fits(self, folder: Path, saved: _Saved, engine: Engine) -> None:
-        found, ranks = saved.engine, saved.world_size
-        if found != engine.name:
-            raise CheckpointError(
-                f"{folder} holds the training state {found!r}, this run reads {engine.name!r}; set "
-                "engine.kind and engine.zero_stage as in its pretrain.yaml, or use another "
-                "run.output"
-            )
-        if ranks != self.runtime.world_size and not engine.elastic:
-            raise CheckpointError(
-                f"{folder} was saved by {ranks} ranks at a ZeRO stage above 0, this run has "
-                f"{self.runtime.world_size}; start {ranks} ranks (deepspeed --num_gpus {ranks} "
-                "...). Runs at engine.zero_stage=0 go on at any number of ranks"
-            )
 
     def _prune(self, newest: Path) -> None:
         """Remove the oldest beyond `keep`. Those that lie after `newest` go first: `latest` was

@@ -193,9 +193,13 @@ class EngineSettings:
 
     kind: Literal["deepspeed", "torch"] = "deepspeed"
     """DeepSpeed, or its plain-torch twin."""
-    zero_stage: Literal[0, 1] = 0
-    """What DeepSpeed splits over the ranks: 0 nothing, 1 the optimizer's state. A model of BERT's
-    size fits a GPU at 0, and only 0 resumes on another number of ranks."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """What DeepSpeed splits over the ranks: 0 nothing, 1 the optimizer's state, 2 the gradients
+    too, 3 the weights too. The losses are the same, and a run may go on at another stage. A model
+    of BERT's size fits a GPU at 0, which sends the least."""
+    activation_checkpointing: bool = False
+    """Keep of each encoder layer what goes into it alone, and compute the rest again in the
+    backward pass: longer passes fit, each for about a third more work. The losses are the same."""
     compile: bool = False
     """Let torch.compile make one program of an encoder layer. Every forward pass is then filled to
     data.micro_batch_tokens, so that this happens once."""
@@ -204,6 +208,11 @@ class EngineSettings:
         _need(
             self.kind == "deepspeed" or self.zero_stage == 0,
             f"engine.zero_stage={self.zero_stage} needs engine.kind=deepspeed",
+        )
+        _need(
+            not self.compile or self.zero_stage < 3,
+            "engine.compile=true with engine.zero_stage=3, whose weights come and go while a layer "
+            "runs; choose one of them",
         )
 
 

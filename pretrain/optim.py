@@ -1,6 +1,7 @@
 """AdamW, which parameters it decays, and the learning rate over the steps.
 
-torch's own AdamW, under DeepSpeed too: DeepSpeed's fused one does not resume exactly.
+torch's own AdamW, its fused kernel on GPUs, under DeepSpeed too: DeepSpeed's fused one does not
+resume exactly.
 """
 
 from typing import Any
@@ -35,9 +36,10 @@ def build_adamw(
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-6,
 ) -> torch.optim.AdamW:
-    """The reference's AdamW, with bias correction."""
+    """The reference's AdamW, with bias correction; on a GPU one kernel updates many weights."""
     groups = parameter_groups(model, weight_decay)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), eps=eps)
+    fused = groups[0]["params"][0].device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), eps=eps, fused=fused)
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, total: int, floor: float = 1e-8) -> float:
@@ -48,3 +50,9 @@ def learning_rate(step: int, *, peak: float, warmup: int, total: int, floor: flo
     else:
         factor = (total - step) / (total - warmup)
     return max(peak * factor, floor)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Of all groups, for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -29,7 +29,8 @@ from pretrain.config import DataSettings, PretrainConfig
 from pretrain.data.loader import Loader
 from pretrain.data.manifests import Manifests, read_manifests
 from pretrain.data.survey import RunClips, Survey, survey_shards
-from pretrain.engine import Engine, build_engine
+from pretrain.engine.build import build_engine
+from pretrain.engine.protocol import Engine
 from pretrain.interrupt import asked_to_stop, saving_when_asked
 from pretrain.metrics import MetricsFile
 from pretrain.objectives import OBJECTIVES
@@ -195,15 +196,18 @@ def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Eng
     for line in sources:
         runtime.log.info(f"model: {line}")
     model.to(runtime.device)
+    model.encoder.recompute = config.engine.activation_checkpointing
     if config.engine.compile:
         model.encoder.compile_layers()
     a_pass = f"{data.micro_batch_clips} clips, padded"
     if data.packing == "rows":
         a_pass = f"{data.micro_batch_clips} clips and {data.micro_batch_tokens} tokens, joined"
         a_pass += ", filled to that length and compiled" if config.engine.compile else ""
+    kind = config.engine.kind
+    zero = f" at ZeRO stage {config.engine.zero_stage}" if kind == "deepspeed" else ""
     runtime.log.info(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights; "
-        f"{config.engine.kind} engine; {data.batch_clips} clips a step over {runtime.world_size} "
+        f"{kind} engine{zero}; {data.batch_clips} clips a step over {runtime.world_size} "
         f"rank(s), in passes of at most {a_pass}"
     )
     optimizer = build_adamw(

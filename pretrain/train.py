@@ -24,7 +24,7 @@ from pretrain.config import PretrainConfig
 from pretrain.data.loader import Loader, StepData
 from pretrain.data.masking import DROP_REASONS
 from pretrain.divergence import Watch
-from pretrain.engine import Engine
+from pretrain.engine.protocol import Engine
 from pretrain.integrity import way_back
 from pretrain.interrupt import asked_to_stop
 from pretrain.metrics import Meter, MetricsFile, describe, objectives_line
@@ -67,7 +67,7 @@ def train(
     def validate() -> None:
         if validation is None:
             return
-        losses = validation(engine.model, runtime)
+        losses = validation(engine.whole_model(), runtime)
         if metrics is not None and losses:
             total = sum(shares[t] for t in losses)
             losses["loss"] = sum(shares[t] * losses[t] for t in shares if t in losses) / total
@@ -87,7 +87,8 @@ def train(
     while step < steps and not stop:
         data = loader.next_step()
         counts, clips, tokens, drops, stop = _over_ranks(data, runtime)
-        for number, batch in enumerate(data.batches, 1):
+        passes = engine.passes(data.batches, shares)
+        for number, batch in enumerate(passes, 1):
             batch = batch.to(runtime.device, non_blocking=True)
             sums = {
                 name: OBJECTIVES[name].loss(predicted, batch.targets[name].values)[0]
@@ -96,7 +97,7 @@ def train(
             weights = shares if config.objectives.mixing == "clip" else dict.fromkeys(shares, 1.0)
             # A step may ask for no word at all (masking.force_word=false): its sum is zero, too.
             loss = sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums)
-            engine.backward(loss, last=number == len(data.batches))
+            engine.backward(loss, last=number == len(passes))
             meter.add_loss(loss, sums)
             watch.add_pass(loss, batch.ids)
         rate = learning_rate(
@@ -131,7 +132,7 @@ def train(
         if step % run.checkpoint_every == 0 or step == steps or stop:
             watch.check()
             # The loss above is that of the weights before this step's update.
-            watch.check_weights(engine.model, step)
+            watch.check_weights(engine.whole_model(), step)
             state = loader.state_dict()
             places = runtime.max_over_ranks(torch.from_numpy(state["places_L2"]))
             progress = Progress(

@@ -28,8 +28,6 @@ from pretrain.runtime import git_commit, gpu_index
 Result = TypeVar("Result")
 LIBRARIES = ("deepspeed", "transformers", "webdataset")
 DRIVER = Path("/proc/driver/nvidia/version")
-STATE_COPIES = {0: 2, 1: 4}
-"""ZeRO stage to what a checkpoint holds beside the weights, in sizes of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +179,10 @@ def num_weights(config: PretrainConfig, passport: Passport) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def checkpoint_bytes(weights: int, zero_stage: int) -> int:
-    """Of a checkpoint with its training state, about: all of it is float32."""
-    return 4 * weights * (1 + STATE_COPIES[zero_stage])
+def checkpoint_bytes(weights: int) -> int:
+    """Of a checkpoint with its training state, about: the weights and AdamW's two moments, all of
+    it float32."""
+    return 3 * 4 * weights
 
 
 def checkpoint_seen(config: PretrainConfig, passport: Passport | None) -> list[Any]:

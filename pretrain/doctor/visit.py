@@ -115,7 +115,7 @@ def _room(config: PretrainConfig, leader: Facts) -> Iterator[Finding]:
     """Of the checkpoint that is there, or of the model's size."""
     size = leader.checkpoint[2] if leader.checkpoint is not None else 0
     if not size and leader.weights is not None:
-        size = checkpoint_bytes(leader.weights, config.engine.zero_stage)
+        size = checkpoint_bytes(leader.weights)
     if size and leader.output_free is not None:
         there = len(list(Path(leader.output, "checkpoints").glob("step-*")))
         keep = config.run.keep_checkpoints

@@ -101,6 +101,7 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
             raise ValueError(f"positions {positions!r} is unknown; choose 'index' or 'seconds'")
         self.positions = positions
         self.attention = attention
+        self.target_widths = dict(objectives)
         self.card: str | None = None  # Markdown; goes where the weights go
         self.embeddings = TextEmbedder(vocab_size, width, max_text_positions, dropout)
         self.frame_embeddings = nn.ModuleDict(
@@ -164,8 +165,10 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         """Objective to the hidden states [M, H] at its targets: nothing else of them is made."""
         self.embeddings.check_reach(batch.longest_text)
         text_RH = self.embeddings(batch.text_ids_R, batch.text_index_R)
-        parts_RH = [text_RH, *self._embed_frames(batch, batch.frames)]
-        x_PH = torch.cat(parts_RH).index_select(0, batch.row_P)
+        present = [name for name in self.frame_embeddings if name in batch.frames]
+        parts_RH = dict(zip(present, self._embed_frames(batch, present), strict=True))
+        x_RH = torch.cat([text_RH, *(parts_RH[name] for name in batch.frames)])
+        x_PH = x_RH.index_select(0, batch.row_P)
         indices = [asked.index_M for asked in batch.targets.values()]
         hidden_XH = self.encoder(x_PH, batch.segments, torch.cat(indices))
         return dict(zip(batch.targets, hidden_XH.split(list(map(len, indices))), strict=True))

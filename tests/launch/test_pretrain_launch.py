@@ -158,6 +158,43 @@ def test_deepspeed_on_one_and_two_ranks_has_the_losses_of_the_plain_twin(
     assert losses(tmp_path / "two") == [pytest.approx(r, rel=0, nan_ok=True) for r in straight]
 
 
+def test_a_run_goes_from_stage_2_to_3_to_one_rank_with_the_losses_of_the_plain_twin(
+    overrides, launch, plain, tmp_path, master_port
+):
+    """Held-out losses and checkpoints among them, which stage 3 gathers the weights for."""
+    two = ("deepspeed", "--num_gpus", "2", "--master_port", master_port, TINY[0])
+    one = (sys.executable, "-m", "pretrain.cli")
+    few = ("data.micro_batch_clips=3", "run.keep_checkpoints=3")
+    for command, begin, engine in [
+        (two, 0, ["engine.zero_stage=2"]),
+        (two, 4, ["engine.zero_stage=3", "engine.activation_checkpointing=true"]),
+        (one, 8, ["engine.kind=torch"]),
+    ]:
+        if begin:
+            (tmp_path / "checkpoints/latest").write_text(f"step-{begin:06d}")
+        done = launch(*command, *TINY[1:], *overrides(tmp_path, *few, *engine))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not begin or f"going on after step {begin}" in done.stdout
+        assert losses(tmp_path) == close(plain)
+
+
+def test_a_clip_whose_loss_is_no_number_ends_every_rank_with_its_name(
+    overrides, launch, tmp_path, master_port
+):
+    """DeepSpeed passes over the step of such a gradient, and would go on."""
+    clips = [toys.numbered(number) for number in range(32)]
+    clips[7].streams["face_probs"].values_ND[:] = 0  # no posterior at all
+    folder = toys.write_shards(tmp_path / "shards", clips, 4)
+    alone = "objectives.weights={wwmlm: 0, span_mvfr: 0, span_mafr: 0}"
+    more = (f"data.shards=[{folder}]", "data.validation_share=0", alone, "run.log_every=6")
+    ranks = ("--num_gpus", "2", "--master_port", master_port)
+    command = overrides(tmp_path / "run", *more, "data.micro_batch_clips=2", "engine.zero_stage=2")
+    done = launch("deepspeed", *ranks, *TINY, *command)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("the loss is nan at step") == 1
+    assert clips[7].id in done.stderr.split("has the clips ")[1].split(";")[0]
+
+
 def test_the_plain_twin_on_two_ranks_has_the_losses_of_one(
     overrides, launch, plain, tmp_path, master_port
 ):
@@ -289,17 +326,17 @@ def test_a_local_rank_of_somebody_else_is_no_rank(overrides, launch, tmp_path, m
     assert "2 ranks on CPU" in done.stdout
 
 
-def test_a_full_disk_under_deepspeeds_own_save_is_one_message(
+def test_a_full_disk_under_the_state_of_two_ranks_is_one_message(
     overrides, launch, tmp_path, master_port
 ):
-    """No file may grow beyond 4 MB: the weights have 3, a rank's share of the optimizer 4.7."""
+    """No file may grow beyond 4 MB: the weights have 3, AdamW's moments 6."""
     ranks = f"deepspeed --num_gpus 2 --master_port {master_port}"
     limited = ("bash", "-c", f'ulimit -f 3900; exec {ranks} "$@"', "bash", *TINY)
     done = launch(*limited, *overrides(tmp_path, "engine.zero_stage=1"))
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("cannot save step-000004") == 1
     assert f"cannot save step-000004 in {tmp_path}/checkpoints: File too large" in done.stderr
-    assert "zero_pp_rank_0" in done.stderr and "Traceback" not in done.stderr
+    assert "state/adamw.pt" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "checkpoints/latest").exists()
     assert not list((tmp_path / "checkpoints").glob("*step*"))
 

@@ -27,7 +27,7 @@ from pretrain.checkpoint import (
     save_checkpoint,
 )
 from pretrain.config import PretrainConfig
-from pretrain.engine import TorchEngine
+from pretrain.engine.torch_engine import TorchEngine
 from pretrain.integrity import weights_sha256, write_digests
 from pretrain.model.memobert import MEmoBert
 from pretrain.optim import build_adamw
@@ -123,8 +123,7 @@ def test_load_restores_weights_optimizer_progress_and_generators(store, save, en
 
     assert store.load(engine) == PROGRESS
     on_disk = json.loads((store.root / "step-000003/state/progress.json").read_text())
-    about = {"engine": "adamw", "world_size": 1}
-    assert on_disk == dataclasses.asdict(PROGRESS) | about
+    assert on_disk == dataclasses.asdict(PROGRESS) | {"world_size": 1}
     assert all(torch.equal(tensor, weights[n]) for n, tensor in engine.model.state_dict().items())
     assert torch.equal(engine.optimizer.state_dict()["state"][0]["exp_avg"], moments)
     again = (torch.rand(3), np.random.rand(3), random.random())  # noqa: NPY002
@@ -409,17 +408,9 @@ def test_a_folder_that_is_no_checkpoint_is_told(tmp_path):
         load_checkpoint(tmp_path / "nowhere")
 
 
-def test_another_engine_or_number_of_ranks_is_told(store, save, engine):
+def test_a_state_of_another_number_of_ranks_goes_on(store, save, engine):
     folder = save(3)
     path = folder / "state/progress.json"
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps(about | {"engine": "deepspeed-zero1"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"world_size": 2}))
     write_digests(folder)
-    with pytest.raises(CheckpointError, match="'deepspeed-zero1'.*'adamw'.*zero_stage"):
-        store.load(engine)
-    path.write_text(json.dumps(about | {"world_size": 2}))
-    write_digests(folder)
-    assert store.load(engine).step == 3  # plain AdamW goes on at any number of ranks
-    engine.elastic = False
-    with pytest.raises(CheckpointError, match="saved by 2 ranks.*this run has 1.*--num_gpus 2"):
-        store.load(engine)
+    assert store.load(engine).step == 3

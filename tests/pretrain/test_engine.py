@@ -1,7 +1,7 @@
-"""The plain engine against the equation; DeepSpeed against the plain one is in tests/launch."""
+"""The plain engine against the equation; DeepSpeed against the plain one is in test_zero."""
 
 import copy
-import enum
+import dataclasses
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from pretrain.build import build_model
 from pretrain.config import ModelSettings
 from pretrain.data.example import Limits, collate, make_example
 from pretrain.data.masking import MaskingSettings, random_generator
-from pretrain.engine import EngineError, TorchEngine, _load_tensors_only, _without_enums
+from pretrain.engine.deepspeed_engine import deepspeed_config
+from pretrain.engine.state import ADAMW, EngineError, read_state, write_state
+from pretrain.engine.torch_engine import TorchEngine
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, seed_everything, start
@@ -144,37 +146,50 @@ def test_settings_of_the_optimizer_are_those_of_the_run_that_goes_on(model, runt
     assert (spared["weight_decay"], spared["eps"]) == (0.0, 1e-3)
 
 
+def test_a_state_of_another_kernel_goes_on_in_the_one_of_this_run(model, runtime, tmp_path):
+    """As from a CPU to a GPU, where AdamW is fused: its number of steps then lies on the device."""
+    build(model, runtime).save_state(tmp_path)
+    state = read_state(tmp_path / ADAMW)
+    for group in state["param_groups"]:
+        group["fused"] = True
+    write_state(state, tmp_path / ADAMW)
+    again = build(model, runtime)
+    again.load_state(tmp_path)
+    assert not any(group["fused"] for group in again.optimizer.param_groups)
+
+
 def test_a_state_that_is_not_there_is_told(model, runtime, tmp_path):
-    with pytest.raises(EngineError, match=r"adamw\.pt.*zero_stage"):
+    with pytest.raises(EngineError, match=r"adamw\.pt.*ZeRO stage above 0.*run\.output"):
         build(model, runtime).load_state(tmp_path)
 
 
-def test_deepspeeds_files_are_read_without_unpickling(tmp_path):
+def test_nothing_in_a_state_is_unpickled(model, runtime, tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "written"), "w"))
 
-    torch.save({"module": torch.ones(2), "evil": Evil()}, tmp_path / "state.pt")
+    torch.save({"state": {}, "evil": Evil()}, tmp_path / ADAMW)
     with pytest.raises(EngineError, match="UnpicklingError"):
-        _load_tensors_only(str(tmp_path / "state.pt"))
+        build(model, runtime).load_state(tmp_path)
     assert not (tmp_path / "written").exists()
 
 
-def test_a_cut_file_of_deepspeed_is_told_with_the_way_back(tmp_path):
-    path = tmp_path / "step-000008/state/deepspeed-zero1/zero_pp_rank_0_optim_states.pt"
-    path.parent.mkdir(parents=True)
+def test_a_cut_state_is_told_with_the_way_back(model, runtime, tmp_path):
+    folder = tmp_path / "step-000008/state"
+    folder.mkdir(parents=True)
     (tmp_path / "step-000004").mkdir()
-    torch.save({"a": torch.ones(99)}, path)
-    path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(EngineError, match=r"zero_pp_rank_0.*cut.*step-000004.*latest"):
-        _load_tensors_only(str(path))
+    build(model, runtime).save_state(folder)
+    (folder / ADAMW).write_bytes((folder / ADAMW).read_bytes()[:300])
+    with pytest.raises(EngineError, match=r"adamw\.pt.*cut.*step-000004.*latest"):
+        build(model, runtime).load_state(folder)
 
 
-def test_no_member_of_an_enumeration_is_written_which_old_pythons_pickle_as_a_call():
-    class Stage(enum.IntEnum):
-        one = 1
-
-    state = {"a": [Stage.one, 2.5], "b": {"c": (Stage.one, None)}}
-    plain = _without_enums(state)
-    assert plain == {"a": [1, 2.5], "b": {"c": (1, None)}}
-    assert type(plain["a"][0]) is int and type(plain["b"]["c"]) is tuple
+def test_sums_overlap_the_backward_pass_where_there_are_streams(runtime):
+    on_gpu = dataclasses.replace(runtime, device=torch.device("cuda", 0))
+    overlaps = {
+        (where.device.type, stage): deepspeed_config(stage, 1.0, where)["zero_optimization"]
+        for where in (runtime, on_gpu)
+        for stage in (0, 1, 2, 3)
+    }
+    found = [about for about, zero in overlaps.items() if zero["overlap_comm"]]
+    assert found == [("cuda", 1), ("cuda", 2), ("cuda", 3)]

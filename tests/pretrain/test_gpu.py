@@ -12,7 +12,7 @@ from pretrain.data.collate import collate
 from pretrain.data.example import Limits, make_example
 from pretrain.data.masking import MaskingSettings, random_generator
 from pretrain.data.packing import Rows, join
-from pretrain.engine import TorchEngine
+from pretrain.engine.torch_engine import TorchEngine
 from pretrain.metrics import Meter
 from pretrain.model.attention import clipwise_attention, varlen_attention
 from pretrain.model.batch import AnyBatch, Segments
