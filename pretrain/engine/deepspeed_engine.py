@@ -40,6 +40,9 @@ class DeepSpeedEngine:
         zero_stage: int,
     ) -> None:
         deepspeed = _import_deepspeed(runtime)
+        from pretrain.engine import zero  # which imports DeepSpeed, too
+
+        self.zero = zero
         self.model = model
         self.clip_norm = clip_norm
         self.runtime = runtime
@@ -86,36 +89,28 @@ class DeepSpeedEngine:
     def whole_model(self) -> MEmoBert:
         if self.zero_stage < 3:
             return self.model
-        from pretrain.engine.zero import whole_copy  # which imports DeepSpeed
-
-        return whole_copy(self.model)
+        return self.zero.whole_copy(self.model)
 
     def load_weights(self, tensors: dict[str, torch.Tensor], where: str) -> None:
         if self.zero_stage == 0:
             self.model.load_weights(tensors, where)
-            return
-        from pretrain.engine.zero import set_weights
-
-        set_weights(self.model, tensors, where)
+        else:
+            self.zero.set_weights(self.model, tensors, where)
 
     def save_state(self, folder: Path) -> None:
         if self.zero_stage == 0:
             state = self.optimizer.state_dict()
         else:
-            from pretrain.engine.zero import gather_moments
-
             keep = self.runtime.is_main
-            state = {"state": gather_moments(self.optimizer, self.parameters, keep)}
+            state = {"state": self.zero.gather_moments(self.optimizer, self.parameters, keep)}
         if self.runtime.is_main:
             write_state(state, folder / ADAMW)
 
     def load_state(self, folder: Path) -> None:
         if self.zero_stage == 0:
             load_adamw(folder, self.optimizer)
-            return
-        from pretrain.engine.zero import set_moments
-
-        set_moments(self.optimizer, self.parameters, read_moments(folder))
+        else:
+            self.zero.set_moments(self.optimizer, self.parameters, read_moments(folder))
 
 
 def deepspeed_config(zero_stage: int, clip_norm: float, runtime: Runtime) -> dict[str, Any]:

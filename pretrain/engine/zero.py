@@ -2,19 +2,22 @@
 
 At stages 1 to 3 a rank keeps, for the weights that it updates, fp32 copies in one flat tensor a
 group, and AdamW knows these alone; at stage 3 the model's own weights are split as well. DeepSpeed
-gathers and sets one weight at a time (deepspeed.utils.safe_get_full_*), in which all ranks take
-part.
+gathers and sets one weight at a time (deepspeed.utils.safe_*), in which all ranks take part.
 """
 
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from deepspeed.runtime.zero import GatheredParameters
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 
 from pretrain.model.memobert import MEmoBert
@@ -55,7 +58,11 @@ def set_moments(
     _link_moments(zero)
     for number, weight in enumerate(weights):
         for key in MOMENTS:
-            safe_set_full_optimizer_state(weight, state[number][key], key)
+            value = state[number][key]
+            if hasattr(weight, "ds_id"):  # stage 3
+                safe_set_local_optimizer_state(weight, _own_part(weight, value), key)
+            else:
+                safe_set_full_optimizer_state(weight, value, key)
 
 
 def _link_moments(zero: Any) -> None:
@@ -83,8 +90,20 @@ def set_weights(model: MEmoBert, tensors: dict[str, torch.Tensor], where: str) -
     with GatheredParameters(list(model.parameters()), modifier_rank=0):  # nothing below stage 3
         model.load_weights(tensors, where)
     for name, weight in model.named_parameters():
-        if weight.requires_grad:
+        if hasattr(weight, "ds_id"):
+            safe_set_local_fp32_param(weight, _own_part(weight, tensors[name]))
+        else:
             safe_set_full_fp32_param(weight, tensors[name])
+
+
+def _own_part(weight: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    """What stage 3 gives this rank of `value`; the last rank's is filled with zeros.
+
+    DeepSpeed's own setter of a whole one (0.19) fails where the ranks do not divide its size.
+    """
+    size = weight.ds_tensor.numel()
+    part = value.flatten()[size * dist.get_rank() :][:size]
+    return F.pad(part, (0, size - part.numel()))
 
 
 def whole_copy(model: MEmoBert) -> MEmoBert:

@@ -12,7 +12,7 @@ from pretrain.config import ModelSettings
 from pretrain.data.example import Limits, collate, make_example
 from pretrain.data.masking import MaskingSettings, random_generator
 from pretrain.engine.deepspeed_engine import deepspeed_config
-from pretrain.engine.state import ADAMW, EngineError, read_state, write_state
+from pretrain.engine.state import ADAMW, EngineError
 from pretrain.engine.torch_engine import TorchEngine
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
@@ -146,16 +146,25 @@ def test_settings_of_the_optimizer_are_those_of_the_run_that_goes_on(model, runt
     assert (spared["weight_decay"], spared["eps"]) == (0.0, 1e-3)
 
 
-def test_a_state_of_another_kernel_goes_on_in_the_one_of_this_run(model, runtime, tmp_path):
-    """As from a CPU to a GPU, where AdamW is fused: its number of steps then lies on the device."""
-    build(model, runtime).save_state(tmp_path)
-    state = read_state(tmp_path / ADAMW)
-    for group in state["param_groups"]:
-        group["fused"] = True
-    write_state(state, tmp_path / ADAMW)
-    again = build(model, runtime)
+@pytest.mark.parametrize("before", [True, False])
+def test_fused_adamw_goes_on_from_a_fused_state_to_the_bit_and_from_any(
+    model, runtime, examples, tmp_path, before
+):
+    """The kernel of a GPU is another one, of the same interface."""
+
+    def fused(engine: TorchEngine) -> TorchEngine:
+        for group in engine.optimizer.param_groups:
+            group |= {"fused": True, "foreach": False}
+        return engine
+
+    engine = fused(build(model, runtime)) if before else build(model, runtime)
+    run(engine, examples, 4)
+    engine.save_state(tmp_path)
+    again = fused(build(engine.model, runtime))
     again.load_state(tmp_path)
-    assert not any(group["fused"] for group in again.optimizer.param_groups)
+    assert all(group["fused"] for group in again.optimizer.param_groups)
+    tolerance = {"rel": 0 if before else 1e-6}
+    assert run(again, examples, 4) == pytest.approx(run(engine, examples, 4), **tolerance)
 
 
 def test_a_state_that_is_not_there_is_told(model, runtime, tmp_path):

@@ -161,3 +161,22 @@ def test_a_compiled_model_has_the_losses_of_the_eager_one(model, bert_tokenizer)
     for _ in range(3):
         expected, found = step(eager, filled)[0].item(), step(compiled, filled)[0].item()
         assert found == pytest.approx(expected, rel=2e-2)
+
+
+def test_fused_adamw_goes_on_from_its_state_to_the_bit(model, tmp_path):
+    def update(on: TorchEngine, seed: int) -> None:
+        torch.manual_seed(seed)
+        for weight in on.parameters:
+            weight.grad = torch.randn_like(weight)
+        on.step(1e-3)
+
+    straight = engine(model, "cuda")
+    assert all(group["fused"] for group in straight.optimizer.param_groups)
+    update(straight, 1)
+    straight.save_state(tmp_path)
+    again = engine(straight.model, "cuda")
+    again.load_state(tmp_path)
+    for on in (straight, again):
+        update(on, 2)
+    for name, weight in straight.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[name]), name

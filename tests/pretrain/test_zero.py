@@ -21,6 +21,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 FP32 = {"rtol": 1e-6, "atol": 3e-7}
 """Gradients are summed in another order: a few times 2**-24 of the weights, which are below 1."""
+BF16 = {"rtol": 1e-5, "atol": 1e-5}
+"""A weight that differs by so little may be rounded the other way, by 2**-9 of it, in the next pass.
+Three steps move a weight by 3e-3."""
 
 
 def every() -> list[AnyBatch]:
@@ -91,7 +94,8 @@ def assert_alike(found: dict, expected: dict, rtol: float, atol: float) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_have_the_losses_and_weights_of_plain_torch(folder, plain, stage, precision):
     assert plain[precision]["losses"][-1] < plain[precision]["losses"][0]
-    assert_alike(of_both(folder, f"{stage}-{precision}"), plain[precision], **FP32)
+    tolerance = FP32 if precision == "fp32" else BF16
+    assert_alike(of_both(folder, f"{stage}-{precision}"), plain[precision], **tolerance)
 
 
 @pytest.mark.parametrize("case", ["2-padded", "3-padded", "3-filled", "3-small-whole"])
