@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 FP32 = {"rtol": 1e-6, "atol": 3e-7}
 """Gradients are summed in another order: a few times 2**-24 of the weights, which are below 1."""
 BF16 = {"rtol": 1e-5, "atol": 1e-5}
-"""A weight that differs by so little may be rounded the other way, by 2**-9 of it, in the next pass.
-Three steps move a weight by 3e-3."""
+"""A weight that differs by so little may be rounded the other way, by 2**-9 of it, in the next
+pass. Three steps move a weight by 3e-3."""
 
 
 def every() -> list[AnyBatch]:
