@@ -85,8 +85,8 @@ def toy_engine(
     recompute: bool = False,
     split_all: bool = True,
 ) -> Engine:
-    """split_all: small weights as well, which stage 3 leaves whole otherwise. Two ranks cannot
-    split the inner width evenly."""
+    """split_all: small weights as well, which stage 3 leaves whole otherwise, and sent in pieces.
+    Two ranks cannot split the inner width evenly."""
     seed_everything(3)
     sizes = {"width": 24, "num_layers": 2, "num_heads": 2, "ffn_width": 49, "dropout": dropout}
     text = {"text_checkpoint": TEXT, "text_init": "none"}
@@ -97,7 +97,11 @@ def toy_engine(
 
     def all_split(*about: Any) -> dict[str, Any]:
         config = told(*about)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        config["zero_optimization"] |= {
+            "stage3_param_persistence_threshold": 0,
+            "reduce_bucket_size": 30_000,  # several buckets, and weights that are larger than one
+            "allgather_bucket_size": 30_000,
+        }
         return config
 
     if split_all:
