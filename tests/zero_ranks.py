@@ -48,6 +48,7 @@ def cases() -> dict[str, dict[str, Any]]:
         for precision in ("fp32", "bf16"):
             found[f"{stage}-{precision}"] = {"stage": stage, "precision": precision}
     found |= {f"{s}-padded": {"stage": s, "layout": "padded"} for s in (2, 3)}
+    found |= {f"{s}-overlap": {"stage": s, "overlap": True} for s in (1, 2, 3)}
     found["3-filled"] = {"stage": 3, "layout": "filled"}
     found["3-small-whole"] = {"stage": 3, "split_all": False}
     for recompute in (False, True):
@@ -84,8 +85,10 @@ def toy_engine(
     dropout: float = 0.0,
     recompute: bool = False,
     split_all: bool = True,
+    overlap: bool = False,
 ) -> Engine:
     """split_all: small weights as well, which stage 3 leaves whole otherwise, and sent in pieces.
+    overlap: sums in the order of a GPU's, inside the backward pass.
     Two ranks cannot split the inner width evenly."""
     seed_everything(3)
     sizes = {"width": 24, "num_layers": 2, "num_heads": 2, "ffn_width": 49, "dropout": dropout}
@@ -98,6 +101,7 @@ def toy_engine(
     def all_split(*about: Any) -> dict[str, Any]:
         config = told(*about)
         config["zero_optimization"] |= {
+            "overlap_comm": overlap,
             "stage3_param_persistence_threshold": 0,
             "reduce_bucket_size": 30_000,  # several buckets, and weights that are larger than one
             "allgather_bucket_size": 30_000,
