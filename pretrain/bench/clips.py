@@ -31,11 +31,8 @@ def make_clips(lengths_N3: np.ndarray, seed: int) -> list[Example]:
 
 
 def real_share(batches: Sequence) -> float:
-    """Of the positions that padded batches have, those that are a clip's."""
-    positions = sum(
-        len(b.ids) * sum(b.length(stream) for stream in ("text", *b.frames)) for b in batches
-    )
-    return sum(b.num_tokens for b in batches) / positions
+    """Of the positions that batches have, those that are a clip's."""
+    return sum(b.num_tokens for b in batches) / sum(b.num_positions for b in batches)
 
 
 def _clip(

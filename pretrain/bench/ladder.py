@@ -2,7 +2,7 @@
 
 A step is forward and backward of 320 clips and one update, under bf16 autocast, from batches that
 are on the device. The peak is the card's dense bf16 one. Real positions alone count, in tokens and
-in arithmetic, which is that of the encoder (pretrain.bench.models.Size.flops).
+in arithmetic, which is that of the encoder (pretrain.flops).
 """
 
 import math
@@ -19,10 +19,8 @@ from pretrain.bench.timing import by_turns
 from pretrain.bench.ways import Way, padded
 from pretrain.data.collate import Example
 from pretrain.data.packing import Rows, length_of
+from pretrain.flops import peak_tflops
 from pretrain.optim import build_adamw
-
-PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
-"""Dense bf16, of the makers' data sheets, by a word in the card's name."""
 
 
 def ladder(
@@ -82,9 +80,3 @@ def _measure(
         if peak is not None:
             measures["MFU"] = [one / peak for one in measures["TFLOP/s"]]
     return measures
-
-
-def peak_tflops(card: str) -> float | None:
-    """Of a card by its name; None: not in the table."""
-    found = [word for word in PEAK_TFLOPS if word in card]
-    return PEAK_TFLOPS[max(found, key=len)] if found else None

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pretrain.bench.clips import RATES_HZ, TARGET_WIDTHS, VOCABULARY, WIDTHS
+from pretrain.flops import encoder_flops
 from pretrain.model.memobert import MEmoBert
 
 
@@ -21,16 +22,15 @@ class Size:
         return 4 * self.width
 
     def flops(self, lengths_N: np.ndarray, layers: int | None = None) -> float:
-        """Of the encoder, forward and backward, at the positions of these clips alone.
-
-        A product of [n, k] and [k, m] is 2 n k m; backward is two products for each of forward. A
-        layer has four of width x width and two of width x inner width a position, and in attention
-        two of length x width a position. Norms, GELU and heads are not counted.
-        """
+        """Of the encoder, forward and backward, at the positions of these clips alone."""
         lengths_N = lengths_N.astype(float)
-        weights = 4 * self.width**2 + 2 * self.width * self.ffn_width
-        forward = 2 * (weights * lengths_N.sum() + 2 * self.width * (lengths_N**2).sum())
-        return 3 * forward * (self.layers if layers is None else layers)
+        return encoder_flops(
+            lengths_N.sum(),
+            (lengths_N**2).sum(),
+            width=self.width,
+            ffn_width=self.ffn_width,
+            num_layers=self.layers if layers is None else layers,
+        )
 
 
 SIZES = {

@@ -106,6 +106,11 @@ class Batch(_OnDevices):
     num_tokens: int = 0
     """Real positions of all clips, padding left out."""
 
+    @property
+    def num_positions(self) -> int:
+        """Those that are computed, padding too."""
+        return len(self.ids) * sum(self.length(stream) for stream in ("text", *self.frames))
+
     def length(self, stream: str) -> int:
         """Padded length of `text` or of a stream."""
         return (self.text_ids_NT if stream == "text" else self.frames[stream].real_NF).shape[1]
@@ -142,6 +147,11 @@ class JoinedBatch(_OnDevices):
     counts: dict[str, int]
     num_tokens: int
     """Real positions of all clips."""
+
+    @property
+    def num_positions(self) -> int:
+        """Those that are computed, what fills the batch too."""
+        return len(self.row_P)
 
 
 AnyBatch = Batch | JoinedBatch

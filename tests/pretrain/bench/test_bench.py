@@ -10,7 +10,7 @@ import torch
 
 from pretrain.bench import __main__ as bench
 from pretrain.bench.clips import make_clips, real_share
-from pretrain.bench.ladder import ladder, peak_tflops
+from pretrain.bench.ladder import ladder
 from pretrain.bench.lengths import CAPPED, WHOLE, draw_lengths
 from pretrain.bench.models import SIZES, Size, build
 from pretrain.bench.ways import padded, ways, windows
@@ -92,13 +92,6 @@ def test_the_ladder_runs_and_says_what_failed(monkeypatch):
 
     monkeypatch.setattr("pretrain.model.encoder.Encoder.compile_layers", full)
     assert rows()[-1].measure == "packed, filled, compiled: failed, OutOfMemoryError"
-
-
-def test_cards_have_the_peak_of_their_data_sheets():
-    assert peak_tflops("NVIDIA H200") == 989.0
-    assert peak_tflops("NVIDIA L40S") == 362.0
-    assert peak_tflops("NVIDIA L4") == 121.0
-    assert peak_tflops("another") is None
 
 
 def test_the_command_leaves_a_table_and_a_page(tmp_path, monkeypatch, capsys):
