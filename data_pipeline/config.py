@@ -21,7 +21,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -44,20 +44,26 @@ class ConfigError(UserError):
     """A config file or an override that cannot be used as it stands."""
 
 
-def load_config(cls: type[Config], path: str | Path | None, overrides: list[str]) -> Config:
+def load_config(
+    cls: type[Config],
+    path: str | Path | None,
+    overrides: list[str],
+    renew: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings,
+) -> Config:
     """Read `path` (None: the defaults alone), apply `overrides`, return a checked `cls`.
 
     Overrides are `a.b=value` or `--a.b=value`. Values are YAML, so `null`, `1e-4` and `[1, 2]`
     mean what they look like; those of text and paths are taken letter by letter.
 
     A field that was renamed says so in its metadata: `field(metadata={"formerly": {"old_name":
-    "what else has changed"}})` makes the old name an error that names the new one.
+    "what else has changed"}})` makes the old name an error that names the new one. `renew` changes
+    what `path` says first: for files that the code wrote, under the names that it had then.
     """
     tree = _defaults(cls)
     where = "the command line"
     if path is not None:
         where = str(path)
-        _lay(cls, tree, _read_yaml(path), where, ())
+        _lay(cls, tree, renew(_read_yaml(path)), where, ())
     for override in overrides:
         keys, value = _parse_override(cls, override)
         for key in reversed(keys):

@@ -167,15 +167,28 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             f"the tokenizer in {folder} knows {pieces} pieces, the model {rows}; copy the "
             "tokenizer's files again from where the checkpoint was made"
         )
-    config_path, provenance_path = folder / CONFIG_FILE, folder / "provenance.json"
+    provenance_path = folder / "provenance.json"
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
         passport=read_passport(folder),
-        config=load_config(PretrainConfig, config_path, []) if config_path.is_file() else None,
+        config=read_config(folder) if (folder / CONFIG_FILE).is_file() else None,
         provenance=_read_json(provenance_path) if provenance_path.is_file() else {},
         folder=folder,
     )
+
+
+def read_config(folder: Path) -> PretrainConfig:
+    """The settings of the run that made a checkpoint; of one made when run.trackers was a switch,
+    run.tensorboard, too."""
+
+    def with_trackers(saved: dict[str, Any]) -> dict[str, Any]:
+        run = dict(saved.get("run") or {})
+        if "tensorboard" in run:
+            run["trackers"] = ["tensorboard"] if run.pop("tensorboard") else []
+        return saved | {"run": run}
+
+    return load_config(PretrainConfig, folder / CONFIG_FILE, [], with_trackers)
 
 
 def read_passport(folder: Path) -> Passport:

@@ -232,8 +232,15 @@ class RunSettings(RuntimeSettings):
     """Steps between checkpoints; there is one after the last step."""
     keep_checkpoints: PositiveInt = 2
     """Newest checkpoints kept."""
-    tensorboard: bool = False
-    """Write the metrics to `output`/tensorboard as well."""
+    validate_subsets: bool = True
+    """Ask held-out clips with modalities left out, too: masked words by the text alone, with the
+    face, with the speech. With three modalities a validation takes twice as long: four times as
+    many passes, of fewer tokens."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(
+        default=(), metadata={"formerly": {"tensorboard": "write run.trackers=[tensorboard]"}}
+    )
+    """Where the metrics go beside the CSV: `output`/tensorboard, Weights & Biases (of the project
+    WANDB_PROJECT, `memobert` where that is not set)."""
 
 
 @dataclass(frozen=True, kw_only=True)

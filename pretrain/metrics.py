@@ -1,156 +1,110 @@
-"""What a run tells: one line every few steps, metrics.csv always, TensorBoard on request.
-
-Sums live on the device and are read once a line, so that they make no step wait.
-"""
+"""What a run tells: a line every few steps, metrics.csv and validation.csv always, trackers
+(pretrain.trackers) on request."""
 
 import csv
 import io
-import resource
-import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_pipeline.files.atomic import atomic_file
 from pretrain.objectives import OBJECTIVES
-from pretrain.runtime import Runtime
+from pretrain.validation import Answers
+
+HELD_OUT = "step subset objective loss clips words word_accuracy piece_accuracy".split()
+"""Columns of validation.csv."""
 
 
 def columns() -> list[str]:
     """Of metrics.csv: one for each objective there is."""
-    amounts = ["learning_rate", "clips_per_second", "tokens_per_second", "memory_gb"]
-    return ["step", "split", "loss", *OBJECTIVES, *amounts]
+    gradient = ["learning_rate", "grad_norm", "grad_norm_max", "clipped_share"]
+    speed = ["clips_per_second", "tokens_per_second", "gflops_per_second", "mfu"]
+    memory = ["packing", "memory_gb"]
+    return ["step", "split", "loss", *OBJECTIVES, "word_accuracy", *gradient, *speed, *memory]
 
 
-class Meter:
-    """Losses and amounts since the last line."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self._names = list(OBJECTIVES)
-        self.reset()
-
-    def reset(self) -> None:
-        zeros = torch.zeros(1 + len(self._names), dtype=torch.float64, device=self.runtime.device)
-        self._sums = zeros  # the step's loss, then each objective's sum, of this rank
-        self._counts = dict.fromkeys(self._names, 0)  # of all ranks, as the amounts below
-        self._steps = self._clips = self._tokens = 0
-        self._seconds = 0.0
-        self._since = time.perf_counter()
-
-    def add_loss(self, loss: torch.Tensor, sums: Mapping[str, torch.Tensor]) -> None:
-        """This rank's part of a step's loss, from one micro-batch, and its objectives' sums."""
-        self._sums[0] += loss.detach()
-        for name, loss_sum in sums.items():
-            self._sums[1 + self._names.index(name)] += loss_sum.detach()
-
-    def add_step(self, counts: Mapping[str, int], clips: int, tokens: int) -> None:
-        """What all ranks together did in one step."""
-        for name, count in counts.items():
-            self._counts[name] += count
-        self._steps += 1
-        self._clips += clips
-        self._tokens += tokens
-
-    def pause(self) -> None:
-        """Stop the clock, for a validation or a checkpoint."""
-        self._seconds += time.perf_counter() - self._since
-
-    def go_on(self) -> None:
-        self._since = time.perf_counter()
-
-    def state(self) -> dict[str, Any]:
-        """What there is since `reset`, of all ranks together, for a checkpoint; waits for the
-        device. Every rank calls it."""
-        return {
-            "sums": self.runtime.sum_over_ranks(self._sums.clone()).tolist(),
-            "counts": dict(self._counts),
-            "amounts": [self._steps, self._clips, self._tokens],
-            "seconds": self._seconds,
-        }
-
-    def go_on_from(self, state: Mapping[str, Any]) -> None:
-        """As it was at a checkpoint; the sums go to rank 0, whatever ranks they were of."""
-        if self.runtime.is_main:
-            self._sums += torch.tensor(state["sums"], dtype=torch.float64, device=self._sums.device)
-        self._counts |= {n: c for n, c in state["counts"].items() if n in self._counts}
-        self._steps, self._clips, self._tokens = state["amounts"]
-        self._seconds = state["seconds"]
-
-    def read(self) -> dict[str, float]:
-        """Means since `reset`, over all ranks; waits for the device."""
-        sums = self.runtime.sum_over_ranks(self._sums).tolist()
-        self.pause()
-        row = {
-            "loss": sums[0] / self._steps,
-            "clips_per_second": self._clips / self._seconds,
-            "tokens_per_second": self._tokens / self._seconds,
-            "memory_gb": _memory_gb(self.runtime.device),
-        }
-        row |= {
-            name: loss_sum / self._counts[name]
-            for name, loss_sum in zip(self._names, sums[1:], strict=True)
-            if self._counts[name]
-        }
-        self.reset()
-        return row
-
-
-class MetricsFile:
-    """metrics.csv in `folder`, one row a line of the log; only rank 0 opens one.
+class StepsFile:
+    """A CSV whose rows are of steps.
 
     A run that goes on from step S drops the rows after S first: they are about to be written
-    again.
+    again. Those that it keeps get today's columns, empty where an older version had none.
     """
 
-    def __init__(self, folder: Path, last_step: int, tensorboard: bool) -> None:
-        self.path = folder / "metrics.csv"
-        rows = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
+    def __init__(self, path: Path, names: list[str], last_step: int) -> None:
+        self.path = path
+        self.names = names
+        rows: list[dict[str, str]] = []
+        if last_step and path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                last = (reader.fieldnames or ["step"])[-1]
                 # A row that a killed run left half written lies after its last checkpoint.
-                rows = [row for row in csv.DictReader(file) if _step_of(row) <= last_step]
-        with atomic_file(self.path) as file:
+                rows = [row for row in reader if _step_of(row, last) <= last_step]
+        with atomic_file(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-            writer = csv.DictWriter(text, columns(), lineterminator="\n", extrasaction="ignore")
+            writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(rows if last_step else [])
+            writer.writerows(rows)
             text.detach()
-        self.board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
 
-            # What is drawn again is taken back: from a start anew that is step 0 as well.
-            purge_step = last_step + 1 if last_step else 0
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows. Floats are written with every digit, so that runs can be compared."""
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.names, lineterminator="\n").writerows(rows)
 
-    def __enter__(self) -> "MetricsFile":
+
+class Metrics:
+    """metrics.csv, a row a line of the log, validation.csv, and trackers; only rank 0 has them.
+
+    trackers: accelerate's, started; closed at the end.
+    """
+
+    def __init__(self, folder: Path, last_step: int, trackers: Sequence[Any] = ()) -> None:
+        self.lines = StepsFile(folder / "metrics.csv", columns(), last_step)
+        self.held_out = StepsFile(folder / "validation.csv", HELD_OUT, last_step)
+        self.trackers = trackers
+
+    def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.board is not None:
-            self.board.close()  # it has a thread
+        for tracker in self.trackers:
+            tracker.finish()  # they have threads
 
     def write(self, step: int, split: str, row: Mapping[str, float]) -> None:
-        """Add one row. Floats are written with every digit, so that runs can be compared."""
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns(), lineterminator="\n")
-            writer.writerow({"step": step, "split": split, **row})
-        if self.board is not None:
-            for name, value in row.items():
-                self.board.add_scalar(f"{split}/{name}", value, step)
-            self.board.flush()
+        self.lines.write([{"step": step, "split": split, **row}])
+        self._track({f"{split}/{name}": value for name, value in row.items()}, step)
+
+    def write_answers(self, step: int, answers: Sequence[Answers]) -> None:
+        """One row for each subset and objective."""
+        self.held_out.write([{"step": step, **asdict(one)} for one in answers])
+        values = {f"validation_{one.objective}/{one.subset}": one.loss for one in answers}
+        values |= {
+            f"validation_words/{one.subset}": one.word_accuracy
+            for one in answers
+            if one.word_accuracy is not None
+        }
+        self._track(values, step)
+
+    def _track(self, values: dict[str, float], step: int) -> None:
+        for tracker in self.trackers:
+            tracker.log(values, step=step)
 
 
 def describe(step: int, row: Mapping[str, float]) -> str:
-    """`step 1200 | loss 3.412 | wwmlm 2.710 mafr 0.380 | 640 clips/s | 52k tok/s | ...`"""
-    parts = [f"step {step}", f"loss {row['loss']:.3f}", objectives_line(row)]
-    parts += [
+    """`step 1200 | loss 3.412 | wwmlm 2.7100 mafr 0.3800 | 640 clips/s | 52k tok/s | ...`"""
+    arithmetic = f"{row['gflops_per_second']:.3g} GFLOP/s"
+    parts = [
+        f"step {step}",
+        f"loss {row['loss']:.3f}",
+        objectives_line(row),
         f"{row['clips_per_second']:.3g} clips/s",
         f"{row['tokens_per_second'] / 1000:.3g}k tok/s",
+        f"mfu {row['mfu']:.0%}" if "mfu" in row else arithmetic,
+        f"pack {row['packing']:.1%}",
+        f"grad {row['grad_norm']:.2g}, most {row['grad_norm_max']:.2g}, "
+        f"clipped {row['clipped_share']:.0%}",
         f"lr {row['learning_rate']:.2e}",
         f"{row['memory_gb']:.1f} GB",
     ]
@@ -164,16 +118,15 @@ def objectives_line(row: Mapping[str, Any]) -> str:
     )
 
 
-def _step_of(row: Mapping[str, str | None]) -> float:
+def words_line(answers: Sequence[Answers]) -> str:
+    """`text 12.1% text+face 12.4%`: words named right, by what the model was given."""
+    return " ".join(
+        f"{one.subset} {one.word_accuracy:.1%}" for one in answers if one.word_accuracy is not None
+    )
+
+
+def _step_of(row: Mapping[str, str | None], last_column: str) -> float:
     try:
-        return int(row["step"]) if row.get("memory_gb") is not None else float("inf")
+        return int(row["step"]) if row.get(last_column) is not None else float("inf")
     except (KeyError, TypeError, ValueError):
         return float("inf")
-
-
-def _memory_gb(device: torch.device) -> float:
-    """Most memory used so far: of the GPU by tensors, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -4,13 +4,14 @@ pretrain(config, start(config.run))
 """
 
 import contextlib
+import functools
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from data_pipeline.config import ConfigError, dump_config, load_config
+from data_pipeline.config import ConfigError, as_tree, dump_config
 from data_pipeline.paths import check_distinct
 from data_pipeline.schema import Passport, check_passport
 from pretrain.build import (
@@ -21,8 +22,8 @@ from pretrain.build import (
     check_objectives,
 )
 from pretrain.checkpoint import (
-    CONFIG_FILE,
     CheckpointStore,
+    read_config,
     read_passport,
 )
 from pretrain.config import DataSettings, PretrainConfig
@@ -31,12 +32,16 @@ from pretrain.data.manifests import Manifests, read_manifests
 from pretrain.data.survey import RunClips, Survey, survey_shards
 from pretrain.engine.build import build_engine
 from pretrain.engine.protocol import Engine
+from pretrain.flops import encoder_flops, encoder_shape
 from pretrain.interrupt import asked_to_stop, saving_when_asked
-from pretrain.metrics import MetricsFile
+from pretrain.meter import Meter
+from pretrain.metrics import Metrics
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.output import held_output
+from pretrain.progress import progress_bar
 from pretrain.runtime import Runtime, seed_rank
+from pretrain.trackers import check_trackers, open_trackers
 from pretrain.train import train
 from pretrain.validation import Validation
 
@@ -55,6 +60,7 @@ def pretrain(config: PretrainConfig, runtime: Runtime) -> bool:
 
 def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.ExitStack) -> bool:
     """`closing` ends, on every way out, what has threads."""
+    runtime.on_main(lambda: check_trackers(config.run.trackers))
     clips, survey = _clips(config, runtime)
     passport = clips.passport
     check_objectives(config, passport)
@@ -86,12 +92,14 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
         runtime.log.info(
             f"going on after step {progress.step} of {config.optim.steps}, from {newest}"
         )
-    metrics = None
-    if runtime.is_main:
-        (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        last_step = progress.step if progress else 0
-        metrics = closing.enter_context(MetricsFile(output, last_step, config.run.tensorboard))
-    parts = (engine, loader, validation, store, metrics, tokenizer, passport, progress)
+    last_step = progress.step if progress else 0
+    metrics = runtime.on_main(lambda: _metrics(config, output, last_step))
+    if metrics is not None:
+        closing.enter_context(metrics)
+    flops = functools.partial(encoder_flops, **encoder_shape(engine.model.encoder))
+    meter = Meter(runtime, config.optim.clip_norm, flops)
+    bar = closing.enter_context(progress_bar(runtime, last_step, config.optim.steps))
+    parts = (engine, loader, validation, store, meter, metrics, bar, tokenizer, passport, progress)
     with saving_when_asked():
         last_step = train(config, runtime, *parts)
     if last_step < config.optim.steps:
@@ -103,6 +111,13 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
         return False
     runtime.log.info(f"done: {config.optim.steps} steps; losses in {output / 'metrics.csv'}")
     return True
+
+
+def _metrics(config: PretrainConfig, output: Path, last_step: int) -> Metrics:
+    """Where the numbers go; beside them the config."""
+    (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    trackers = open_trackers(config.run.trackers, output, last_step, as_tree(config))
+    return Metrics(output, last_step, trackers)
 
 
 def _clips(config: PretrainConfig, runtime: Runtime) -> tuple[RunClips, Survey | None]:
@@ -186,7 +201,13 @@ def _data(
         )
     if not len(clips.held_out):
         return loader, None
-    return loader, Validation(clips=clips.held_out, **common, objectives=tuple(shares))
+    validation = Validation(
+        clips=clips.held_out,
+        **common,
+        objectives=tuple(shares),
+        subsets=config.run.validate_subsets,
+    )
+    return loader, validation
 
 
 def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Engine:
@@ -234,7 +255,7 @@ def check_same_run(config: PretrainConfig, passport: Passport, newest: Path) -> 
     check_passport(
         passport, read_passport(newest), f"{', '.join(config.data.shards)} (read by {newest})"
     )
-    before = _flat(load_config(PretrainConfig, newest / CONFIG_FILE, []))
+    before = _flat(read_config(newest))
     now = _flat(config)
     changes = {k: f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]}
     others = [text for k, text in changes.items() if k.startswith("model.") and k not in MAY_CHANGE]

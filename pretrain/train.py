@@ -14,8 +14,10 @@ adds nothing to it, and the shares of the others are not raised: such a step wei
 """
 
 import logging
+from collections.abc import Sequence
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import Passport
@@ -27,11 +29,12 @@ from pretrain.divergence import Watch
 from pretrain.engine.protocol import Engine
 from pretrain.integrity import way_back
 from pretrain.interrupt import asked_to_stop
-from pretrain.metrics import Meter, MetricsFile, describe, objectives_line
+from pretrain.meter import AMOUNTS, Meter
+from pretrain.metrics import Metrics, describe, objectives_line, words_line
 from pretrain.objectives import OBJECTIVES, squared_error
 from pretrain.optim import learning_rate
 from pretrain.runtime import Runtime
-from pretrain.validation import Validation
+from pretrain.validation import Answers, Validation
 
 LARGE_SQUARE = 4.0
 """Features of deviation 1 have 1. Beside speech states of about 10 WWMLM was found to learn
@@ -45,7 +48,9 @@ def train(
     loader: Loader,
     validation: Validation | None,
     store: CheckpointStore,
-    metrics: MetricsFile | None,
+    meter: Meter,
+    metrics: Metrics | None,
+    bar: tqdm,
     tokenizer: PreTrainedTokenizerBase,
     passport: Passport,
     progress: Progress | None,
@@ -67,26 +72,28 @@ def train(
     def validate() -> None:
         if validation is None:
             return
-        losses = validation(engine.whole_model(), runtime)
-        if metrics is not None and losses:
-            total = sum(shares[t] for t in losses)
-            losses["loss"] = sum(shares[t] * losses[t] for t in shares if t in losses) / total
-            metrics.write(step, "validation", losses)
-            log.info(f"step {step} | held out | {objectives_line(losses)}")
+        answers = validation(engine.whole_model(), runtime)
+        if metrics is not None and answers:
+            row = _held_out_row([a for a in answers if a.subset == validation.everything], shares)
+            metrics.write(step, "validation", row)
+            metrics.write_answers(step, answers)
+            log.info(f"step {step} | held out | {objectives_line(row)}")
+            if words := words_line(answers):
+                log.info(f"step {step} | held out, words right | {words}")
             if step == 0:
-                _warn_of_scale(losses, log)
+                _warn_of_scale(row, log)
 
     if step == 0:
         validate()
     engine.model.train()
-    meter = Meter(runtime)
+    meter.reset()
     watch = Watch(runtime, lambda: _after_divergence(config, store))
     if progress and progress.meter:
         meter.go_on_from(progress.meter)
     stop = False
     while step < steps and not stop:
         data = loader.next_step()
-        counts, clips, tokens, drops, stop = _over_ranks(data, runtime)
+        counts, amounts, drops, stop = _over_ranks(data, runtime)
         passes = engine.passes(data.batches, shares)
         for number, batch in enumerate(passes, 1):
             batch = batch.to(runtime.device, non_blocking=True)
@@ -110,9 +117,10 @@ def train(
         grad_norm = engine.step(rate)
         step += 1
         watch.add_step(step, grad_norm)
-        meter.add_step(counts, clips, tokens)
+        meter.add_step(counts, amounts, grad_norm)
+        bar.update()
 
-        drawn += clips + sum(drops.values())
+        drawn += amounts["clips"] + sum(drops.values())
         for reason, count in drops.items():
             dropped[reason] = dropped.get(reason, 0) + count
         if drawn >= loader.num_clips or step == steps:  # all were drawn once
@@ -126,6 +134,7 @@ def train(
             if metrics is not None:
                 metrics.write(step, "train", row)
                 log.info(describe(step, row))
+                bar.set_postfix_str(f"loss {row['loss']:.3f}", refresh=False)
         meter.pause()
         if (step % run.validate_every == 0 and not stop) or step == steps:
             validate()
@@ -146,6 +155,16 @@ def train(
             log.info(f"step {step} | saved {folder}")
         meter.go_on()
     return step
+
+
+def _held_out_row(answers: Sequence[Answers], shares: dict[str, float]) -> dict[str, float]:
+    """What metrics.csv says of answers to different objectives: their losses, weighted too."""
+    losses = {one.objective: one.loss for one in answers}
+    total = sum(shares[name] for name in losses)
+    row = losses | {"loss": sum(shares[name] * losses[name] for name in losses) / total}
+    if words := [one.word_accuracy for one in answers if one.word_accuracy is not None]:
+        row["word_accuracy"] = words[0]
+    return row
 
 
 def _warn_of_scale(first_losses: dict[str, float], log: logging.Logger) -> None:
@@ -189,18 +208,19 @@ def _after_divergence(config: PretrainConfig, store: CheckpointStore) -> str:
 
 def _over_ranks(
     data: StepData, runtime: Runtime
-) -> tuple[dict[str, int], int, int, dict[str, int], bool]:
-    """Targets of each objective, clips, tokens and dropped clips of the step, and whether it is the
-    last one, since somebody asked; of all ranks.
+) -> tuple[dict[str, int], dict[str, int], dict[str, int], bool]:
+    """Targets of each objective, amounts (pretrain.meter) and dropped clips of the step, and
+    whether it is the last one, since somebody asked; of all ranks.
 
     Numbers of the host, summed over the CPU's process group: the device is not waited for.
     """
     asked = dict.fromkeys(m for o in OBJECTIVES.values() for m in (o.stream, o.target))
     reasons = [*DROP_REASONS, *(f"no_{modality}" for modality in asked)]
-    mine = [data.count(name) for name in OBJECTIVES] + [data.num_clips, data.num_tokens]
+    mine = [data.count(name) for name in OBJECTIVES]
+    mine += [getattr(data, f"num_{name}") for name in AMOUNTS]
     mine += [data.dropped.get(reason, 0) for reason in reasons] + [int(bool(asked_to_stop()))]
     numbers = iter(runtime.sum_over_ranks(torch.tensor(mine)).tolist())
     counts = {name: next(numbers) for name in OBJECTIVES}
-    clips, tokens = next(numbers), next(numbers)
+    amounts = {name: next(numbers) for name in AMOUNTS}
     drops = {reason: n for reason in reasons if (n := next(numbers))}
-    return counts, clips, tokens, drops, bool(next(numbers))
+    return counts, amounts, drops, bool(next(numbers))

@@ -24,7 +24,7 @@ from finetune.protocols import Protocol
 from finetune.runs.results import ResultsRow
 from finetune.timeline.utterance import Timeline
 from pretrain.config import PretrainConfig
-from pretrain.metrics import columns
+from pretrain.metrics import HELD_OUT, columns
 
 REASON_CALLS = {"ClipRejected", "MediaError", "RowError", "StreamAbsent", "nobody", "reject"}
 """Calls whose first argument is a reject's reason."""
@@ -97,6 +97,7 @@ def test_an_extraction_writes_no_column_that_the_page_lacks(
 
 def test_the_page_has_the_columns_of_training_and_results(sections: dict[str, set[str]]) -> None:
     assert set(columns()) == sections["metrics.csv"]
+    assert set(HELD_OUT) == sections["validation.csv"]
     results = {f.name for f in dataclasses.fields(ResultsRow)}
     assert results - sections["results.csv"] == set()
     protocol = {f.name for f in dataclasses.fields(Protocol)}
@@ -232,6 +233,7 @@ def test_the_newcomers_path_and_code_run_as_printed(
     runs = newcomer / "runs/mine"
     assert header(runs / "shards/rejects.csv") <= sections["rejects.csv"]
     assert header(runs / "pretrain/metrics.csv") == sections["metrics.csv"]
+    assert header(runs / "pretrain/validation.csv") == sections["validation.csv"]
     assert header(runs / "finetune/results.csv") <= sections["results.csv"]
     for path in runs.glob("finetune/runs/*/*/predictions.csv"):
         found = {re.sub("^p_.*", "p_CLASS", name) for name in header(path)}

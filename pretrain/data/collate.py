@@ -43,6 +43,8 @@ class Example:
     """int64, positions in the text or stream of the objective."""
     target_values: np.ndarray | None = None
     """What was there: word pieces [M] int64, or rows of the target stream [M, C]."""
+    target_word_M: np.ndarray | None = None
+    """Of pieces: the word of the clip that each belongs to."""
 
 
 def collate(examples: Sequence[Example], pad_id: int = 0, beside: Sequence[Example] = ()) -> Batch:

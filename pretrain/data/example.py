@@ -7,7 +7,8 @@ Shapes: T word pieces with [CLS] and [SEP], F frames of a stream, C their width,
 of one clip.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -91,13 +92,13 @@ def make_example(
     rng = np.random.default_rng(0) if rng is None else rng
     asked = _asked(sample, limits, objective)
     ids_T, word_T = _pieces(sample, tokenizer, limits)
-    at_M = values = None
+    at_M = values = words_M = None
     if asked is not None and asked.stream == "text":
         ratio = masking.ratios.get(asked.name, asked.ratio)
         mask, ordinary = tokenizer.mask_token_id, ordinary_pieces(tokenizer)
         ids_T, labels_T = mask_words(ids_T, word_T, ratio, masking, mask, ordinary, rng)
         at_M = np.flatnonzero(labels_T != IGNORED)
-        values = labels_T[at_M]
+        values, words_M = labels_T[at_M], word_T[at_M]
     frames = {}
     for name in limits.frames:
         if name not in sample.streams or not limits.reads(name):
@@ -122,6 +123,17 @@ def make_example(
         frames=frames,
         target_at_M=at_M,
         target_values=values,
+        target_word_M=words_M,
+    )
+
+
+def given(example: Example, modalities: Collection[str]) -> Example:
+    """`example` with these of `text` and the streams alone, as of a clip that has no others; what
+    is asked, and what is masked in these, stays."""
+    return replace(
+        example,
+        ids_T=example.ids_T if "text" in modalities else example.ids_T[:1],  # [CLS] alone
+        frames={name: rows for name, rows in example.frames.items() if name in modalities},
     )
 
 

@@ -36,7 +36,7 @@ from pretrain.data.collate import Example, collate_evenly
 from pretrain.data.example import Limits, available_objectives, make_example
 from pretrain.data.masking import ClipDropped, MaskingSettings, draw_objective, random_generator
 from pretrain.data.order import ORDER, ClipOrder
-from pretrain.data.packing import Rows
+from pretrain.data.packing import Rows, length_of
 from pretrain.model.batch import AnyBatch
 from pretrain.objectives import OBJECTIVES
 
@@ -58,6 +58,10 @@ class StepData:
     num_clips: int
     num_tokens: int
     """Word pieces, face frames and speech states, without padding."""
+    num_positions: int
+    """Those that are computed, padding too."""
+    num_squares: int
+    """The sum over the clips of their tokens squared, by which attention grows."""
     dropped: dict[str, int]
     """Reason to number of clips that were passed over."""
 
@@ -228,6 +232,8 @@ class Loader:
                 batches=batches,
                 num_clips=len(examples),
                 num_tokens=sum(batch.num_tokens for batch in batches),
+                num_positions=sum(batch.num_positions for batch in batches),
+                num_squares=sum(length_of(example) ** 2 for example in examples),
                 dropped=dropped,
             )
             yield data, (self.step, self.places_L2.copy())

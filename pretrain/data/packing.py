@@ -37,6 +37,10 @@ class Rows:
     long as its clips are together."""
 
     def __call__(self, examples: Sequence[Example]) -> list[JoinedBatch]:
+        return [join(row, self) for row in self.cut(examples)]
+
+    def cut(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """The clips of each batch."""
         lengths = [length_of(e) for e in examples]
         if self.longest and max(lengths) > self.longest:
             raise PackingError(
@@ -44,7 +48,7 @@ class Rows:
                 "data.limits of its streams, or engine.compile=false"
             )
         rows = first_fit(lengths, self.tokens, self.clips)
-        return [join([examples[at] for at in row], self) for row in rows]
+        return [[examples[at] for at in row] for row in rows]
 
 
 def length_of(example: Example) -> int:

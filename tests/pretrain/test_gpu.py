@@ -13,7 +13,7 @@ from pretrain.data.example import Limits, make_example
 from pretrain.data.masking import MaskingSettings, random_generator
 from pretrain.data.packing import Rows, join
 from pretrain.engine.torch_engine import TorchEngine
-from pretrain.metrics import Meter
+from pretrain.meter import AMOUNTS, Meter
 from pretrain.model.attention import clipwise_attention, varlen_attention
 from pretrain.model.batch import AnyBatch, Segments
 from pretrain.objectives import OBJECTIVES
@@ -62,7 +62,9 @@ def engine(model, device: str, precision: str = "fp32") -> TorchEngine:
     return TorchEngine(model, build_adamw(model, weight_decay=0.01), 5.0, runtime)
 
 
-def step(engine: TorchEngine, batch: AnyBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def step(
+    engine: TorchEngine, batch: AnyBatch
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
     device = engine.runtime.device
     batch = batch.to(device, non_blocking=True)
     sums = {
@@ -71,8 +73,7 @@ def step(engine: TorchEngine, batch: AnyBatch) -> tuple[torch.Tensor, dict[str, 
     }
     loss = sum(sums[name] / batch.counts[name] for name in sums)
     engine.backward(loss)
-    engine.step(1e-3)
-    return loss.detach(), sums
+    return loss.detach(), sums, engine.step(1e-3)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2)])
@@ -98,7 +99,9 @@ def test_held_out_losses_are_those_of_the_cpu(model, toy_index, bert_tokenizer):
         )(on.model, on.runtime)
         for on in (engine(model, "cpu"), engine(model, "cuda"))
     ]
-    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    found = [[(a.objective, pytest.approx(a.loss, rel=1e-3)) for a in found[0]],
+             [(a.objective, a.loss) for a in found[1]]]  # fmt: skip
+    assert found[1] == found[0]
 
 
 def test_no_step_waits_for_the_host(model, batch):
@@ -106,13 +109,19 @@ def test_no_step_waits_for_the_host(model, batch):
     do."""
     on = engine(model, "cuda", "bf16")
     pinned = batch.pin_memory()
-    meter = Meter(on.runtime)
-    meter.add_loss(*step(on, pinned))
+    meter = Meter(on.runtime, 5.0, lambda tokens, squares: 0.0)
+
+    def metered_step() -> None:
+        loss, sums, grad_norm = step(on, pinned)
+        meter.add_loss(loss, sums)
+        meter.add_step(pinned.counts, dict.fromkeys(AMOUNTS, 1), grad_norm)
+
+    metered_step()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            meter.add_loss(*step(on, pinned))
+            metered_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()

@@ -30,7 +30,8 @@ from pretrain.objectives import OBJECTIVES
 from pretrain.output import held_output
 from pretrain.runtime import RuntimeSettings, seed_everything, start
 
-LOSSES = ("step", "split", "loss", *OBJECTIVES)
+GRADIENT = ("grad_norm", "grad_norm_max", "clipped_share")
+LOSSES = ("step", "split", "loss", *OBJECTIVES, "word_accuracy", *GRADIENT, "packing")
 
 
 @pytest.fixture
@@ -58,8 +59,13 @@ SHORT = ("optim.steps=12", "optim.warmup_steps=2", "run.validate_every=6")
 
 
 def rows(output: Path) -> list[dict[str, str]]:
+    """What metrics.csv has, less what a clock or the memory tells."""
     with open(output / "metrics.csv", newline="") as file:
         return [{name: row[name] for name in LOSSES} for row in csv.DictReader(file)]
+
+
+def held_out(output: Path) -> str:
+    return (output / "validation.csv").read_text()
 
 
 def of(output: Path, split: str) -> list[dict[str, str]]:
@@ -256,7 +262,67 @@ def test_resume_at_step_8_gives_the_same_losses_to_the_bit(arguments, tmp_path):
     (resumed / "checkpoints/latest").write_text("step-000008\n")
     assert main(arguments(resumed, *SHORT, cut)) == 0
     assert rows(resumed) == rows(straight)
+    assert held_out(resumed) == held_out(straight)
     assert len(rows(straight)) == 15
+
+
+def test_a_line_that_a_stop_cuts_is_the_same_to_the_bit(arguments, tmp_path):
+    """The checkpoint of step 8 lies inside the line of steps 6 to 10."""
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    assert main(arguments(straight, *SHORT, "run.log_every=5")) == 0
+    shutil.copytree(straight, resumed)
+    (resumed / "checkpoints/latest").write_text("step-000008\n")
+    assert main(arguments(resumed, *SHORT, "run.log_every=5")) == 0
+    assert rows(resumed) == rows(straight)
+    assert [row["step"] for row in of(straight, "train")] == ["5", "10", "12"]
+
+
+def test_a_line_tells_the_mean_norm_the_largest_and_how_many_were_clipped(arguments, tmp_path):
+    assert main(arguments(tmp_path / "each", *SHORT)) == 0
+    norms = [float(row["grad_norm"]) for row in of(tmp_path / "each", "train")]
+    between = sorted(norms)[4]  # eight of twelve are longer, or seven
+    clip = f"optim.clip_norm={between}"
+    assert main(arguments(tmp_path / "twelve", *SHORT, clip, "run.log_every=12")) == 0
+    assert main(arguments(tmp_path / "clipped", *SHORT, clip)) == 0
+    each = of(tmp_path / "clipped", "train")
+    (line,) = of(tmp_path / "twelve", "train")
+    norms = [float(row["grad_norm"]) for row in each]
+    assert [row["grad_norm_max"] for row in each] == [row["grad_norm"] for row in each]
+    assert float(line["grad_norm"]) == pytest.approx(sum(norms) / 12)
+    assert float(line["grad_norm_max"]) == max(norms)
+    assert float(line["clipped_share"]) == sum(norm > between for norm in norms) / 12
+    assert 0 < float(line["clipped_share"]) < 1
+
+
+def test_padding_shows_in_the_line(arguments, tmp_path):
+    few = ("optim.steps=2", "optim.warmup_steps=1")
+    for packing in ("rows", "none"):
+        assert main(arguments(tmp_path / packing, *few, f"data.packing={packing}")) == 0
+    joined, padded = (of(tmp_path / packing, "train")[0] for packing in ("rows", "none"))
+    assert float(joined["packing"]) == 1 and 0.3 < float(padded["packing"]) < 1
+
+
+def test_a_tracker_that_is_not_there_is_told_before_anything_starts(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard"])
+    assert main(arguments(tmp_path / "run", *SHORT, "run.trackers=[wandb]")) == 2
+    assert "`python -m pip install wandb`" in capsys.readouterr().err
+    assert not (tmp_path / "run/metrics.csv").exists()
+
+
+def test_a_checkpoint_of_the_time_of_the_tensorboard_switch_goes_on(arguments, tmp_path):
+    assert main(arguments(tmp_path, *SHORT, "optim.steps=4")) == 0
+    saved = tmp_path / "checkpoints/step-000004"
+    config = (saved / "pretrain.yaml").read_text()
+    assert "  trackers: []\n" in config
+    (saved / "pretrain.yaml").write_text(
+        config.replace("  trackers: []\n", "  tensorboard: true\n")
+    )
+    write_digests(saved)
+    assert load_checkpoint(saved).config.run.trackers == ("tensorboard",)
+    assert main(arguments(tmp_path, *SHORT)) == 0
+    assert [row["step"] for row in of(tmp_path, "train")][-1] == "12"
 
 
 @pytest.mark.slow
@@ -313,7 +379,7 @@ def test_the_reference_takes_a_step_on_a_shrunken_width(arguments, tmp_path):
 
 
 def test_tensorboard_on_request(arguments, tmp_path):
-    few = ("optim.steps=2", "optim.warmup_steps=0", "run.tensorboard=true")
+    few = ("optim.steps=2", "optim.warmup_steps=0", "run.trackers=[tensorboard]")
     assert main(arguments(tmp_path, *few)) == 0
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = board.Scalars("train/loss")
