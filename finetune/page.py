@@ -65,7 +65,8 @@ class Section:
     def pictures(self) -> list[str]:
         """Of a pretraining or finetuning, as data: URLs."""
         report = self.report
-        paths = report.curves if isinstance(report, PretrainReport) else report.pictures
+        is_pretraining = isinstance(report, PretrainReport)
+        paths = [*report.curves, *report.more] if is_pretraining else report.pictures
         return [inline(path) for path in paths]
 
     @property
