@@ -40,9 +40,9 @@ class PretrainReport:
     folder: Path
     rows: list[ObjectiveRow]
     """Of the objectives that held-out clips can be asked; none where no clip is held out."""
-    by_subset: list[tuple[str, ...]]
-    """Held-out losses, and words named right, at the last validation, by what the model was given:
-    the titles, then a line for each subset; empty where it was given everything alone."""
+    by_subset: list[tuple[str, str, str, str]]
+    """At the last validation: objective, what the model was given, its loss, the share of words
+    named right; empty where it was given everything alone."""
     curves: list[Path]
     """A picture for each objective that was asked."""
     more: list[Path]
@@ -147,19 +147,18 @@ def _with(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table[table[column].notna()] if column in table else table.iloc[:0]
 
 
-def _by_subset(held_out: pd.DataFrame) -> list[tuple[str, ...]]:
+def _by_subset(held_out: pd.DataFrame) -> list[tuple[str, str, str, str]]:
     last = held_out[held_out.step == held_out.step.max()]
-    asked = [
-        objective for objective in OBJECTIVES.values() if objective.name in set(last.objective)
-    ]
-    lines = [("given", *(objective.title for objective in asked), "words right")]
-    for subset, rows in last.groupby("subset", sort=False):
-        losses = dict(zip(rows.objective, rows.loss, strict=True))
-        cells = [f"{losses[o.name]:.4f}" if o.name in losses else "" for o in asked]
-        words = rows.word_accuracy.dropna()
-        share = f"{100 * words.iloc[0]:.1f} %" if len(words) else ""
-        lines.append((str(subset).replace("+", " + "), *cells, share))
+    lines = []
+    for objective in OBJECTIVES.values():
+        for row in last[last.objective == objective.name].itertuples():
+            words = f"{100 * row.word_accuracy:.1f} %" if pd.notna(row.word_accuracy) else ""
+            lines.append((objective.title, _spaced(row.subset), f"{row.loss:.4f}", words))
     return lines
+
+
+def _spaced(subset: str) -> str:
+    return subset.replace("+", " + ")
 
 
 def _plot_words(held_out: pd.DataFrame, path: Path) -> Path:
@@ -167,7 +166,7 @@ def _plot_words(held_out: pd.DataFrame, path: Path) -> Path:
     colors = cycle(("#1f5fa8", "#d1495b", "#2e8b57", "#8a8a8a", "#e0a030", "#7b5aa6"))
     width = 3.0  # of the first, everything, which others may cover
     for subset, rows in held_out.groupby("subset", sort=False):
-        label, percent = str(subset).replace("+", " + "), 100 * rows.word_accuracy
+        label, percent = _spaced(subset), 100 * rows.word_accuracy
         axis.plot(rows.step, percent, ".-", color=next(colors), linewidth=width, label=label)
         width = 1.5
     over_steps(axis)

@@ -43,7 +43,9 @@ def reports(tmp_path: Path) -> tuple[DataReport, PretrainReport, FinetuneReport]
     losses = PretrainReport(
         folder=tmp_path,
         rows=[ObjectiveRow(objective="WWMLM", start=4.0, end=1.0)],
+        by_subset=[("WWMLM", "text + face", "1.0000", "12.5 %")],
         curves=[picture],
+        more=[picture],
         num_steps=100,
     )
     settings = FinetuneReport(
@@ -74,13 +76,21 @@ def test_page_holds_all_of_it_and_no_markup_of_the_input(
         seconds=61.0,
         timeline=tmp_path,
     ).read_text(encoding="utf-8")
-    for text in ("clip 1", "WWMLM", "-75.0 %", "Direct", "25.0 %", "two folds", demo.CAUTION[:40]):
+    for text in ("clip 1", "WWMLM", "-75.0 %", "Direct", "25.0 %", "12.5 %", demo.CAUTION[:40]):
         assert text in page, text
-    for text in ("not on yours: no labels", "clip 2", "fear", "0.61", "1 of 1 clips", "16.7%"):
+    for text in (
+        "two folds",
+        "not on yours: no labels",
+        "clip 2",
+        "fear",
+        "0.61",
+        "1 of 1 clips",
+        "16.7%",
+    ):
         assert text in page, text
     assert "the recognizer that ships" in page and "&lt;i&gt;film&lt;/i&gt;" in page
     assert "&lt;b&gt;c&lt;/b&gt;" in page and "<b>c</b>" not in page
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert 'src="http' not in page, "the page must be whole by itself"
     for sideways in ("overflow-x", "min-width: 7"):
         assert sideways not in page, "a phone would have to scroll sideways"

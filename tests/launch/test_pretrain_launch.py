@@ -17,7 +17,7 @@ import toys
 from pretrain.objectives import OBJECTIVES
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
-LOSSES = ("loss", *OBJECTIVES)
+LOSSES = ("loss", *OBJECTIVES, "word_accuracy", "grad_norm", "clipped_share", "packing")
 
 
 @pytest.fixture(scope="module")

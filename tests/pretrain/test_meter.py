@@ -64,6 +64,13 @@ def test_the_share_of_the_peak_needs_a_card_of_the_table(monkeypatch):
     assert new(dataclasses.replace(on_gpu, dtype=torch.float32))._peak is None
 
 
+def test_the_share_is_of_the_peak(meter):
+    meter.add_step({}, amounts(1, 10, 10, 100), norm(0.0))
+    meter._peak = 4e9
+    row = meter.read()
+    assert row["mfu"] == pytest.approx(row["gflops_per_second"] / 4)
+
+
 def test_a_line_that_a_checkpoint_cuts_is_the_same(meter):
     """To the bit, by way of JSON's numbers."""
 
