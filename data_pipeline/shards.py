@@ -350,7 +350,8 @@ def _open_manifest(tar_path: Path) -> ShardManifest:
         raise ShardError(f"{tar_path} has no manifest, so it is not done; {_AGAIN}") from None
 
 
-def _check_bytes(tar_path: Path, manifest: ShardManifest, verify: bool) -> None:
+def check_size(tar_path: Path, manifest: ShardManifest) -> os.stat_result:
+    """Raise ShardError for a tar that is gone, or not as long as its manifest says."""
     try:
         stat = tar_path.stat()
     except FileNotFoundError:
@@ -360,6 +361,11 @@ def _check_bytes(tar_path: Path, manifest: ShardManifest, verify: bool) -> None:
             f"{tar_path} has {stat.st_size} bytes, its manifest says {manifest.num_bytes}: cut or "
             f"altered. Remove it and {_AGAIN}"
         )
+    return stat
+
+
+def _check_bytes(tar_path: Path, manifest: ShardManifest, verify: bool) -> None:
+    stat = check_size(tar_path, manifest)
     key = (str(tar_path.resolve()), stat.st_size, stat.st_mtime_ns)
     if verify or key not in _verified:
         found = sha256_of(tar_path)

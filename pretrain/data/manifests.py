@@ -1,4 +1,4 @@
-"""What the manifests of shard folders say: each is read once, and no tar is opened.
+"""What the manifests of shard folders say: each is read once, and of a tar its size alone.
 
     found = read_manifests(["runs/shards"], {"face", "speech"})
     for shard in found.shards["runs/shards"]: ...
@@ -21,6 +21,7 @@ from data_pipeline.schema import Passport, ShardManifest
 from data_pipeline.shards import (
     ShardError,
     agreed_passport,
+    check_size,
     list_folder,
     read_manifest,
     shard_passport,
@@ -121,6 +122,7 @@ def _read(tar: Path, streams: Collection[str] | None) -> tuple[ShardRecord, Pass
             f"{tar.with_suffix('.json')} went away after its folder was listed; start again once "
             f"nothing else writes to {tar.parent} or clears it"
         ) from None
+    check_size(tar, manifest)  # a copy that broke off; a flipped bit is seen when it is read
     return ShardRecord.of(tar, manifest), shard_passport(tar, manifest, streams)
 
 

@@ -341,6 +341,48 @@ def test_a_full_disk_under_the_state_of_two_ranks_is_one_message(
     assert not list((tmp_path / "checkpoints").glob("*step*"))
 
 
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ("few", "1 shards for 2 ranks; extract again with fewer clips a shard"),
+        ("cut", "000001.tar has 1000 bytes, its manifest says"),
+        ("flipped", "000001.tar has sha256"),
+        ("foreign", "(read by "),
+    ],
+)
+def test_shards_that_two_ranks_cannot_use_are_refused_by_one_message(
+    overrides, launch, tmp_path, harm, words
+):
+    """Before a step is taken. A flipped bit is found by the rank that is about to read it."""
+    mine, output = tmp_path / "shards", tmp_path / "run"
+    clips = [toys.numbered(number) for number in range(40)]
+    toys.write_shards(mine, clips, 1 if harm == "few" else 2)
+    again = [f"data.shards=[{mine}]", "data.validation_share=0", "run.checkpoint_every=12"]
+    torchrun = ("torchrun", "--standalone", "--nproc_per_node", "2", *TINY)
+    command = [*torchrun, *overrides(output, *again, "engine.kind=torch")]
+    if harm == "foreign":
+        assert launch(*command).returncode == 0
+        for path in mine.glob("*.json"):
+            path.write_text(path.read_text().replace("f" * 64, "e" * 64))
+    elif harm != "few":
+        for path in mine.glob("*.tar") if harm == "flipped" else [mine / "000001.tar"]:
+            content = bytearray(path.read_bytes())
+            content[2000] ^= 1
+            path.write_bytes(content if harm == "flipped" else content[:1000])
+    metrics = output / "metrics.csv"
+    before = metrics.read_text() if harm == "foreign" else ""
+    done = launch(*command)
+    assert done.returncode == 1  # torchrun's, of ranks that left with 2
+    told = done.stdout + done.stderr
+    assert told.count("pretrain: ") == 1, told
+    assert words in told
+    assert metrics.exists() == (harm in ("flipped", "foreign"))
+    if harm == "flipped":
+        assert losses(output) == [] and not (output / "checkpoints/latest").exists()
+    elif harm == "foreign":
+        assert metrics.read_text() == before
+
+
 def test_two_ranks_find_another_run_in_their_folder(
     overrides, start, launch, tmp_path, master_port
 ):

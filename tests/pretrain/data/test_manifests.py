@@ -124,6 +124,14 @@ def test_a_shard_that_goes_away_after_the_listing_is_named(folders, monkeypatch)
         read_manifests(folders)
 
 
+def test_a_tar_that_was_cut_is_refused_before_it_is_read(folders):
+    tar = list_shards(folders[0])[1]
+    with open(tar, "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(ShardError, match=rf"{tar} has 1000 bytes, its manifest says .*cut"):
+        read_manifests(folders)
+
+
 def test_shards_of_two_passports_are_refused(folders, tmp_path):
     write_shard(tmp_path / "b", 7, [], [], toys.passport(speech_width=5), {}, "t")
     with pytest.raises(SchemaError, match=r"speech\.width: found 5, expected 24"):
