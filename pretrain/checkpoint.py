@@ -59,6 +59,8 @@ from pretrain.model.memobert import MEmoBert, WeightsMismatch
 from pretrain.runtime import LaunchError, Runtime, git_commit
 
 CONFIG_FILE = "pretrain.yaml"
+LATER = {"meter", "owes_validation"}
+"""Of the progress, what older checkpoints lack."""
 A_CHECKPOINT = "the folder of a pretraining run or of a checkpoint"
 
 
@@ -76,6 +78,8 @@ class Progress:
     """Clips drawn so far, those passed over included."""
     meter: dict[str, Any] = field(default_factory=dict)
     """Losses and amounts since the last row of metrics.csv; empty of older checkpoints."""
+    owes_validation: bool = False
+    """The step's validation was put off, since the run was asked to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,7 @@ class _Saved:
     def read(cls, path: Path) -> "_Saved":
         found = _read_json(path)
         found = dict(found) if isinstance(found, dict) else {}
-        names = [f.name for f in fields(Progress) if f.name in found or f.name != "meter"]
+        names = [f.name for f in fields(Progress) if f.name in found or f.name not in LATER]
         if missing := {*names, "world_size"} - found.keys():
             lacks = ", ".join(sorted(missing))
             raise CheckpointError(f"{path} lacks {lacks}, cut or altered; {way_back(path)}")

@@ -28,10 +28,13 @@ class StepsFile:
     """A CSV whose rows are of steps.
 
     A run that goes on from step S drops the rows after S first: they are about to be written
-    again. Those that it keeps get today's columns, empty where an older version had none.
+    again, and so is the validation of S that it `owes` (pretrain.checkpoint.Progress). Those that it
+    keeps get today's columns, empty where an older version had none.
     """
 
-    def __init__(self, path: Path, names: list[str], last_step: int) -> None:
+    def __init__(
+        self, path: Path, names: list[str], last_step: int, owes_validation: bool = False
+    ) -> None:
         self.path = path
         self.names = names
         rows: list[dict[str, str]] = []
@@ -41,6 +44,10 @@ class StepsFile:
                 last = (reader.fieldnames or ["step"])[-1]
                 # A row that a killed run left half written lies after its last checkpoint.
                 rows = [row for row in reader if _step_of(row, last) <= last_step]
+        if owes_validation:
+            rows = [
+                row for row in rows if _step_of(row, "step") < last_step or not _is_held_out(row)
+            ]
         with atomic_file(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
@@ -60,9 +67,15 @@ class Metrics:
     trackers: accelerate's, started; closed at the end.
     """
 
-    def __init__(self, folder: Path, last_step: int, trackers: Sequence[Any] = ()) -> None:
-        self.lines = StepsFile(folder / "metrics.csv", columns(), last_step)
-        self.held_out = StepsFile(folder / "validation.csv", HELD_OUT, last_step)
+    def __init__(
+        self,
+        folder: Path,
+        last_step: int,
+        trackers: Sequence[Any] = (),
+        owes_validation: bool = False,
+    ) -> None:
+        self.lines = StepsFile(folder / "metrics.csv", columns(), last_step, owes_validation)
+        self.held_out = StepsFile(folder / "validation.csv", HELD_OUT, last_step, owes_validation)
         self.trackers = trackers
 
     def __enter__(self) -> "Metrics":
@@ -123,6 +136,11 @@ def words_line(answers: Sequence[Answers]) -> str:
     return " ".join(
         f"{one.subset} {one.word_accuracy:.1%}" for one in answers if one.word_accuracy is not None
     )
+
+
+def _is_held_out(row: Mapping[str, str | None]) -> bool:
+    """In validation.csv all are, and no column says so."""
+    return row.get("split", "validation") == "validation"
 
 
 def _step_of(row: Mapping[str, str | None], last_column: str) -> float:

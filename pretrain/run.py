@@ -93,7 +93,8 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
             f"going on after step {progress.step} of {config.optim.steps}, from {newest}"
         )
     last_step = progress.step if progress else 0
-    metrics = runtime.on_main(lambda: _metrics(config, output, last_step))
+    owes = bool(progress and progress.owes_validation)
+    metrics = runtime.on_main(lambda: _metrics(config, output, last_step, owes))
     if metrics is not None:
         closing.enter_context(metrics)
     flops = functools.partial(encoder_flops, **encoder_shape(engine.model.encoder))
@@ -113,11 +114,11 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
     return True
 
 
-def _metrics(config: PretrainConfig, output: Path, last_step: int) -> Metrics:
+def _metrics(config: PretrainConfig, output: Path, last_step: int, owes: bool) -> Metrics:
     """Where the numbers go; beside them the config."""
     (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     trackers = open_trackers(config.run.trackers, output, last_step, as_tree(config))
-    return Metrics(output, last_step, trackers)
+    return Metrics(output, last_step, trackers, owes)
 
 
 def _clips(config: PretrainConfig, runtime: Runtime) -> tuple[RunClips, Survey | None]:

@@ -83,7 +83,7 @@ def train(
             if step == 0:
                 _warn_of_scale(row, log)
 
-    if step == 0:
+    if step == 0 or progress.owes_validation:
         validate()
     engine.model.train()
     meter.reset()
@@ -136,7 +136,9 @@ def train(
                 log.info(describe(step, row))
                 bar.set_postfix_str(f"loss {row['loss']:.3f}", refresh=False)
         meter.pause()
-        if (step % run.validate_every == 0 and not stop) or step == steps:
+        due = step % run.validate_every == 0 or step == steps
+        put_off = due and stop and step < steps  # whoever asked may not wait for so long
+        if due and not put_off:
             validate()
         if step % run.checkpoint_every == 0 or step == steps or stop:
             watch.check()
@@ -150,6 +152,7 @@ def train(
                 dropped=dict(dropped),
                 drawn=drawn,
                 meter=meter.state(),
+                owes_validation=put_off,
             )
             folder = store.save(engine, progress, tokenizer, passport, config)
             log.info(f"step {step} | saved {folder}")

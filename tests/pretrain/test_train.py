@@ -325,6 +325,30 @@ def test_a_checkpoint_of_the_time_of_the_tensorboard_switch_goes_on(arguments, t
     assert [row["step"] for row in of(tmp_path, "train")][-1] == "12"
 
 
+def test_a_validation_that_is_due_as_it_is_asked_to_stop_comes_at_the_next_start(
+    arguments, tmp_path, monkeypatch
+):
+    """Once, also where that start is killed before it saves."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert main(arguments(straight, *SHORT)) == 0
+    calls = iter([None] * 5 + ["SIGTERM"] * 2)
+    monkeypatch.setattr("pretrain.train.asked_to_stop", lambda: next(calls))
+    assert main(arguments(stopped, *SHORT)) == 75
+    monkeypatch.undo()
+    assert (stopped / "checkpoints/latest").read_text() == "step-000006\n"
+    assert rows(stopped) == rows(straight)[:7] and rows(straight)[7]["split"] == "validation"
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pretrain.train.learning_rate", killed)
+    assert main(arguments(stopped, *SHORT)) == 130
+    monkeypatch.undo()
+    assert rows(stopped) == rows(straight)[:8]
+    assert main(arguments(stopped, *SHORT)) == 0
+    assert rows(stopped) == rows(straight)
+
+
 @pytest.mark.slow
 def test_killed_at_any_step_and_rerun_the_losses_are_equal_to_the_bit(root, arguments, tmp_path):
     """SIGKILL at three moments, no warning, the same command each time."""
