@@ -27,6 +27,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -435,7 +436,8 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 def _origin() -> dict[str, Any]:
     """Where the code is from."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "deepspeed")}
+    names = filter(find_spec, ("torch", "transformers", "deepspeed"))  # the last may be absent
+    libraries = {name: version(name) for name in names}
     return {"git_commit": git_commit(), "versions": libraries}
 
 

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import errno
 import json
 import random
 import re
@@ -91,6 +92,13 @@ def test_a_folder_that_transformers_users_know(tmp_path, model, bert_tokenizer, 
     loaded = load_checkpoint(folder)
     assert (loaded.config, loaded.passport) == (config, toys.passport())
     assert not loaded.model.training
+
+
+def test_where_deepspeed_is_not_installed_torchs_engine_saves_as_well(save, monkeypatch):
+    installed = {"torch", "transformers"}
+    monkeypatch.setattr("pretrain.checkpoint.find_spec", lambda name: name in installed)
+    provenance = json.loads((save(3) / "provenance.json").read_text())
+    assert provenance["versions"].keys() == installed
 
 
 def test_a_runs_folder_leads_to_its_newest_checkpoint(store, save):
@@ -370,6 +378,22 @@ def test_a_full_disk_is_told_with_what_is_needed_and_free(store, save, engine, t
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_full_just_at_latest_keeps_the_one_before_in_force(
+    store, save, engine, monkeypatch
+):
+    whole = save(3)
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("pretrain.checkpoint.atomic_file", full)
+    with pytest.raises(CheckpointError, match="No space left.*goes on from step-000003, which is"):
+        save(6)
+    monkeypatch.undo()
+    assert read_latest(store.root) == whole and store.load(engine).step == 3
+    assert save(6) == read_latest(store.root)
 
 
 @pytest.mark.parametrize("text", ["", '{"step": 3', "{}", "[]"])
