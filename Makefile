@@ -8,7 +8,7 @@ ENV    := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 
 unexport PYTHON  # which the launch scripts would take for the Python to run with
 
-.PHONY: demo test test-fast lint docs clean
+.PHONY: demo test test-fast gpu-check lint docs clean
 
 demo: $(VENV)/.ready  ## the main job, from raw clips to an emotion: make demo [CLIPS=folder-or-table]
 	@$(ENV) python -m finetune.demo "output=$(OUT)" $(if $(CLIPS),"clips=$(CLIPS)")
@@ -18,6 +18,9 @@ test: $(VENV)/.ready  ## every test
 
 test-fast: $(VENV)/.ready  ## the tests that take seconds
 	@$(ENV) python -m pytest -q $(CORES) -m "not slow and not distributed"
+
+gpu-check: $(VENV)/.ready  ## first on a new node: does its GPU compute what a CPU does? minutes
+	@$(ENV) python -m pretrain.check
 
 lint: $(VENV)/.ready
 	@$(ENV) ruff check . && $(ENV) ruff format --check .

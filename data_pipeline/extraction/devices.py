@@ -6,8 +6,6 @@ import subprocess
 
 import torch
 
-from data_pipeline.config import ConfigError
-
 log = logging.getLogger(__name__)
 
 GPU_WORKER_BYTES = 3_000_000_000
@@ -28,6 +26,8 @@ def resolve_device(device: str) -> str:
             log.warning("device=auto takes the CPU: %s", unseen)
         return "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
+        from data_pipeline.config import ConfigError  # needs pydantic, the rest torch alone
+
         words = [f"device={device}, but torch sees no GPU here; device=cpu works as well"]
         raise ConfigError(". ".join(filter(None, [*words, unseen_gpu()])))
     return device
