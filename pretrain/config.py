@@ -112,6 +112,9 @@ class DataSettings:
     """Most clips held out."""
     validation_shards: list[PathText] = field(default_factory=list)
     """Folders with the held-out clips, in place of a share of `shards`."""
+    workers: NonNegativeInt | None = None
+    """Processes of a rank that read and mask its clips; 0 does so in the thread below. null: on a
+    GPU up to 4, as the rank has cores, and on a CPU none. The clips and masks are the same."""
     prefetch_steps: NonNegativeInt = 2
     """Steps that a thread prepares ahead; 0 prepares them in the loop itself."""
 

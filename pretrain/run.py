@@ -5,10 +5,12 @@ pretrain(config, start(config.run))
 
 import contextlib
 import functools
+import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.config import ConfigError, as_tree, dump_config
@@ -193,8 +195,9 @@ def _data(
         mixing=config.objectives.mixing,
         rank=runtime.rank,
         world_size=runtime.world_size,
+        workers=num_workers(data, runtime),
         prefetch_steps=data.prefetch_steps,
-        pin_memory=runtime.device.type == "cuda",
+        pin_for=runtime.device if runtime.device.type == "cuda" else None,
     )
     if survey is not None:
         runtime.log.info(
@@ -209,6 +212,17 @@ def _data(
         subsets=config.run.validate_subsets,
     )
     return loader, validation
+
+
+def num_workers(data: DataSettings, runtime: Runtime) -> int:
+    """Processes that read clips for this rank."""
+    if data.workers is not None:
+        return data.workers
+    if runtime.device.type == "cpu":
+        return 0  # its cores compute
+    cores = len(os.sched_getaffinity(0))  # of the task under Slurm, else of the machine
+    ranks = min(torch.cuda.device_count(), runtime.world_size)
+    return max(0, min(4, cores // max(ranks, 1) - 1))
 
 
 def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Engine:

@@ -8,7 +8,6 @@ ends itself: the memory it had may be another's, and after some errors each furt
 """
 
 import collections
-import contextlib
 import faulthandler
 import itertools
 import logging
@@ -16,10 +15,8 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from data_pipeline.errors import UserError
+from data_pipeline.runs.spawned import end_with_parent, start_without_main
 from data_pipeline.schema import Clip, ClipSample, Passport, Reject
 
 log = logging.getLogger(__name__)
@@ -276,29 +274,9 @@ class WorkerPool:
         process = self._context.Process(
             target=_serve, args=(self.make_extractor, theirs, number), daemon=True
         )
-        with _without_main(self.make_extractor):
-            process.start()
+        start_without_main(process, self.make_extractor)
         theirs.close()  # so that the death of the process ends the pipe
         self._workers.append(_Worker(number=number, process=process, connection=ours))
-
-
-@contextlib.contextmanager
-def _without_main(make_extractor: Callable[[int], Extractor]) -> Iterator[None]:
-    """Within it a spawned process does not run the main module again, where it would look for what
-    is pickled by name; nothing of ours is there. A user's script need not say
-    `if __name__ == "__main__"` then, without which it would start from its top in each worker."""
-    if b"__main__" in pickle.dumps(make_extractor):
-        yield
-        return
-    main = sys.modules["__main__"]
-    kept = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
-    try:
-        for name in kept:
-            setattr(main, name, None)
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
 
 
 def _serve(
@@ -313,7 +291,7 @@ def _serve(
     # none. A worker starts no processes, so nothing else depends on this.
     multiprocessing.set_start_method("fork", force=True)
     faulthandler.enable()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         extractor = None
         try:
@@ -332,9 +310,3 @@ def _serve(
             connection.send(("failed", f"cannot load: {type(error).__name__}: {error}"))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)  # no parent to report to, and nothing of ours on disk
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent dies, also in the midst of a clip that hangs."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(0)

@@ -13,36 +13,33 @@ than num_lanes clips left over are others every epoch. Lanes, not files, are dea
 A clip that cannot be used (too many word pieces, or without the stream of the step's objective) is
 counted, by reason, and the next one of its lane takes its place.
 
-Cost: a shard is read from front to back and kept decoded while a lane is in it, at most one shard a
-lane. That is what network disks like, and 32 lanes of 256 clips are about 2 GB.
+Lanes are read in this process, or by `workers` beside it; what the Loader itself does is to cut a
+step into batches.
 """
 
 import atexit
+import collections
 import hashlib
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
-from data_pipeline.errors import UserError
-from data_pipeline.schema import ClipSample
 from pretrain.data.clip_index import ClipIndex
 from pretrain.data.collate import Example, collate_evenly
-from pretrain.data.example import Limits, available_objectives, make_example
-from pretrain.data.masking import ClipDropped, MaskingSettings, draw_objective, random_generator
-from pretrain.data.order import ORDER, ClipOrder
+from pretrain.data.example import Limits
+from pretrain.data.lanes import LaneReader, LaneStep, LoaderError
+from pretrain.data.masking import MaskingSettings
+from pretrain.data.order import ORDER
 from pretrain.data.packing import Rows, length_of
+from pretrain.data.workers import Workers
 from pretrain.model.batch import AnyBatch
-from pretrain.objectives import OBJECTIVES
-
-
-class LoaderError(UserError):
-    """Shards, lanes and ranks that do not go together."""
 
 
 class _Closed(Exception):
@@ -85,9 +82,10 @@ class Loader:
         seed: fixes order, objectives and masks.
         rows: how a step is cut into joined batches; None pads micro_batch_clips to one shape.
         rank, world_size: of this process.
+        workers: processes that read the lanes, which `close` ends; 0 reads them here.
         prefetch_steps: prepared ahead by a thread, which `close` ends; the state is that of the
-            step handed out last.
-        pin_memory: put the batches where a GPU can fetch them while it computes.
+            step handed out last. Workers are a step ahead of it besides.
+        pin_for: the GPU that the batches are for, which can then fetch them while it computes.
 
     Raises LoaderError for numbers of lanes, ranks, clips or shards that do not fit together.
     """
@@ -108,32 +106,41 @@ class Loader:
         rows: Rows | None = None,
         rank: int = 0,
         world_size: int = 1,
+        workers: int = 0,
         prefetch_steps: int = 0,
-        pin_memory: bool = False,
+        pin_for: torch.device | None = None,
     ) -> None:
         self.num_clips = clips.num_clips
         check_ranks(len(clips), self.num_clips, num_lanes, world_size, batch_clips)
         self.clips = clips
         self.tokenizer = tokenizer
-        self.limits = limits
-        self.masking = masking
         self.clips_per_lane = batch_clips // num_lanes
         self.micro_batch_clips = micro_batch_clips
         self.rows = rows
         self.num_lanes = num_lanes
-        self.weights = weights
-        self.mixing = mixing
         self.seed = seed
-        self.streams = {*limits.frames, *(OBJECTIVES[name].target for name in weights)} - {"text"}
         self.lanes = range(rank, num_lanes, world_size)
-        self.order = ClipOrder(clips.counts_S, seed, keep=2 * len(self.lanes))  # left and entered
+        self.readers = [
+            LaneReader(
+                clips,
+                lanes,
+                tokenizer=tokenizer,
+                limits=limits,
+                masking=masking,
+                clips_per_lane=self.clips_per_lane,
+                num_lanes=num_lanes,
+                weights=weights,
+                mixing=mixing,
+                seed=seed,
+            )
+            for lanes in _dealt(self.lanes, workers)
+        ]
+        self._workers = Workers(self.readers) if workers else None
         self.prefetch_steps = prefetch_steps
-        self.pin_memory = pin_memory
+        self.pin_for = pin_for
         self.step = 0
         self.places_L2 = np.zeros((num_lanes, 2), dtype=np.int64)  # epoch, position in the run
         self._handed_out: tuple[int, np.ndarray] = (0, self.places_L2.copy())
-        self._decoded: dict[int, list[ClipSample]] = {}
-        self._lane_in: dict[int, int] = {}  # lane to the shard that it is in
         self._steps: Iterator[StepData] | None = None
         self._room = threading.Semaphore(prefetch_steps)
         self._closing = threading.Event()
@@ -146,17 +153,19 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the thread and wait for it; no step can be had afterwards.
+        """End thread and workers and wait for them; no step can be had afterwards.
 
         The interpreter must not end before it: a thread that is then in native code (tokenizer,
         collation, pinning) is unwound through it, and the process aborts after its work is done.
         """
         self._closing.set()
         self._room.release()
+        if self._workers is not None:
+            self._workers.close()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            atexit.unregister(self.close)
+        atexit.unregister(self.close)
 
     @property
     def run_length(self) -> int:
@@ -168,6 +177,7 @@ class Loader:
         if self._closing.is_set():
             raise RuntimeError("next_step() of a loader that was closed")
         if self._steps is None:
+            self._start()
             self._steps = self._prefetched() if self.prefetch_steps else self._stream()
         data, self._handed_out = next(self._steps)
         return data
@@ -213,85 +223,56 @@ class Loader:
         digest.update(self.clips.digests_SD)
         return digest.hexdigest()
 
+    def _start(self) -> None:
+        """The readers, where the stream stands."""
+        for reader in self.readers:
+            reader.start_at(self.step, self.places_L2)
+        atexit.register(self.close)  # for a user of this class who does not
+        if self._workers is not None:
+            self._workers.start()
+        else:
+            self.readers[0].check_open = self._check_open
+
     def _stream(self) -> Iterator[tuple[StepData, tuple[int, np.ndarray]]]:
         while True:
-            dropped: dict[str, int] = {}
-            objective = None
-            if self.mixing == "step":
-                objective = draw_objective(self.weights, set(self.weights), self.seed, self.step)
-            examples = [
-                self._draw(lane, objective, dropped)
-                for lane in self.lanes
-                for _ in range(self.clips_per_lane)
-            ]
+            parts = self._read()
+            of_lane = {lane: found for part in parts for lane, found in part.examples.items()}
+            examples = [example for lane in self.lanes for example in of_lane[lane]]
             batches = self._cut(examples)
-            if self.pin_memory:
+            if self.pin_for is not None:
                 batches = [batch.pin_memory() for batch in batches]
             self.step += 1
+            dropped: collections.Counter[str] = collections.Counter()
+            for part in parts:
+                dropped.update(part.dropped)
+                for lane, place in part.places.items():
+                    self.places_L2[lane] = place
             data = StepData(
                 batches=batches,
                 num_clips=len(examples),
                 num_tokens=sum(batch.num_tokens for batch in batches),
                 num_positions=sum(batch.num_positions for batch in batches),
                 num_squares=sum(length_of(example) ** 2 for example in examples),
-                dropped=dropped,
+                dropped=dict(dropped),
             )
             yield data, (self.step, self.places_L2.copy())
+
+    def _read(self) -> list[LaneStep]:
+        """What all readers give to the next step."""
+        self._check_open()
+        if self._workers is None:
+            return [self.readers[0].read_step()]
+        try:
+            return self._workers.read_step()
+        except LoaderError:
+            self._check_open()  # closed: that is why they ended
+            raise
 
     def _cut(self, examples: list[Example]) -> list[AnyBatch]:
         """Micro-batches; sums and counts make any cut exact."""
         if self.rows is not None:
             return self.rows(examples)
         return collate_evenly(examples, self.micro_batch_clips, self.tokenizer.pad_token_id)
-
-    def _draw(self, lane: int, step_objective: str | None, dropped: dict[str, int]) -> Example:
-        """The next usable clip of `lane`, as an example of its objective."""
-        for _ in range(2 * self.run_length + 1):
-            self._check_open()
-            epoch, position = map(int, self.places_L2[lane])
-            if position == self.run_length:
-                epoch, position = epoch + 1, 0
-            self.places_L2[lane] = epoch, position + 1
-            place = self.order.place(epoch, lane * self.run_length + position)
-            sample = self._sample(lane, *place)
-            key = (self.seed, epoch, sample.id)
-            try:
-                objective = step_objective or draw_objective(
-                    self.weights, available_objectives(sample, self.limits), *key
-                )
-                return make_example(
-                    sample,
-                    self.tokenizer,
-                    self.limits,
-                    objective,
-                    self.masking,
-                    random_generator(*key),
-                )
-            except ClipDropped as drop:
-                dropped[drop.reason] = dropped.get(drop.reason, 0) + 1
-        way_out = "look at what the shards hold and at data.limits.text"
-        lacking = OBJECTIVES[step_objective].stream if step_objective else None
-        if dropped.keys() == {f"no_{lacking}"}:
-            off = ", ".join(f"{n}: 0" for n in self.weights if OBJECTIVES[n].stream == lacking)
-            way_out = f"to train without {lacking}: 'objectives.weights={{{off}}}'"
-        raise LoaderError(
-            f"lane {lane}: {2 * self.run_length + 1} clips in a row cannot be used for "
-            f"{step_objective or 'any objective'} (passed over in this step: {dropped}); "
-            f"{way_out}, or use objectives.mixing=clip"
-        )
-
-    def _sample(self, lane: int, shard: int, clip: int) -> ClipSample:
-        """`clip` of `shard`, which stays decoded until the last lane that is in it moves on."""
-        left, self._lane_in[lane] = self._lane_in.get(lane, shard), shard
-        if left not in self._lane_in.values():
-            self._decoded.pop(left, None)
-        if shard not in self._decoded:
-            samples = []
-            for sample in self.clips.samples(shard, self.streams):
-                self._check_open()
-                samples.append(sample)
-            self._decoded[shard] = samples
-        return self._decoded[shard][clip]
 
     def _check_open(self) -> None:
         if self._closing.is_set():
@@ -303,6 +284,10 @@ class Loader:
 
         def fill() -> None:
             try:
+                if (
+                    self.pin_for is not None
+                ):  # a thread begins at GPU 0, and would take memory there
+                    torch.cuda.set_device(self.pin_for)
                 for item in self._stream():
                     ready.put(item)
                     self._room.acquire()
@@ -313,13 +298,18 @@ class Loader:
 
         self._thread = threading.Thread(target=fill, name="loader", daemon=True)
         self._thread.start()
-        atexit.register(self.close)  # for a user of this class who does not
         while True:
             item = ready.get()
             if isinstance(item, BaseException):
                 raise item
             self._room.release()
             yield item
+
+
+def _dealt(lanes: Sequence[int], workers: int) -> list[Sequence[int]]:
+    """The lanes of each reader; more workers than lanes have nothing to read."""
+    count = min(max(workers, 1), len(lanes))
+    return [lanes[n::count] for n in range(count)]
 
 
 def check_ranks(

@@ -9,40 +9,9 @@ import toys
 
 from data_pipeline.shards import ShardError
 from pretrain.data.clip_index import ClipIndex
-from pretrain.data.example import Limits
 from pretrain.data.loader import Loader, LoaderError
-from pretrain.data.masking import MaskingSettings
 from pretrain.model.batch import Batch
 from pretrain.objectives import OBJECTIVES
-
-from ..conftest import index_of
-
-WEIGHTS = {name: objective.weight for name, objective in OBJECTIVES.items()}
-
-
-@pytest.fixture
-def build(toy_folder, bert_tokenizer):
-    """A Loader of toy shards; keywords replace its arguments. Closed when the test ends."""
-    loaders = []
-
-    def build(folder=toy_folder, **changes) -> Loader:
-        arguments = {
-            "tokenizer": bert_tokenizer,
-            "limits": Limits(),
-            "masking": MaskingSettings(),
-            "batch_clips": 8,
-            "micro_batch_clips": 3,
-            "num_lanes": 4,
-            "weights": WEIGHTS,
-            "mixing": "clip",
-            "seed": 7,
-        }
-        loaders.append(Loader(index_of(folder), **(arguments | changes)))
-        return loaders[-1]
-
-    yield build
-    for loader in loaders:
-        loader.close()
 
 
 def fields_of(batch: Batch) -> dict[str, torch.Tensor]:
@@ -82,7 +51,8 @@ def test_an_epoch_gives_every_clip_once_and_the_next_another_order(build):
 
 def test_clips_left_over_differ_from_epoch_to_epoch(build):
     loader = build(batch_clips=9, num_lanes=9)  # 40 = 9 lanes x 4 + 4 left over
-    left = [{loader.order.place(epoch, at) for at in range(36, 40)} for epoch in range(6)]
+    order = loader.readers[0].order
+    left = [{order.place(epoch, at) for at in range(36, 40)} for epoch in range(6)]
     assert all(len(rest) == 4 for rest in left)
     assert len({frozenset(rest) for rest in left}) > 1
 
@@ -97,7 +67,8 @@ def test_a_shard_is_read_once_by_each_lane_that_needs_it(build, tmp_path, monkey
     monkeypatch.setattr(ClipIndex, "samples", lambda *a: read.append(a[1]) or real(*a))
     for rank in range(world_size):
         loader = build(folder, batch_clips=24, rank=rank, world_size=world_size)  # 6 clips a lane
-        _, ends_S = loader.order.shards(0)
+        (reader,) = loader.readers
+        shards_S, ends_S = reader.order.shards(0)
         needed = [
             set(np.searchsorted(ends_S, np.arange(12 * n, 12 * n + 12), "right"))
             for n in loader.lanes
@@ -105,9 +76,9 @@ def test_a_shard_is_read_once_by_each_lane_that_needs_it(build, tmp_path, monkey
         read.clear()
         for _ in range(2):
             loader.next_step()
-            assert len(loader._decoded) <= len(loader.lanes)
+            assert len(reader._decoded) <= len(loader.lanes)
         assert len(read) <= sum(map(len, needed))
-        assert set(read) == {loader.order.shards(0)[0][at] for lane in needed for at in lane}
+        assert set(read) == {shards_S[at] for lane in needed for at in lane}
 
 
 @pytest.mark.parametrize("mixing", ["clip", "step"])
