@@ -21,6 +21,7 @@ for a whole one.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -440,16 +441,23 @@ def _streams(fields: dict[str, bytes], passport: Passport, where: str) -> dict[s
 
 def _array(payload: bytes, expected: np.dtype, where: str) -> np.ndarray:
     """A writable copy of a version-1 npy. The length is checked before anything is allocated."""
-    file = io.BytesIO(payload)
+    begin = 10 + int.from_bytes(payload[8:10], "little")
     try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("not version 1.0")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = _header(payload[:begin])
     except ValueError as error:
         raise ShardError(f"{where} is no npy array: {error}") from error
     size = math.prod(shape) * dtype.itemsize
-    if dtype != expected or fortran or size != len(payload) - file.tell():
+    if dtype != expected or fortran or size != len(payload) - begin:
         raise ShardError(
-            f"{where}: {dtype} {shape} in {len(payload) - file.tell()} bytes is not as written here"
+            f"{where}: {dtype} {shape} in {len(payload) - begin} bytes is not as written here"
         )
-    return np.frombuffer(payload, dtype, offset=file.tell()).reshape(shape).copy()
+    return np.frombuffer(payload, dtype, offset=begin).reshape(shape).copy()
+
+
+@functools.lru_cache(maxsize=4096)  # parsing one takes numpy as long as all else of an array does
+def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns come first, and dtype. Raises ValueError."""
+    file = io.BytesIO(head)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("not version 1.0")
+    return np.lib.format.read_array_header_1_0(file)
