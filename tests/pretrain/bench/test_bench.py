@@ -10,6 +10,8 @@ import torch
 
 from pretrain.bench import __main__ as bench
 from pretrain.bench.clips import make_clips, real_share
+from pretrain.bench.growth import growth
+from pretrain.bench.host import host_rates
 from pretrain.bench.ladder import ladder
 from pretrain.bench.lengths import CAPPED, WHOLE, draw_lengths
 from pretrain.bench.models import SIZES, Size, build
@@ -52,6 +54,20 @@ def test_every_way_has_the_same_losses_and_gradients(clips):
         found[way.name] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     for name, grads in found.items():
         torch.testing.assert_close(grads, found["a"], rtol=1e-3, atol=1e-5, msg=f"{name} is not a")
+
+
+def test_the_host_is_measured_by_part(toy_folder, bert_tokenizer, tmp_path):
+    bert_tokenizer.save_pretrained(tmp_path)
+    rows = list(host_rates(toy_folder, str(tmp_path), batch_clips=8, workers=(), repeats=2))
+    assert {row.setting for row in rows} == {"tar", "samples", "lanes", "steps"}
+    share = {r.setting: r.median for r in rows if r.measure == "rate of the plain tar's"}
+    assert share["tar"] == 1 and all(value > 0 for value in share.values())
+
+
+def test_growth_has_a_line_for_each_size_and_length():
+    rows = list(growth(clips=1, repeats=1))
+    assert len({row.setting for row in rows}) == 6
+    assert {row.measure for row in rows} == {"ms a step", "GFLOP/s"}
 
 
 def test_windows_of_a_sorted_bucket_are_of_one_length():
