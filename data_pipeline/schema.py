@@ -195,6 +195,14 @@ class FeatureSpec:
         return (np.arange(num_rows) / self.rate_hz).astype(np.float32)
 
 
+def all_finite(values: np.ndarray) -> bool:
+    """Whether every value is a finite number. np.isfinite of float16 would be half of the time that
+    a shard is read in; as bits, without their sign, it is a fifth of that."""
+    if values.dtype != np.float16:
+        return bool(np.isfinite(values).all())
+    return bool((values.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
+
+
 Passport = dict[str, FeatureSpec]
 """Stream to how it was made."""
 
@@ -297,14 +305,14 @@ class ClipSample:
                 f"{where} is {values.dtype} {values.shape}, expected {spec.dtype} "
                 f"[N, {spec.width}], at least one row"
             )
-        if not np.isfinite(values).all():
+        if not all_finite(values):
             raise SchemaError(f"{where} holds values that are not finite")
         if seconds.dtype != np.float32 or seconds.shape != values.shape[:1]:
             raise SchemaError(
                 f"{where} has times of {seconds.dtype} {seconds.shape}, expected float32 "
                 f"[{len(values)}]"
             )
-        if not (np.diff(seconds) > 0).all():
+        if not (seconds[1:] > seconds[:-1]).all():
             raise SchemaError(f"{where}: its times do not increase")
         if spec.clock is None and not np.array_equal(seconds, spec.seconds(len(values))):
             raise SchemaError(

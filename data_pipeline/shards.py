@@ -36,7 +36,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data_pipeline.files.atomic import atomic_file, sync_folder
-from data_pipeline.files.weights import sha256_of
+from data_pipeline.files.tars import tar_members
 from data_pipeline.schema import (
     ClipSample,
     Passport,
@@ -327,19 +327,18 @@ def _samples(
     tar_path: Path, manifest: ShardManifest, passport: Passport, verify: bool
 ) -> Iterator[ClipSample]:
     """The samples of one tar, compared with its manifest."""
-    _check_bytes(tar_path, manifest, verify)
+    data = _checked_bytes(tar_path, manifest, verify)
     expected = iter(manifest.samples)
     count = 0
-    with tarfile.open(tar_path, mode="r:") as tar:
-        for sample_id, fields in _grouped(tar, tar_path, passport):
-            if sample_id != next(expected, None):
-                raise ShardError(f"{tar_path}: {sample_id!r} is not where the manifest has it")
-            where = f"{tar_path}: {sample_id}"
-            about = {} if manifest.beside else _read_about(sample_id, fields, where)
-            sample = ClipSample(id=sample_id, **about, streams=_streams(fields, passport, where))
-            sample.check(passport)
-            count += 1
-            yield sample
+    for sample_id, fields in _grouped(data, tar_path, passport):
+        if sample_id != next(expected, None):
+            raise ShardError(f"{tar_path}: {sample_id!r} is not where the manifest has it")
+        where = f"{tar_path}: {sample_id}"
+        about = {} if manifest.beside else _read_about(sample_id, fields, where)
+        sample = ClipSample(id=sample_id, **about, streams=_streams(fields, passport, where))
+        sample.check(passport)
+        count += 1
+        yield sample
     if count != manifest.num_samples:
         raise ShardError(f"{tar_path}: {count} samples, its manifest says {manifest.num_samples}")
 
@@ -351,46 +350,55 @@ def _open_manifest(tar_path: Path) -> ShardManifest:
         raise ShardError(f"{tar_path} has no manifest, so it is not done; {_AGAIN}") from None
 
 
-def check_size(tar_path: Path, manifest: ShardManifest) -> os.stat_result:
+def check_size(tar_path: Path, manifest: ShardManifest) -> None:
     """Raise ShardError for a tar that is gone, or not as long as its manifest says."""
     try:
-        stat = tar_path.stat()
+        _check_length(tar_path, tar_path.stat().st_size, manifest)
     except FileNotFoundError:
         raise ShardError(f"{tar_path} is gone, its manifest is there; {_AGAIN}") from None
-    if stat.st_size != manifest.num_bytes:
+
+
+def _check_length(tar_path: Path, num_bytes: int, manifest: ShardManifest) -> None:
+    if num_bytes != manifest.num_bytes:
         raise ShardError(
-            f"{tar_path} has {stat.st_size} bytes, its manifest says {manifest.num_bytes}: cut or "
+            f"{tar_path} has {num_bytes} bytes, its manifest says {manifest.num_bytes}: cut or "
             f"altered. Remove it and {_AGAIN}"
         )
-    return stat
 
 
-def _check_bytes(tar_path: Path, manifest: ShardManifest, verify: bool) -> None:
-    stat = check_size(tar_path, manifest)
+def _checked_bytes(tar_path: Path, manifest: ShardManifest, verify: bool) -> bytes:
+    """All of the tar, read once: what is hashed is what is given out."""
+    try:
+        with open(tar_path, "rb") as file:
+            stat, data = os.fstat(file.fileno()), file.read()
+    except FileNotFoundError:
+        raise ShardError(f"{tar_path} is gone, its manifest is there; {_AGAIN}") from None
+    _check_length(tar_path, len(data), manifest)
     key = (str(tar_path.resolve()), stat.st_size, stat.st_mtime_ns)
     if verify or key not in _verified:
-        found = sha256_of(tar_path)
+        found = hashlib.sha256(data).hexdigest()
         if found != manifest.sha256:
             raise ShardError(
                 f"{tar_path} has sha256 {found[:12]}..., its manifest says "
                 f"{manifest.sha256[:12]}...: altered. Remove it and {_AGAIN}"
             )
         _verified.add(key)
+    return data
 
 
 def _grouped(
-    tar: tarfile.TarFile, where: Path, passport: Passport
-) -> Iterator[tuple[str, dict[str, bytes]]]:
+    data: bytes, where: Path, passport: Passport
+) -> Iterator[tuple[str, dict[str, memoryview]]]:
     """Neighbouring members of one id, as field name to bytes."""
     times = {f"{name}{_TIMES}.npy" for name, spec in passport.items() if spec.clock == name}
     known = {"json", *(f"{name}.npy" for name in passport), *times}
     current, fields = None, {}
     try:
-        for member in tar:
-            sample_id, _, name = member.name.partition(".")
-            if not member.isreg() or "/" in member.name or name not in known:
+        for member, payload in tar_members(data):
+            sample_id, _, name = member.partition(".")
+            if payload is None or "/" in member or name not in known:
                 raise ShardError(
-                    f"{where}: member {member.name!r} is none of a sample's fields: "
+                    f"{where}: member {member!r} is none of a sample's fields: "
                     + ", ".join(sorted(known))
                 )
             if sample_id != current:
@@ -398,18 +406,18 @@ def _grouped(
                     yield current, fields
                 current, fields = sample_id, {}
             if name in fields:
-                raise ShardError(f"{where}: member {member.name!r} twice")
-            fields[name] = tar.extractfile(member).read()
+                raise ShardError(f"{where}: member {member!r} twice")
+            fields[name] = payload
     except tarfile.TarError as error:
         raise ShardError(f"{where} is no whole tar: {error}. Remove it and {_AGAIN}") from error
     if current is not None:
         yield current, fields
 
 
-def _read_about(sample_id: str, fields: dict[str, bytes], where: str) -> dict[str, Any]:
+def _read_about(sample_id: str, fields: dict[str, memoryview], where: str) -> dict[str, Any]:
     """text, words and meta of a sample."""
     try:
-        about: dict[str, Any] = json.loads(fields["json"])
+        about: dict[str, Any] = json.loads(bytes(fields["json"]))
         found = {name: about[name] for name in ("text", "words", "meta")}
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{where}: no readable json member: {error!r}. {_AGAIN}") from error
@@ -418,7 +426,7 @@ def _read_about(sample_id: str, fields: dict[str, bytes], where: str) -> dict[st
     return found
 
 
-def _streams(fields: dict[str, bytes], passport: Passport, where: str) -> dict[str, Stream]:
+def _streams(fields: dict[str, memoryview], passport: Passport, where: str) -> dict[str, Stream]:
     """The streams of one sample; those of one clock share their times."""
     values = {
         name: _array(fields[f"{name}.npy"], np.dtype(spec.dtype), f"{where}.{name}.npy")
@@ -439,11 +447,11 @@ def _streams(fields: dict[str, bytes], passport: Passport, where: str) -> dict[s
     return streams
 
 
-def _array(payload: bytes, expected: np.dtype, where: str) -> np.ndarray:
+def _array(payload: memoryview, expected: np.dtype, where: str) -> np.ndarray:
     """A writable copy of a version-1 npy. The length is checked before anything is allocated."""
     begin = 10 + int.from_bytes(payload[8:10], "little")
     try:
-        shape, fortran, dtype = _header(payload[:begin])
+        shape, fortran, dtype = _npy_header(bytes(payload[:begin]))
     except ValueError as error:
         raise ShardError(f"{where} is no npy array: {error}") from error
     size = math.prod(shape) * dtype.itemsize
@@ -454,10 +462,10 @@ def _array(payload: bytes, expected: np.dtype, where: str) -> np.ndarray:
     return np.frombuffer(payload, dtype, offset=begin).reshape(shape).copy()
 
 
-@functools.lru_cache(maxsize=4096)  # parsing one takes numpy as long as all else of an array does
-def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether columns come first, and dtype. Raises ValueError."""
-    file = io.BytesIO(head)
+@functools.lru_cache(maxsize=4096)  # numpy parses it as Python, 50 us; clips of a length share it
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran's order, and type."""
+    file = io.BytesIO(header)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not version 1.0")
     return np.lib.format.read_array_header_1_0(file)

@@ -18,6 +18,7 @@ from data_pipeline.schema import ClipSample, Stream
 from pretrain.data.collate import Example, ExampleFrames
 from pretrain.data.collate import collate as collate
 from pretrain.data.masking import IGNORED, ClipDropped, MaskingSettings, mask_spans, mask_words
+from pretrain.data.words import word_pieces
 from pretrain.model.batch import tick
 from pretrain.objectives import OBJECTIVES, Objective
 
@@ -172,15 +173,8 @@ def _pieces(
     """Ids with [CLS] and [SEP], and the word of each piece (-1: special)."""
     if not sample.words or not limits.reads("text"):
         return np.array([tokenizer.cls_token_id], dtype=np.int64), np.array([-1])
-    encoding = tokenizer(
-        sample.words, is_split_into_words=True, truncation=False, padding=False, verbose=False
-    )
-    ids = encoding["input_ids"]
-    # A transcript may hold "[SEP]" itself; a prompt does hold "[MASK]".
-    special = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id}
-    words = zip(ids, encoding.word_ids(), strict=True)
-    word_T = np.array([-1 if i in special or word is None else word for i, word in words])
-    num_pieces = len(ids) - 2
+    ids_T, word_T = word_pieces(tokenizer, sample.words)
+    num_pieces = len(ids_T) - 2
     room = limits.max_text_positions - 2
     if limits.text is not None:
         room = min(room, limits.text)
@@ -188,7 +182,7 @@ def _pieces(
         raise ClipDropped(
             "text_too_long", f"{sample.id} has {num_pieces} word pieces, the limit is {room}"
         )
-    return np.array(ids, dtype=np.int64), word_T
+    return ids_T, word_T
 
 
 def _check_reach(clip: str, name: str, stream: Stream, limits: Limits) -> None:
