@@ -18,6 +18,16 @@ PAGES = Path("docs/results/composed")
 RUN = "accelerate launch --quiet finetune/run.py --config configs/finetune/composed_"
 PRETRAIN = "bash launch/pretrain.sh --config configs/pretrain/composed.yaml"
 SHARES = (1.0, 0.6, 0.4, 0.2, 0.1, 0.02)
+SYSTEMS = {
+    "memobert, memobert_scratch, m3er": "'data.modalities=[text, face, speech]' "
+    "optim.precision=bf16",
+    "foal_net": "'data.modalities=[face, speech]' optim.precision=bf16",
+    "unimse": "'data.modalities=[text, face, speech]'",
+    "speech_resnet": "'data.modalities=[fbank]'",
+    "stories": "'data.modalities=[yamnet, sentence]'",
+    "face": "'data.modalities=[face]'",
+}
+"""Settings of configs/finetune/composed_systems.yaml to the streams that they read."""
 SHORT = "optim.steps=600 optim.warmup_steps=60"  # seven pretrainings are asked for
 ABLATIONS = {
     "all": "",
@@ -42,8 +52,10 @@ class Table:
     commands: tuple[str, ...]
     results: str
     """Folder of the finetuning whose table and rows the page takes."""
-    pairs: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[str, str], ...] = ()
     """Settings that are compared, the one expected to be better first."""
+    together: tuple[str, ...] = ()
+    """Settings of which every pair is compared, with p as Holm corrects it."""
     note: str = ""
     """What a reader of its figures must know."""
     passports: tuple[str, ...] = ()
@@ -135,6 +147,20 @@ TABLES = {
         pairs=tuple(("all", name) for name in ABLATIONS if name != "all")
         + (tuple(f"{name}_linear" for name in WITH_LINEAR),),
     ),
+    "systems": Table(
+        title="Every system on the same clips",
+        commands=tuple(
+            f"{RUN}systems.yaml 'settings=[{settings}]' {streams}"
+            for settings, streams in SYSTEMS.items()
+        ),
+        results="runs/composed/systems",
+        together=tuple(name for settings in SYSTEMS for name in settings.split(", ")),
+        note="What a system reads is part of it: the sound alone, the face alone, or all three. "
+        "What each knew before differs too: memobert and foal_net start from a pretraining on "
+        "other composed clips, speech_resnet, unimse and memobert_scratch from nothing, stories "
+        "and face read encoders that were trained on other sounds, sentences and faces. All are "
+        "small, for CPUs: nothing here ranks the published systems.",
+    ),
 }
 
 
@@ -179,6 +205,7 @@ def publish(name: str, table: Table, output: Path) -> str:
         "```sh\n" + "\n".join(table.commands) + "\n```",
         (results / "table.md").read_text(encoding="utf-8").strip(),
         *_verdicts(table, results),
+        *_together(name, table, output),
         *([table.note] if table.note else []),
     ]
     for picture in ("settings.png", "label_shares.png"):
@@ -204,6 +231,8 @@ def publish(name: str, table: Table, output: Path) -> str:
 
 def _verdicts(table: Table, results: Path) -> list[str]:
     """Of each pair, in each way that both were run; and what these tests are worth."""
+    if not table.pairs:
+        return []
     from finetune.compare.chosen import choose
     from finetune.compare.comparison import compare
     from finetune.runs.results import read_recipes, read_rows
@@ -223,6 +252,21 @@ def _verdicts(table: Table, results: Path) -> list[str]:
         "\n".join(f"- {comparison.verdict}" for comparison in found),
         "\n".join(f"Note: {note}." for note in notes),
     ]
+
+
+def _together(name: str, table: Table, output: Path) -> list[str]:
+    """Every pair's test, and the picture."""
+    from finetune.compare.chosen import choose
+    from finetune.compare.several import compare_several
+    from finetune.runs.results import write_csv
+
+    if not table.together:
+        return []
+    several = compare_several([choose(one, Path(table.results)) for one in table.together])
+    lines = several.lines()
+    write_csv(output / f"{name}_pairs.csv", list(lines[-1]), lines)
+    several.plot(output / f"{name}_pairs.png")
+    return ["## Is one better than the other?", several.text(), f"![]({name}_pairs.png)"]
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def test_its_commands_can_be_read_and_run_what_is_compared(name, root, monkeypat
             assert config.selection == "dev"
             settings |= set(config.settings)
     assert {setting for pair in table.pairs for setting in pair} <= settings
+    assert set(table.together) <= settings
 
 
 def test_a_page_holds_commands_table_verdicts_and_pictures(
@@ -69,6 +70,12 @@ def test_a_page_holds_commands_table_verdicts_and_pictures(
     assert "Note: there is" in text or "Note: with" in text
     assert "points of UA" in text and "Few clips." in text and "![](mine_settings.png)" in text
     for name in ("mine.csv", "mine_settings.png"):
+        assert (page.parent / name).stat().st_size > 100
+    both = ("pretrain_prompt", "pretrain_finetune")
+    table = Table(title="All", commands=(), results=str(out), together=both)
+    text = (tmp_path / "pages" / publish("all", table, tmp_path / "pages")).read_text()
+    assert "p by Holm" in text and "![](all_pairs.png)" in text
+    for name in ("all_pairs.csv", "all_pairs.png"):
         assert (page.parent / name).stat().st_size > 100
 
 
