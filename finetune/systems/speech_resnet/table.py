@@ -3,7 +3,7 @@
 What SpecAugment and transfer are worth, on RAVDESS and on EmoDB, judged on speakers that nobody
 learned from. It is a list of commands that a user could give, and a page made of what they leave;
 each goes on where it was, so a table that was stopped is given again. It goes seed by seed, all
-settings and folds of one before the next, and the page is written after each. About four hours
+settings and folds of one before the next, and the page is written after each. About three hours
 of one CPU core.
 """
 
@@ -108,8 +108,8 @@ def finetune_command(name: str, seeds: tuple[int, ...]) -> str:
         f"accelerate launch --quiet finetune/run.py --config {CONFIG} output={RUNS}/{name} "
         f"'data.shards=[{RUNS}/shards/{name}]' data.protocol={corpus.protocol} "
         f"'data.labels={corpus.labels}' {' '.join(own)} selection=dev "
-        f"eval_every_steps={corpus.steps // 4} optim.batch_size=16 save_recognizers=false "
-        f"'seeds={list(seeds)}'"
+        f"eval_every_steps={corpus.steps // 4} optim.batch_size=16 optim.precision=bf16 "
+        f"save_recognizers=false 'seeds={list(seeds)}'"
     )
 
 
