@@ -93,7 +93,7 @@ def look(config: PretrainConfig, *, rank: int, local_rank: int, host: str, launc
         if manifests is not None:
             passport = told("passport", lambda: _passport(config, manifests))
             found["clips"] = told("clips", lambda: _clips(config, manifests))
-        found["tar"] = told("tar", lambda: read_one_tar(folders, set(passport or {})))
+            found["tar"] = told("tar", lambda: read_one_tar(folders, set(passport or {})))
         found["checkpoint"] = told("checkpoint", lambda: checkpoint_seen(config, passport))
         if passport is not None:
             found["passport"] = _digest(passport_to_json(passport))

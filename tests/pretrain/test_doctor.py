@@ -375,7 +375,7 @@ def test_a_cut_tar_and_a_missing_folder_are_told(config, tmp_path):
     assert "altered" in seen_by(own).errors["tar"]
     os.truncate(shards / "000000.tar", 512)
     facts = seen_by(own)
-    assert "cut or altered" in facts.errors["tar"] and list(facts.errors) == ["tar"]
+    assert "cut or altered" in facts.errors["passport"] and list(facts.errors) == ["passport"]
     shutil.rmtree(shards)
     facts = seen_by(own)
     assert f"no folder {shards}" in facts.errors["shards"] and list(facts.errors) == ["shards"]
