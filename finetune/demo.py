@@ -36,7 +36,7 @@ from finetune.report import FinetuneReport, finetune_report
 from finetune.timeline.page import timeline_shown
 from finetune.timeline.recognition import read_faces
 from finetune.timeline.utterance import read_timeline
-from pretrain.report import PretrainReport, pretrain_report
+from pretrain.monitoring.report import PretrainReport, pretrain_report
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ASSETS / "samples"

@@ -171,7 +171,7 @@ def draw(path: Path, bins: dict[str, np.ndarray]) -> None:
     """How often it is right, by how sure it is; a point is at least MIN_CLIPS clips."""
     import matplotlib.pyplot as plt
 
-    from pretrain.report import save_picture
+    from pretrain.monitoring.report import save_picture
 
     figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)

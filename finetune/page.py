@@ -26,7 +26,7 @@ from data_pipeline.report import DataReport, data_report
 from finetune.report import FinetuneReport, JudgedClip, finetune_report
 from finetune.report.missing_modalities import COLUMNS as MISSING_COLUMNS
 from finetune.timeline.page import timeline_environment
-from pretrain.report import PretrainReport, pretrain_report
+from pretrain.monitoring.report import PretrainReport, pretrain_report
 from pretrain.runtime import git_commit
 
 KINDS = {

@@ -34,18 +34,18 @@ from pretrain.data.manifests import Manifests, read_manifests
 from pretrain.data.survey import RunClips, Survey, survey_shards
 from pretrain.engine.build import build_engine
 from pretrain.engine.protocol import Engine
-from pretrain.flops import encoder_flops, encoder_shape
 from pretrain.interrupt import asked_to_stop, saving_when_asked
-from pretrain.meter import Meter
-from pretrain.metrics import Metrics
+from pretrain.monitoring.flops import encoder_flops, encoder_shape
+from pretrain.monitoring.meter import Meter
+from pretrain.monitoring.metrics import Metrics
+from pretrain.monitoring.progress import progress_bar
+from pretrain.monitoring.trackers import check_trackers, open_trackers
+from pretrain.monitoring.validation import Validation
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.output import held_output
-from pretrain.progress import progress_bar
 from pretrain.runtime import Runtime, seed_rank
-from pretrain.trackers import check_trackers, open_trackers
 from pretrain.train import train
-from pretrain.validation import Validation
 
 MAY_CHANGE = ("model.attention", "model.dropout")
 """Settings of the model that leave its weights what they are; other ones, even of the same shapes,

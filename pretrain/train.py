@@ -29,12 +29,12 @@ from pretrain.divergence import Watch
 from pretrain.engine.protocol import Engine
 from pretrain.integrity import way_back
 from pretrain.interrupt import asked_to_stop
-from pretrain.meter import AMOUNTS, Meter
-from pretrain.metrics import Metrics, describe, objectives_line, words_line
+from pretrain.monitoring.meter import AMOUNTS, Meter
+from pretrain.monitoring.metrics import Metrics, describe, objectives_line, words_line
+from pretrain.monitoring.validation import Answers, Validation
 from pretrain.objectives import OBJECTIVES, squared_error
 from pretrain.optim import learning_rate
 from pretrain.runtime import Runtime
-from pretrain.validation import Answers, Validation
 
 LARGE_SQUARE = 4.0
 """Features of deviation 1 have 1. Beside speech states of about 10 WWMLM was found to learn
@@ -212,8 +212,8 @@ def _after_divergence(config: PretrainConfig, store: CheckpointStore) -> str:
 def _over_ranks(
     data: StepData, runtime: Runtime
 ) -> tuple[dict[str, int], dict[str, int], dict[str, int], bool]:
-    """Targets of each objective, amounts (pretrain.meter) and dropped clips of the step, and
-    whether it is the last one, since somebody asked; of all ranks.
+    """Targets of each objective, amounts (pretrain.monitoring.meter) and dropped clips of the step,
+    and whether it is the last one, since somebody asked; of all ranks.
 
     Numbers of the host, summed over the CPU's process group: the device is not waited for.
     """

@@ -24,7 +24,7 @@ from finetune.protocols import Protocol
 from finetune.runs.results import ResultsRow
 from finetune.timeline.utterance import Timeline
 from pretrain.config import PretrainConfig
-from pretrain.metrics import HELD_OUT, columns
+from pretrain.monitoring.metrics import HELD_OUT, columns
 
 REASON_CALLS = {"ClipRejected", "MediaError", "RowError", "StreamAbsent", "nobody", "reject"}
 """Calls whose first argument is a reject's reason."""

@@ -27,7 +27,7 @@ from finetune.compare.comparison import (
     share,
 )
 from finetune.compare.paired import Interval
-from pretrain.report import new_picture, save_picture
+from pretrain.monitoring.report import new_picture, save_picture
 
 BLUE, GREY = "#1f5fa8", "#8fa3bd"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline.markdown import markdown_table
 from finetune.runs.results import ResultsRow, write_csv, write_text
-from pretrain.report import new_picture, save_picture
+from pretrain.monitoring.report import new_picture, save_picture
 
 COLUMNS = ("Setting", "Sees", "WA", "UA", "Macro-F1", "Dev UA", "Runs")
 SCORES = ("wa", "ua", "macro_f1")

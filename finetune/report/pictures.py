@@ -12,7 +12,7 @@ from finetune.report.chance import Chance
 from finetune.report.missing_modalities import COLOURS
 from finetune.report.runs import folder_of, read_table
 from finetune.runs.results import ResultsRow
-from pretrain.report import new_picture, over_steps, save_picture
+from pretrain.monitoring.report import new_picture, over_steps, save_picture
 
 MEAN = "#1f5fa8"
 ORACLE = "test (oracle)"

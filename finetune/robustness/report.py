@@ -9,7 +9,7 @@ from data_pipeline.markdown import markdown_table
 from finetune.report.missing_modalities import COLOURS, draw_cases
 from finetune.robustness.judge import NOISY_SHARE, Line
 from finetune.runs.results import write_csv, write_text
-from pretrain.report import save_picture
+from pretrain.monitoring.report import save_picture
 
 CLIPS = (
     "the test clips of each recognizer's own run (predictions.csv beside it), which it was not "

@@ -2,7 +2,7 @@
 
 A step is forward and backward of 320 clips and one update, under bf16 autocast, from batches that
 are on the device. The peak is the card's dense bf16 one. Real positions alone count, in tokens and
-in arithmetic, which is that of the encoder (pretrain.flops).
+in arithmetic, which is that of the encoder (pretrain.monitoring.flops).
 """
 
 import math
@@ -19,7 +19,7 @@ from pretrain.bench.timing import by_turns
 from pretrain.bench.ways import Way, padded
 from pretrain.data.collate import Example
 from pretrain.data.packing import Rows, length_of
-from pretrain.flops import peak_tflops
+from pretrain.monitoring.flops import peak_tflops
 from pretrain.optim import build_adamw
 
 

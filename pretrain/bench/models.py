@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from pretrain.bench.clips import RATES_HZ, TARGET_WIDTHS, VOCABULARY, WIDTHS
-from pretrain.flops import encoder_flops
 from pretrain.model.memobert import MEmoBert
+from pretrain.monitoring.flops import encoder_flops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-import pretrain.report
+import pretrain.monitoring.report
 from data_pipeline.report import ClipPreview, DataReport, RejectRow, StageRow, YieldRow
 from finetune import demo
 from finetune.clips.labelled import DatasetError
 from finetune.report import FinetuneReport, JudgedClip
 from finetune.timeline.utterance import Timeline, Video
+from pretrain.monitoring.report import ObjectiveRow, PretrainReport, ReportError, pretrain_report
 from pretrain.objectives import OBJECTIVES
-from pretrain.report import ObjectiveRow, PretrainReport, ReportError, pretrain_report
 
 from .conftest import make_clips
 
@@ -178,14 +178,14 @@ def test_only_objectives_that_were_asked_have_a_curve_and_no_step_is_half_a_step
         tmp_path / "metrics.csv", index=False
     )
     ticks = []
-    save = pretrain.report.save_picture
+    save = pretrain.monitoring.report.save_picture
 
     def spy(figure: Figure, path: Path) -> Path:
         figure.canvas.draw()
         ticks.extend(figure.axes[0].get_xticks())
         return save(figure, path)
 
-    monkeypatch.setattr(pretrain.report, "save_picture", spy)
+    monkeypatch.setattr(pretrain.monitoring.report, "save_picture", spy)
     report = pretrain_report(tmp_path)
     assert [path.name for path in report.curves] == ["curve-wwmlm.png", "curve-span_mafr.png"]
     assert report.rows == [] and report.num_steps == 3

@@ -13,13 +13,13 @@ from pretrain.data.example import Limits, make_example
 from pretrain.data.masking import MaskingSettings, random_generator
 from pretrain.data.packing import Rows, join
 from pretrain.engine.torch_engine import TorchEngine
-from pretrain.meter import AMOUNTS, Meter
 from pretrain.model.attention import clipwise_attention, varlen_attention
 from pretrain.model.batch import AnyBatch, Segments
+from pretrain.monitoring.meter import AMOUNTS, Meter
+from pretrain.monitoring.validation import Validation
 from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, seed_everything, start
-from pretrain.validation import Validation
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_pipeline.config import ConfigError, load_config
 from pretrain.config import PretrainConfig
-from pretrain.metrics import Metrics
-from pretrain.trackers import check_trackers, open_trackers
+from pretrain.monitoring.metrics import Metrics
+from pretrain.monitoring.trackers import check_trackers, open_trackers
 
 
 @pytest.mark.parametrize(("last_step", "expected"), [(0, [0, 1, 2]), (1, [0, 1, 2])])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pretrain.bench.models import SIZES, build
-from pretrain.flops import encoder_flops, encoder_shape, peak_tflops
+from pretrain.monitoring.flops import encoder_flops, encoder_shape, peak_tflops
 
 
 def test_the_shape_is_read_off_the_encoder_and_the_bench_counts_alike():

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator  # noqa: E402
 
 from data_pipeline.errors import UserError
 from data_pipeline.files.atomic import atomic_file  # noqa: E402
-from pretrain.metrics import HELD_OUT  # noqa: E402
+from pretrain.monitoring.metrics import HELD_OUT  # noqa: E402
 from pretrain.objectives import OBJECTIVES, Objective  # noqa: E402
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pretrain.metrics import Metrics
-from pretrain.report import PretrainReport, pretrain_report
-from pretrain.validation import Answers
+from pretrain.monitoring.metrics import Metrics
+from pretrain.monitoring.report import PretrainReport, pretrain_report
+from pretrain.monitoring.validation import Answers
 
 
 def words(subset: str, loss: float, accuracy: float) -> Answers:

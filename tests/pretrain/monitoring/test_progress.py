@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pretrain.progress import progress_bar
+from pretrain.monitoring.progress import progress_bar
 from pretrain.runtime import RuntimeSettings, start
 
 

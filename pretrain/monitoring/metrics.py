@@ -1,5 +1,5 @@
 """What a run tells: a line every few steps, metrics.csv and validation.csv always, trackers
-(pretrain.trackers) on request."""
+(pretrain.monitoring.trackers) on request."""
 
 import csv
 import io
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.files.atomic import atomic_file
+from pretrain.monitoring.validation import Answers
 from pretrain.objectives import OBJECTIVES
-from pretrain.validation import Answers
 
 HELD_OUT = "step subset objective loss clips words word_accuracy piece_accuracy".split()
 """Columns of validation.csv."""

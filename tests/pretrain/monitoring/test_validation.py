@@ -13,11 +13,11 @@ from pretrain.data.example import Limits, make_example
 from pretrain.data.masking import MaskingSettings, random_generator
 from pretrain.data.packing import Rows
 from pretrain.model.batch import AnyBatch, Batch
+from pretrain.monitoring.validation import Answers, Validation, count_words
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import RuntimeSettings, seed_everything, start
-from pretrain.validation import Answers, Validation, count_words
 
-from .conftest import index_of
+from ..conftest import index_of
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import csv
 
 import pytest
 
-from pretrain.metrics import HELD_OUT, Metrics, columns, describe, words_line
-from pretrain.validation import Answers
+from pretrain.monitoring.metrics import HELD_OUT, Metrics, columns, describe, words_line
+from pretrain.monitoring.validation import Answers
 
 
 def read(folder, name: str = "metrics.csv") -> list[dict[str, str]]:

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from pretrain.meter import AMOUNTS, Meter
+from pretrain.monitoring.meter import AMOUNTS, Meter
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import RuntimeSettings, start
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pretrain.flops import peak_tflops
+from pretrain.monitoring.flops import peak_tflops
 from pretrain.objectives import OBJECTIVES
 from pretrain.runtime import Runtime
 
@@ -25,7 +25,7 @@ class Meter:
 
     Args:
         clip_norm: longer gradients are clipped.
-        flops: (tokens, squares) -> arithmetic of a step, see pretrain.flops.
+        flops: (tokens, squares) -> arithmetic of a step, see pretrain.monitoring.flops.
     """
 
     def __init__(
