@@ -32,8 +32,8 @@ class LoaderError(UserError):
 class LaneStep:
     """What some lanes give to one step."""
 
-    examples: dict[int, list[Example]]
-    """By lane."""
+    examples: list[Example]
+    """Lane after lane, the same number of each."""
     places: dict[int, tuple[int, int]]
     """Lane to its epoch and its position in the run, afterwards."""
     dropped: dict[str, int]
@@ -41,7 +41,7 @@ class LaneStep:
 
 
 class LaneReader:
-    """Reads `lanes`, step after step; the arguments are the Loader's."""
+    """Reads `lanes`, step after step; the other arguments are the Loader's."""
 
     def __init__(
         self,
@@ -71,9 +71,8 @@ class LaneReader:
         self.order = ClipOrder(clips.counts_S, seed, keep=2 * len(lanes))  # left and entered
         self.step = 0
         self.places = dict.fromkeys(lanes, (0, 0))
-        self.check_open: Callable[[], None] | None = None
-        """Called often; may raise, to end the reading."""
-        self._decoded: dict[int, list[ClipSample]] = {}
+        self.decoded: dict[int, list[ClipSample]] = {}
+        """Shard to its clips, of the shards that a lane is in."""
         self._lane_in: dict[int, int] = {}  # lane to the shard that it is in
 
     def start_at(self, step: int, places_L2: np.ndarray) -> None:
@@ -81,8 +80,9 @@ class LaneReader:
         self.step = step
         self.places = {lane: tuple(map(int, places_L2[lane])) for lane in self.lanes}
 
-    def read_step(self) -> LaneStep:
-        """What the lanes give to the next step.
+    def read_step(self, check_open: Callable[[], None] = lambda: None) -> LaneStep:
+        """What the lanes give to the next step; `check_open` is called often, and may raise to end
+        the reading.
 
         Raises LoaderError where a lane has no usable clip, and ShardError.
         """
@@ -90,23 +90,30 @@ class LaneReader:
         objective = None
         if self.mixing == "step":
             objective = draw_objective(self.weights, set(self.weights), self.seed, self.step)
-        examples = {
-            lane: [self._draw(lane, objective, dropped) for _ in range(self.clips_per_lane)]
+        examples = [
+            self._draw(lane, objective, dropped, check_open)
             for lane in self.lanes
-        }
+            for _ in range(self.clips_per_lane)
+        ]
         self.step += 1
         return LaneStep(examples=examples, places=dict(self.places), dropped=dropped)
 
-    def _draw(self, lane: int, step_objective: str | None, dropped: dict[str, int]) -> Example:
+    def _draw(
+        self,
+        lane: int,
+        step_objective: str | None,
+        dropped: dict[str, int],
+        check_open: Callable[[], None],
+    ) -> Example:
         """The next usable clip of `lane`, as an example of its objective."""
         for _ in range(2 * self.run_length + 1):
-            self._check_open()
+            check_open()
             epoch, position = self.places[lane]
             if position == self.run_length:
                 epoch, position = epoch + 1, 0
             self.places[lane] = epoch, position + 1
             place = self.order.place(epoch, lane * self.run_length + position)
-            sample = self._sample(lane, *place)
+            sample = self._sample(lane, *place, check_open)
             key = (self.seed, epoch, sample.id)
             try:
                 objective = step_objective or draw_objective(
@@ -122,30 +129,33 @@ class LaneReader:
                 )
             except ClipDropped as drop:
                 dropped[drop.reason] = dropped.get(drop.reason, 0) + 1
+        raise self._nothing_to_use(lane, step_objective, dropped)
+
+    def _nothing_to_use(
+        self, lane: int, step_objective: str | None, dropped: dict[str, int]
+    ) -> LoaderError:
         way_out = "look at what the shards hold and at data.limits.text"
         lacking = OBJECTIVES[step_objective].stream if step_objective else None
         if dropped.keys() == {f"no_{lacking}"}:
             off = ", ".join(f"{n}: 0" for n in self.weights if OBJECTIVES[n].stream == lacking)
             way_out = f"to train without {lacking}: 'objectives.weights={{{off}}}'"
-        raise LoaderError(
+        return LoaderError(
             f"lane {lane}: {2 * self.run_length + 1} clips in a row cannot be used for "
             f"{step_objective or 'any objective'} (passed over in this step: {dropped}); "
             f"{way_out}, or use objectives.mixing=clip"
         )
 
-    def _sample(self, lane: int, shard: int, clip: int) -> ClipSample:
+    def _sample(
+        self, lane: int, shard: int, clip: int, check_open: Callable[[], None]
+    ) -> ClipSample:
         """`clip` of `shard`, which stays decoded until the last lane that is in it moves on."""
         left, self._lane_in[lane] = self._lane_in.get(lane, shard), shard
         if left not in self._lane_in.values():
-            self._decoded.pop(left, None)
-        if shard not in self._decoded:
+            self.decoded.pop(left, None)
+        if shard not in self.decoded:
             samples = []
             for sample in self.clips.samples(shard, self.streams):
-                self._check_open()
+                check_open()
                 samples.append(sample)
-            self._decoded[shard] = samples
-        return self._decoded[shard][clip]
-
-    def _check_open(self) -> None:
-        if self.check_open is not None:
-            self.check_open()
+            self.decoded[shard] = samples
+        return self.decoded[shard][clip]

@@ -84,8 +84,8 @@ class Loader:
         rank, world_size: of this process.
         workers: processes that read the lanes, which `close` ends; 0 reads them here.
         prefetch_steps: prepared ahead by a thread, which `close` ends; the state is that of the
-            step handed out last. Workers are a step ahead of it besides.
-        pin_for: the GPU that the batches are for, which can then fetch them while it computes.
+            step handed out last.
+        pin_for: a GPU, for which the batches are put where it can fetch them while it computes.
 
     Raises LoaderError for numbers of lanes, ranks, clips or shards that do not fit together.
     """
@@ -225,19 +225,16 @@ class Loader:
 
     def _start(self) -> None:
         """The readers, where the stream stands."""
+        atexit.register(self.close)  # for a user of this class who does not
         for reader in self.readers:
             reader.start_at(self.step, self.places_L2)
-        atexit.register(self.close)  # for a user of this class who does not
         if self._workers is not None:
             self._workers.start()
-        else:
-            self.readers[0].check_open = self._check_open
 
     def _stream(self) -> Iterator[tuple[StepData, tuple[int, np.ndarray]]]:
         while True:
             parts = self._read()
-            of_lane = {lane: found for part in parts for lane, found in part.examples.items()}
-            examples = [example for lane in self.lanes for example in of_lane[lane]]
+            examples = self._in_order(parts)
             batches = self._cut(examples)
             if self.pin_for is not None:
                 batches = [batch.pin_memory() for batch in batches]
@@ -259,14 +256,23 @@ class Loader:
 
     def _read(self) -> list[LaneStep]:
         """What all readers give to the next step."""
-        self._check_open()
+        self._check_open()  # workers that were ended may have told steps before
         if self._workers is None:
-            return [self.readers[0].read_step()]
+            return [reader.read_step(self._check_open) for reader in self.readers]
         try:
             return self._workers.read_step()
         except LoaderError:
             self._check_open()  # closed: that is why they ended
             raise
+
+    def _in_order(self, parts: list[LaneStep]) -> list[Example]:
+        """Lane after lane, whoever read it."""
+        of_lane: dict[int, list[Example]] = {}
+        for reader, part in zip(self.readers, parts, strict=True):
+            for number, lane in enumerate(reader.lanes):
+                first = number * self.clips_per_lane
+                of_lane[lane] = part.examples[first : first + self.clips_per_lane]
+        return [example for lane in self.lanes for example in of_lane[lane]]
 
     def _cut(self, examples: list[Example]) -> list[AnyBatch]:
         """Micro-batches; sums and counts make any cut exact."""
@@ -307,7 +313,7 @@ class Loader:
 
 
 def _dealt(lanes: Sequence[int], workers: int) -> list[Sequence[int]]:
-    """The lanes of each reader; more workers than lanes have nothing to read."""
+    """The lanes of each reader; more workers than lanes would have nothing to read."""
     count = min(max(workers, 1), len(lanes))
     return [lanes[n::count] for n in range(count)]
 

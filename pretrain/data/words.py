@@ -22,14 +22,15 @@ def word_pieces(
     tokenizer: PreTrainedTokenizerBase, words: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids [T] int64 with [CLS] and [SEP], and the index of each piece's word; -1: special."""
-    if not _cuts_words_alone(tokenizer):
+    ends = _ends(tokenizer)
+    if ends is None:
         return by_the_clip(tokenizer, words)
-    ids, word_of = [tokenizer.cls_token_id], [-1]
+    ids, word_of = [ends[0]], [-1]
     for number, word in enumerate(words):
         pieces, ordinary = _of_one(tokenizer, word)
         ids += pieces
         word_of += [number if one else -1 for one in ordinary]
-    return np.array([*ids, tokenizer.sep_token_id]), np.array([*word_of, -1])
+    return np.array([*ids, ends[1]]), np.array([*word_of, -1])
 
 
 def by_the_clip(
@@ -57,8 +58,15 @@ def _of_one(
 
 
 @lru_cache(maxsize=8)
-def _cuts_words_alone(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether it is BERT's, for which a word's pieces do not depend on the words beside it."""
+def _ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int] | None:
+    """[CLS] and [SEP] of a BERT, for which a word's pieces do not depend on the words beside it;
+    None of another kind of tokenizer."""
     parts = tokenizer.backend_tokenizer
-    kinds = (parts.normalizer, BertNormalizer), (parts.pre_tokenizer, BertPreTokenizer)
-    return isinstance(parts.model, WordPiece) and all(isinstance(p, kind) for p, kind in kinds)
+    kinds = (
+        (parts.model, WordPiece),
+        (parts.normalizer, BertNormalizer),
+        (parts.pre_tokenizer, BertPreTokenizer),
+    )
+    if not all(isinstance(part, kind) for part, kind in kinds):
+        return None
+    return tokenizer.cls_token_id, tokenizer.sep_token_id

@@ -15,6 +15,7 @@ from data_pipeline.schema import (
     SchemaError,
     ShardManifest,
     Stream,
+    all_finite,
     check_id,
     check_passport,
     clip_id,
@@ -193,3 +194,12 @@ def test_a_manifest_survives_json_and_a_newer_one_is_refused():
             ShardManifest.from_json(altered, "m.json")
     with pytest.raises(SchemaError, match="bad feature passport"):
         passport_from_json(None)
+
+
+def test_finite_is_what_numpy_says_of_every_float16():
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    found = [all_finite(value[None]) for value in every]
+    assert found == np.isfinite(every).tolist()
+    strided = np.ones((6, 4), np.float16)[::2, 1:3]
+    assert all_finite(strided) and all_finite(strided[:0])
+    assert not all_finite(np.array([1, np.nan], np.float32))

@@ -76,7 +76,7 @@ def test_a_shard_is_read_once_by_each_lane_that_needs_it(build, tmp_path, monkey
         read.clear()
         for _ in range(2):
             loader.next_step()
-            assert len(reader._decoded) <= len(loader.lanes)
+            assert len(reader.decoded) <= len(loader.lanes)
         assert len(read) <= sum(map(len, needed))
         assert set(read) == {shards_S[at] for lane in needed for at in lane}
 

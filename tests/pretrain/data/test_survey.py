@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from data_pipeline.shards import write_shard
 from pretrain.config import DataSettings
 from pretrain.data.survey import RunClips, Survey, survey_shards
 from pretrain.runtime import RuntimeSettings, start
+from pretrain.scaling import draw_counts, write_manifests
 
 
 @pytest.fixture
@@ -55,6 +57,18 @@ def test_none_held_out(folder):
     found = survey(folder, validation_share=0.0)
     assert len(found.clips.held_out) == 0 and found.clips.train.num_clips == 30
     assert found.held_out == "0 clips of 0 video files held out"
+
+
+def test_what_a_clip_takes_of_memory(tmp_path):
+    """200 MB for a million while rank 0 looks, 20 MB of what it keeps: no object for a clip."""
+    write_manifests(tmp_path, draw_counts(20_000, 80))
+    survey(tmp_path)  # what a first call leaves for good
+    tracemalloc.start()
+    found = survey(tmp_path)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.clips.train.num_clips + found.clips.held_out.num_clips == 20_000
+    assert peak < 20_000 * 200 and kept < 20_000 * 20
 
 
 def test_one_shard_in_two_places_is_refused(folder, tmp_path):

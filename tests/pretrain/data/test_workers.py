@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -14,6 +15,7 @@ import toys
 
 from data_pipeline.shards import ShardError
 from pretrain.data.loader import LoaderError
+from pretrain.data.packing import Rows
 
 from .test_loader import same
 
@@ -24,13 +26,13 @@ def steps(loader, count):
     return [loader.next_step() for _ in range(count)]
 
 
-@pytest.mark.parametrize("mixing", ["clip", "step"])
-def test_steps_are_those_without_workers_and_so_is_the_way_back(build, mixing):
-    alone = build(mixing=mixing)
+@pytest.mark.parametrize(("mixing", "rows"), [("step", None), ("clip", Rows(tokens=600, clips=5))])
+def test_steps_are_those_without_workers_and_so_is_the_way_back(build, mixing, rows):
+    alone = build(mixing=mixing, rows=rows)
     expected = steps(alone, 13)
-    loader = build(mixing=mixing, workers=3, prefetch_steps=2)
+    loader = build(mixing=mixing, rows=rows, workers=3, prefetch_steps=2)
     first = steps(loader, 7)
-    again = build(mixing=mixing, workers=1, prefetch_steps=0)
+    again = build(mixing=mixing, rows=rows, workers=1, prefetch_steps=0)
     again.load_state_dict(loader.state_dict())
     for found, step in zip([*first, *steps(again, 6)], expected, strict=True):
         assert same(found.batches, step.batches)
@@ -54,8 +56,23 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(build):
     loader.next_step()
     worker = (set(multiprocessing.active_children()) - before).pop()
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(LoaderError, match="exit code -9 .killed, perhaps for its memory.*workers"):
+    with pytest.raises(
+        LoaderError, match="exit code -9 .killed, often for its memory.*data.workers"
+    ):
         steps(loader, 20)
+
+
+def test_closed_with_steps_that_were_not_fetched_thread_and_workers_have_ended(build):
+    """What a worker told before it was ended is still in its socket, and must not be waited on."""
+    before = set(multiprocessing.active_children())
+    loader = build(workers=1, prefetch_steps=1)
+    loader.next_step()
+    thread = next(t for t in threading.enumerate() if t.name == "loader")
+    thread.join(1)  # it waits for room, and the worker to be asked
+    loader.close()
+    assert not thread.is_alive() and set(multiprocessing.active_children()) == before
+    with pytest.raises(RuntimeError, match="closed"):
+        loader.next_step()
 
 
 def test_what_asks_a_run_to_stop_is_not_for_its_workers(build):
