@@ -4,10 +4,10 @@
     python -m pretrain.bench --clips 64 --repeats 5 --csv docs/results/pretrain_bench.csv
     python -m pretrain.bench --part host --shards runs/composed/pool --workers 1 2
 
-On a CPU four parts: clips a second of packed rows against three ways to pad; the encoder's
-arithmetic against torch.mm; how a step grows; with `--shards`, what the host reads, masks and
-packs. What is compared runs by turns. Where there is a GPU, a ladder of models on it instead. It
-needs torch, transformers and numpy, no more.
+On a CPU: clips a second of packed rows against three ways to pad; the encoder's arithmetic against
+torch.mm; how a step grows; what the host reads, masks and packs; what a step waits for it; a start
+on a million clips. What is compared runs by turns. Where there is a GPU, a ladder of models on it
+instead. The ladder and the first three need torch, transformers and numpy, no more.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pretrain.bench.products import against_mm
 from pretrain.bench.results import Row, as_markdown, hardware, write_csv
 from pretrain.bench.speed import clips_a_second
 
-PARTS = ("clips", "products", "growth", "host", "all")
+PARTS = ("clips", "products", "growth", "host", "waiting", "start", "all")
 CAPS = {"capped": CAPPED, "whole": WHOLE}
 
 
@@ -89,9 +89,17 @@ def _on_cpu(options: argparse.Namespace) -> Iterator[Row]:
     if options.part in ("growth", "all"):
         torch.set_num_threads(options.threads)
         yield from growth(options.clips // 4, options.repeats)
-    if options.shards is not None:
-        from pretrain.bench.host import host_rates  # reads shards, which needs more packages
+    if options.part in ("host", "waiting", "start", "all"):
+        yield from _of_the_host(options)
 
+
+def _of_the_host(options: argparse.Namespace) -> Iterator[Row]:
+    """Parts that read shards or their manifests, which takes more packages."""
+    from pretrain.bench.host import host_rates
+    from pretrain.bench.start import start_up
+    from pretrain.bench.waiting import waiting
+
+    if options.part in ("host", "all"):
         yield from host_rates(
             options.shards,
             options.text_checkpoint,
@@ -99,6 +107,10 @@ def _on_cpu(options: argparse.Namespace) -> Iterator[Row]:
             tuple(options.workers),
             options.repeats,
         )
+    if options.part in ("waiting", "all"):
+        yield from waiting(SIZES[options.size], options.batch_clips // 2, options.repeats)
+    if options.part in ("start", "all"):
+        yield from start_up(options.repeats)
 
 
 def _on_gpu(options: argparse.Namespace) -> Iterator[Row]:
@@ -112,7 +124,7 @@ def _on_gpu(options: argparse.Namespace) -> Iterator[Row]:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(
         "python -m pretrain.bench",
-        "Speed of pretraining: packed rows against padded batches, the encoder against torch.mm.",
+        "Speed of pretraining: packed rows, the encoder, growth, the host, a start; or a GPU.",
         "python -m pretrain.bench --part clips --clips 64 --repeats 5",
     )
     parser.add_argument("--part", choices=PARTS, default="all")
@@ -122,7 +134,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-clips", type=int, default=32, help="of a padded batch")
     parser.add_argument("--row-tokens", type=int, default=4096, help="at most, of a packed row")
     parser.add_argument("--threads", type=int, default=1, help="of part clips")
-    parser.add_argument("--shards", type=Path, help="of part host, which is left out without")
+    parser.add_argument(
+        "--shards", type=Path, help="of part host: a folder, in place of clips that are made"
+    )
     parser.add_argument("--workers", type=int, nargs="*", default=[1], help="of part host")
     parser.add_argument(
         "--text-checkpoint",
@@ -135,8 +149,6 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         "--csv", type=Path, default=Path("runs/pretrain_bench.csv"), help="where the numbers go"
     )
     options = parser.parse_args(argv)
-    if options.part == "host" and options.shards is None:
-        raise BenchError("--part host reads shards; give --shards FOLDER, such as runs/shards")
     if min(options.repeats, options.batch_clips) < 1 or options.clips % options.batch_clips:
         raise BenchError(
             f"--clips {options.clips} --batch-clips {options.batch_clips} --repeats "

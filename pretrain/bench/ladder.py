@@ -1,4 +1,4 @@
-"""Part 3, on a GPU: tokens a second, share of the peak and memory, by model size and batching.
+"""On a GPU: tokens a second, share of the peak and memory, by model size and batching.
 
 A step is forward and backward of 320 clips and one update, under bf16 autocast, from batches that
 are on the device. The peak is the card's dense bf16 one. Real positions alone count, in tokens and

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipeline.shards import list_shards, load_passport, read_shard
 from pretrain.bench import __main__ as bench
+from pretrain.bench import host, shards, start
 from pretrain.bench.clips import make_clips, real_share
-from pretrain.bench.growth import growth
-from pretrain.bench.host import host_rates
 from pretrain.bench.ladder import ladder
 from pretrain.bench.lengths import CAPPED, WHOLE, draw_lengths
 from pretrain.bench.models import SIZES, Size, build
 from pretrain.bench.ways import padded, ways, windows
 from pretrain.data.packing import length_of
+from pretrain.data.words import word_pieces
 from pretrain.objectives import OBJECTIVES
 
 TOY = Size(name="toy", width=24, layers=2, heads=2)
@@ -54,20 +55,6 @@ def test_every_way_has_the_same_losses_and_gradients(clips):
         found[way.name] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     for name, grads in found.items():
         torch.testing.assert_close(grads, found["a"], rtol=1e-3, atol=1e-5, msg=f"{name} is not a")
-
-
-def test_the_host_is_measured_by_part(toy_folder, bert_tokenizer, tmp_path):
-    bert_tokenizer.save_pretrained(tmp_path)
-    rows = list(host_rates(toy_folder, str(tmp_path), batch_clips=8, workers=(), repeats=2))
-    assert {row.setting for row in rows} == {"tar", "samples", "lanes", "steps"}
-    share = {r.setting: r.median for r in rows if r.measure == "rate of the plain tar's"}
-    assert share["tar"] == 1 and all(value > 0 for value in share.values())
-
-
-def test_growth_has_a_line_for_each_size_and_length():
-    rows = list(growth(clips=1, repeats=1))
-    assert len({row.setting for row in rows}) == 6
-    assert {row.measure for row in rows} == {"ms a step", "GFLOP/s"}
 
 
 def test_windows_of_a_sorted_bucket_are_of_one_length():
@@ -110,18 +97,57 @@ def test_the_ladder_runs_and_says_what_failed(monkeypatch):
     assert rows()[-1].measure == "packed, filled, compiled: failed, OutOfMemoryError"
 
 
-def test_the_command_leaves_a_table_and_a_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SIZES", {"small": TOY, "base": TOY})
+@pytest.fixture
+def toy_sizes(monkeypatch):
+    """Of all that the command measures."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("small", "base"):
+        monkeypatch.setitem(SIZES, name, TOY)
+    monkeypatch.setattr(host, "MADE_CLIPS", 64)
+    monkeypatch.setattr(start, "CLIPS", 2000)
+    monkeypatch.setattr(start, "SHARDS", 20)
+
+
+@pytest.mark.parametrize(
+    ("part", "measures"),
+    [
+        ("clips", ["packed: clips/s", "packed / c, wall time"]),
+        ("products", ["share, cpu time"]),
+        ("growth", ["ms a step", "GFLOP/s"]),
+        ("waiting", ["fetched / there, wall time"]),
+        pytest.param(
+            "host",
+            ["clips/s of CPU time", "rate of the plain tar's, wall time"],
+            marks=pytest.mark.slow,  # workers import torch for seconds
+        ),
+        pytest.param(
+            "start", ["s, rank 0 to its index", "MB, rank 0 at its peak"], marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_the_command_leaves_a_table_and_a_page(tmp_path, toy_sizes, capsys, part, measures):
     small = ["--clips", "8", "--batch-clips", "4", "--row-tokens", "700", "--repeats", "2"]
-    assert bench.main([*small, "--csv", str(tmp_path / "deep/found.csv")]) == 0
+    assert bench.main([*small, "--part", part, "--csv", str(tmp_path / "deep/found.csv")]) == 0
     with open(tmp_path / "deep/found.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    measures = {row["measure"] for row in rows}
-    assert {"a: clips/s", "packed / c, wall time", "share, cpu time"} <= measures
+    assert set(measures) <= {row["measure"] for row in rows}
     assert all(float(row["least"]) <= float(row["median"]) <= float(row["most"]) for row in rows)
     assert all("torch" in row["hardware"] for row in rows)
-    assert "| packed: clips/s |" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert all(f"| {measure} |" in page for measure in measures)
+
+
+def test_made_shards_are_shards_of_melds_lengths(tmp_path):
+    shards.make_shards(tmp_path, 24)
+    tars = list_shards(tmp_path)
+    samples = [sample for tar in tars for sample in read_shard(tar)]
+    assert len(tars) == shards.SHARDS and load_passport(tmp_path) == shards.passport()
+    lengths = draw_lengths(WHOLE, 24, seed=2)
+    for sample, (pieces, faces, states) in zip(samples, lengths.tolist(), strict=True):
+        ids_T, _ = word_pieces(shards.word_tokenizer(), sample.words)
+        assert len(ids_T) == max(pieces, 3)
+        found = [len(sample.streams[name]) for name in ("face", "face_probs", "speech")]
+        assert found == [faces, faces, states]
 
 
 def test_options_that_leave_nothing_are_told(capsys):

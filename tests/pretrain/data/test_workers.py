@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import psutil
 import pytest
@@ -14,18 +15,21 @@ import torch
 import toys
 
 from data_pipeline.shards import ShardError
+from pretrain.config import DataSettings
 from pretrain.data.loader import LoaderError
 from pretrain.data.packing import Rows
+from pretrain.run import num_workers
 
 from .test_loader import same
 
-pytestmark = pytest.mark.slow  # a process imports torch for seconds
+slow = pytest.mark.slow  # a process imports torch for seconds
 
 
 def steps(loader, count):
     return [loader.next_step() for _ in range(count)]
 
 
+@slow
 @pytest.mark.parametrize(("mixing", "rows"), [("step", None), ("clip", Rows(tokens=600, clips=5))])
 def test_steps_are_those_without_workers_and_so_is_the_way_back(build, mixing, rows):
     alone = build(mixing=mixing, rows=rows)
@@ -41,6 +45,7 @@ def test_steps_are_those_without_workers_and_so_is_the_way_back(build, mixing, r
     assert places[0] == places[1]
 
 
+@slow
 def test_more_workers_than_lanes_are_not_started(build):
     loader = build(workers=9, rank=1, world_size=2)
     before = set(multiprocessing.active_children())
@@ -50,6 +55,7 @@ def test_more_workers_than_lanes_are_not_started(build):
     assert set(multiprocessing.active_children()) == before
 
 
+@slow
 def test_a_worker_that_is_killed_ends_the_run_with_a_message(build):
     before = set(multiprocessing.active_children())
     loader = build(workers=2, prefetch_steps=1)
@@ -62,6 +68,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(build):
         steps(loader, 20)
 
 
+@slow
 def test_closed_with_steps_that_were_not_fetched_thread_and_workers_have_ended(build):
     """What a worker told before it was ended is still in its socket, and must not be waited on."""
     before = set(multiprocessing.active_children())
@@ -75,6 +82,7 @@ def test_closed_with_steps_that_were_not_fetched_thread_and_workers_have_ended(b
         loader.next_step()
 
 
+@slow
 def test_what_asks_a_run_to_stop_is_not_for_its_workers(build):
     before = set(multiprocessing.active_children())
     loader = build(workers=1)
@@ -85,6 +93,7 @@ def test_what_asks_a_run_to_stop_is_not_for_its_workers(build):
     steps(loader, 5)
 
 
+@slow
 def test_an_altered_shard_stops_the_run_with_the_same_message(build, tmp_path):
     folder = toys.write_shards(tmp_path / "s", [toys.numbered(n) for n in range(8)], 2)
     with open(folder / "000001.tar", "r+b") as tar:
@@ -117,6 +126,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@slow
 def test_a_run_that_is_killed_leaves_no_worker(build, tmp_path):
     """Workers find out by themselves: nobody is there to end them."""
     run = tmp_path / "run.py"
@@ -142,3 +152,22 @@ def test_the_thread_that_pins_takes_its_own_gpu(build, monkeypatch):
     loader = build(prefetch_steps=1, pin_for=torch.device("cuda", 3))
     loader.next_step()
     assert seen == [torch.device("cuda", 3)]
+
+
+@pytest.mark.parametrize(
+    ("device", "said", "cores", "gpus", "ranks", "expected"),
+    [
+        ("cpu", None, 64, 0, 1, 0),
+        ("cpu", 3, 1, 0, 1, 3),
+        ("cuda", None, 64, 8, 8, 4),
+        ("cuda", None, 16, 8, 16, 1),  # two machines: 8 ranks share the cores of one
+        ("cuda", None, 8, 1, 8, 4),  # a task with a GPU and cores of its own
+        ("cuda", None, 1, 1, 1, 0),
+        ("cuda", 0, 64, 8, 8, 0),
+    ],
+)
+def test_how_many_workers_a_rank_has(monkeypatch, device, said, cores, gpus, ranks, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    runtime = types.SimpleNamespace(device=torch.device(device), world_size=ranks)
+    assert num_workers(DataSettings(workers=said), runtime) == expected
