@@ -209,7 +209,7 @@ def publish(name: str, table: Table, output: Path) -> str:
         *([table.note] if table.note else []),
     ]
     for picture in ("settings.png", "label_shares.png"):
-        if (results / picture).is_file():
+        if (results / picture).is_file() and not table.together:  # which has a picture of its own
             (output / f"{name}_{picture}").write_bytes((results / picture).read_bytes())
             parts.append(f"![]({name}_{picture})")
     for folder in map(Path, table.passports):

@@ -56,7 +56,7 @@ def test_each_kind_of_run_has_its_page_and_a_folder_of_runs_has_one(
 ) -> None:
     shown = {
         extraction: ["toy-001", "What the samples hold"],
-        pretraining: ["2 steps", "No losses of held-out clips", "Loss curve of an objective"],
+        pretraining: ["2 steps", "No losses of held-out clips", "A curve over the steps"],
         finetuning: ["Pretrain+Prompt", "Chance", "75.0%", "toy-s0-000"],
     }
     for folder, texts in shown.items():
