@@ -26,6 +26,7 @@ LETTERS = (
 )
 
 _SILENCE = ("sil", "sp")
+_ALIGN_UNITS = 25_000  # of an .align file, in a second
 _SPEAKER_FOLDER = re.compile(r"s\d{1,2}")
 
 
@@ -85,19 +86,26 @@ def sentence(name: str) -> list[str]:
 
 def align_words(path: Path) -> list[str]:
     """The words of an .align file, silences left out; ValueError when it is none."""
-    words = []
+    return [word for _, _, word in align_spans(path)]
+
+
+def align_spans(path: Path) -> list[tuple[float, float, str]]:
+    """Start and end, in seconds, of each word of an .align file, silences left out; ValueError when
+    it is none."""
+    spans = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip():
                 start, end, word = line.split()
                 if int(end) < int(start):
                     raise ValueError(f"{word!r} ends before it starts")
-                words += [word] if word not in _SILENCE else []
+                if word not in _SILENCE:
+                    spans.append((int(start) / _ALIGN_UNITS, int(end) / _ALIGN_UNITS, word))
     except ValueError as error:
         raise ValueError(f"{path.name} is no alignment (start end word): {error}") from error
-    if not words:
+    if not spans:
         raise ValueError(f"{path.name} holds no word")
-    return words
+    return spans
 
 
 def _align_of(speaker: str, found: list[Path]) -> Path | None:

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipeline.command_line import command_parser, run_command
-from data_pipeline.corpora.grid import sentence, sentence_name
+from data_pipeline.corpora.grid import align_spans, sentence, sentence_name
 from data_pipeline.errors import UserError
 from data_pipeline.faces.crops import aligned_crop
 from data_pipeline.faces.finder import FaceFinder, TrackedFace
@@ -37,8 +37,6 @@ COMMAND = (
 KEPT = Path("runs/lip_probe")
 WORDS = {"preposition": 2, "letter": 3, "digit": 4}
 """To their place in the sentence."""
-ALIGN_UNITS = 25_000
-"""Of an .align file, in a second."""
 MARGIN = 0.08
 """Seconds before and after a word: lips move before they sound."""
 NUM_TIMES, FOLDS, NUM_RESAMPLES = 8, 5, 2000
@@ -92,11 +90,13 @@ def between(wanted_K: np.ndarray, seconds_F: np.ndarray, values_FD: np.ndarray) 
 
 def word_spans(path: Path) -> np.ndarray:
     """[W, 2] seconds of the words of WORDS. Raises UserError for a file that has not six words."""
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    said = [line for line in lines if len(line) == 3 and line[2] not in ("sil", "sp")]
+    try:
+        said = align_spans(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if len(said) != 6:
         raise UserError(f"{path} has {len(said)} words; expected the six of a GRID sentence")
-    return np.array([[int(x) / ALIGN_UNITS for x in said[at][:2]] for at in WORDS.values()])
+    return np.array([said[at][:2] for at in WORDS.values()])
 
 
 def look(clip: Path, align: Path, finder: FaceFinder, encoder: ExpressionEncoder) -> Seen | None:
