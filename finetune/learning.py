@@ -24,6 +24,7 @@ from data_pipeline.command_line import command_parser, run_command, run_shell
 from data_pipeline.errors import UserError
 from data_pipeline.markdown import markdown_table
 from data_pipeline.paths import new_file_argument
+from finetune.benchmark import ABLATIONS
 
 if TYPE_CHECKING:
     from finetune.compare.paired import Interval, PairedUnits
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 COMMAND = "python -m finetune.learning"
 RUNS = Path("runs/learning")
 SEEDS = (1, 2, 3)
-RANDOM = " ".join(
-    f"masking.ratios.{name}=0.5" for name in ("span_mafr", "span_mvfr", "span_mvfc_kl")
-)
 BASE = "as it is"
 
 
@@ -49,10 +47,8 @@ class Way:
 WAYS = {
     BASE: Way(told="all objectives in a step, dice, spans of 3, packed rows", changes=""),
     "one objective a step": Way(told="drawn by weight", changes="objectives.mixing=step"),
-    "always masked": Way(told="without dice", changes="masking.dice=false"),
-    "random frames": Way(
-        told="half of them, one by one", changes=f"masking.span_length=1 {RANDOM}"
-    ),
+    "always masked": Way(told="without dice", changes=ABLATIONS["always_masked"]),
+    "random frames": Way(told="half of them, one by one", changes=ABLATIONS["random_frames"]),
     "padded": Way(told="no packing", changes="data.packing=none"),
 }
 POSITIONS = {"composed": ("real times", "seconds"), "grid": ("places", "index")}
