@@ -7,7 +7,7 @@ below 0.05 is a hint, no proof (Dietterich 1998).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,23 @@ class Comparison:
     """Score to the standard deviations of A and B over runs, as in table.csv."""
     clips: dict[int, PairedClips]
     """Seed to the test of the clips of all its folds together."""
-    notes: list[str]
+    of_tests: list[str]
+    """What a reader must know of the tests."""
+    differences: dict[str, tuple[Any, Any]]
+    """In what A and B differ beside their names."""
+
+    @property
+    def notes(self) -> list[str]:
+        """All that a reader must know."""
+        return [*self.of_tests, *self.unlike()]
+
+    def unlike(self, shown: Collection[str] = ()) -> list[str]:
+        """In words, `differences` but those that are `shown` elsewhere."""
+        return [
+            f"they differ in {what}: {a} and {b}"
+            for what, (a, b) in self.differences.items()
+            if what not in shown
+        ]
 
     @property
     def verdict(self) -> str:
@@ -162,9 +178,10 @@ def compare(a: Chosen, b: Chosen) -> Comparison:
         units=units,
         sd=sd,
         clips=clips,
-        notes=[],
+        of_tests=[],
+        differences=_differences(a, b),
     )
-    found.notes.extend(_notes(a, b, keys, found, repeated))
+    found.of_tests.extend(_notes(a, b, keys, found, repeated))
     return found
 
 
@@ -211,7 +228,7 @@ def _over_clips(a: Chosen, b: Chosen, keys: Sequence[Key]) -> tuple[dict[int, Pa
 def _notes(
     a: Chosen, b: Chosen, keys: Sequence[Key], found: Comparison, repeated: int
 ) -> list[str]:
-    """What a reader must know of the tests, and in what A and B differ beside their names."""
+    """What a reader must know of the tests."""
     notes = []
     ua = found.units["ua"]
     if found.over == "runs" and found.num_seeds > 1:
@@ -233,17 +250,22 @@ def _notes(
             notes.append(f"left out, since the other has no such run: {x.name}, {_told(left)}")
     if repeated:
         notes.append(f"{repeated} clips are test clips of several folds and count as often")
-    first, second = (next(iter(x.row_of.values())) for x in (a, b))
-    for what in ("modalities", "selection", "train_on", "label_share"):
-        of_a, of_b = getattr(first, what), getattr(second, what)
-        if of_a != of_b:
-            notes.append(f"they differ in {what}: {of_a} and {of_b}")
     rows = [x.row_of[key] for x in (a, b) for key in keys]
     if any(row.selection == "oracle" for row in rows):
         notes.append("a step was chosen on the test clips themselves: no honest number")
     if any(row.shared_speakers for row in rows):
         notes.append("training and test may share speakers: mechanics, not accuracy")
     return notes
+
+
+def _differences(a: Chosen, b: Chosen) -> dict[str, tuple[Any, Any]]:
+    """By column of a results row, of the settings that make A and B unlike."""
+    first, second = (next(iter(x.row_of.values())) for x in (a, b))
+    pairs = {
+        what: (getattr(first, what), getattr(second, what))
+        for what in ("modalities", "selection", "train_on", "label_share")
+    }
+    return {what: pair for what, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _counted(number: int, noun: str) -> str:

@@ -157,9 +157,11 @@ def compare_several(chosen: Sequence[Chosen]) -> Several:
     ]
     same.sort(key=lambda x: -float(np.mean([row.ua for row in x[1].row_of.values()])))
     pairs = {(i, j): compare(same[i][1], same[j][1]) for i, j in combinations(range(len(same)), 2)}
-    notes = [note for found in pairs.values() for note in found.notes]
-    # A line of the table says which streams; a note for every pair would say it again.
-    notes = [note for note in notes if not note.startswith("they differ in modalities")]
+    notes = [
+        note
+        for found in pairs.values()
+        for note in (*found.of_tests, *found.unlike(shown=("modalities",)))  # in the first table
+    ]
     notes += [
         f"left out, since not all have such a run: {len(x.row_of) - len(keys)} runs of {x.name}"
         for x in chosen
