@@ -42,12 +42,32 @@ MARGIN = 0.08
 NUM_TIMES, FOLDS, NUM_RESAMPLES = 8, 5, 2000
 COMPONENTS = (20, 40, 80, 160)
 """Of what is seen of a word; an inner search chooses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a probe is given of a clip."""
+
+    told: str
+    array: str
+    """Of `Seen`."""
+    every_frame: bool = False
+    """25 a second; those that extraction takes otherwise, 10 a second."""
+    is_picture: bool = True
+    """Whose light is taken out."""
+
+
+FACE = {"array": "face_FD", "is_picture": False}
 VIEWS = {
-    "face": "expression features, 10 a second: what the model gets",
-    "face25": "expression features, 25 a second",
-    "crops25": "the aligned crops that these are made of, 25 a second",
-    "mouth": "pictures of the mouth, 10 a second",
-    "mouth25": "pictures of the mouth, 25 a second",
+    "face": View(told="expression features, 10 a second: what the model gets", **FACE),
+    "face25": View(told="expression features, 25 a second", every_frame=True, **FACE),
+    "crops25": View(
+        told="the aligned crops that these are made of, 25 a second",
+        array="crops_FHW",
+        every_frame=True,
+    ),
+    "mouth": View(told="pictures of the mouth, 10 a second", array="mouth_FHW"),
+    "mouth25": View(told="pictures of the mouth, 25 a second", array="mouth_FHW", every_frame=True),
 }
 
 
@@ -67,11 +87,11 @@ class Seen:
 
     def view(self, name: str, word: str) -> np.ndarray:
         """[K * D]: at NUM_TIMES times from before the word to after it, frames between them."""
-        of_view = {"face": self.face_FD, "crops": self.crops_FHW, "mouth": self.mouth_FHW}
-        taken_F = np.ones_like(self.is_tick_F) if name.endswith("25") else self.is_tick_F
-        values_FD = of_view[name.removesuffix("25")][taken_F].reshape(taken_F.sum(), -1)
+        view = VIEWS[name]
+        taken_F = np.ones_like(self.is_tick_F) if view.every_frame else self.is_tick_F
+        values_FD = getattr(self, view.array)[taken_F].reshape(taken_F.sum(), -1)
         values_FD = values_FD.astype(np.float32)
-        if not name.startswith("face"):  # of a picture the light is taken out
+        if view.is_picture:
             values_FD -= values_FD.mean(1, keepdims=True)
             values_FD /= values_FD.std(1, keepdims=True) + 1
         start, end = self.spans_W2[list(WORDS).index(word)]
@@ -200,7 +220,8 @@ def page_of(found: list[Seen]) -> str:
         for word in WORDS
     }
     rows = [
-        (told, *(_percent(right[view, word]) for word in WORDS)) for view, told in VIEWS.items()
+        (view.told, *(_percent(right[name, word]) for word in WORDS))
+        for name, view in VIEWS.items()
     ]
     common = [np.unique(truth[word], return_counts=True)[1].max() / len(found) for word in WORDS]
     rows.append(("(always the most common word)", *(f"{100 * share:.1f}" for share in common)))
