@@ -6,7 +6,8 @@ bounded by asking: a process reads a step when it is asked for one, and is asked
 
 Arrays are not sent: they are written once into memory of their own, whose file descriptor goes
 through the socket, and the batch is put together from there. Memory that both sides let go of is
-gone, so that nothing is left behind by a process that is killed.
+gone, so that nothing is left behind by a process that is killed. What is pickled goes between a
+process and its own child alone; no file is read so.
 
 A process that dies, or meets an error, ends the run with one message; none outlives the run.
 """

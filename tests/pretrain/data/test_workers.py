@@ -91,6 +91,7 @@ def test_what_asks_a_run_to_stop_is_not_for_its_workers(build):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         os.kill(worker.pid, number)
     steps(loader, 5)
+    assert worker.is_alive()
 
 
 @slow
