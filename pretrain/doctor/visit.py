@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from pretrain.doctor.page import page
 from pretrain.runtime import find_ranks, meeting_place
 
 LEAVE_SECONDS = 10.0
-"""The leader, who holds the meeting, waits so long for the others to have heard the end."""
+"""The leader waits so long for the others, at the end."""
 
 
 def visit(config: PretrainConfig, launcher: str) -> bool:
@@ -123,16 +124,26 @@ def _room(config: PretrainConfig, leader: Facts) -> Iterator[Finding]:
 
 
 def _agree(meeting: Meeting, failed: bool) -> bool:
-    """The leader's word on it; it holds the meeting until the others have heard."""
+    """The leader's word on it, once all have come to their end; it holds the meeting until they
+    have heard. From here on nobody hears TERM: srun sends it to all at the first bad end, and it
+    would give the others another exit code than 2."""
+    if meeting.world_size > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if meeting.missed:
         return True
     try:
+        _all_say(meeting, "ended")
         failed = meeting.from_leader("failed", lambda: failed)
+        _all_say(meeting, "heard")
     except MeetingError:
         return True
-    if not meeting.leads:
-        meeting.post(f"heard/{meeting.rank}", True)
-        return failed
-    with contextlib.suppress(MeetingError):  # one has gone before: the page says so
-        meeting.gather("heard", True, LEAVE_SECONDS)
     return failed
+
+
+def _all_say(meeting: Meeting, name: str) -> None:
+    """Give `name`; the leader waits a while for all of them."""
+    if not meeting.leads:
+        meeting.post(f"{name}/{meeting.rank}", True)
+        return
+    with contextlib.suppress(MeetingError):  # one has gone before: the page says so
+        meeting.gather(name, True, LEAVE_SECONDS)

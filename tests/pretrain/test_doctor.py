@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -333,7 +334,12 @@ def test_without_rank_0_a_node_speaks_for_itself(monkeypatch, config, tmp_path, 
         monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
     for name, value in {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert visit(config(tmp_path / "run"), "hand")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert visit(config(tmp_path / "run"), "hand")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # the others' ends change nothing
+    finally:
+        signal.signal(signal.SIGTERM, before)
     told = capfd.readouterr().out
     assert f"rank 1 on {socket.gethostname()} did not reach the others, rank 0 at 127.0.0.1" in told
     assert "holds 4 shards" in told and told.count("doctor of") == 1
