@@ -222,8 +222,6 @@ def _part(name: str, folder: Path) -> list[str]:
 
 
 def _verdicts(found: "list[Comparison]") -> list[str]:
-    return [
-        "### Is one better than the other?",
-        "\n".join(f"- {comparison.verdict}" for comparison in found),
-        "\n".join(f"Note: {n}." for n in dict.fromkeys(n for c in found for n in c.notes)),
-    ]
+    notes = [f"Note: {note}." for note in dict.fromkeys(n for c in found for n in c.notes)]
+    verdicts = [f"- {comparison.verdict}" for comparison in found]
+    return ["### Is one better than the other?", "\n".join(verdicts), *notes]
