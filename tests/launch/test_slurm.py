@@ -348,9 +348,11 @@ def test_two_pipelines_at_once_and_again(root, cluster, tmp_path):
     jobs = [dict(re.findall(r"^(\w+) +(\d+)", lines, re.MULTILINE)) for lines in told]
     assert [*jobs[0]] == ["extract", "summary", "pretrain", "finetune", "collect"]
     assert "waits for pretrain" in told[0].splitlines()[3]
-    said = submit(outputs[0])  # whose extraction may have ended by now
+    cluster.call("scontrol", "hold", jobs[0]["finetune"])  # whatever comes before it may have ended
+    said = submit(outputs[0])
     assert said.count("is queued already") + said.count("is done") == 5
-    assert "is queued with other words" in submit(outputs[0], "pretrain.settings=[]", fails=True)
+    assert "is queued with other words" in submit(outputs[0], "finetune.settings=[]", fails=True)
+    cluster.call("scontrol", "release", jobs[0]["finetune"])
     for output, of_run in zip(outputs, jobs, strict=True):
         state = cluster.wait(of_run["collect"], seconds=600)
         logs = "".join(path.read_text()[-800:] for path in sorted(output.glob("jobs/*.log")))
