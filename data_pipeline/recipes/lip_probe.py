@@ -242,7 +242,6 @@ def page_of(found: list[Seen]) -> str:
             markdown_table(("seen", *WORDS), rows),
             "Differences in points, over the same clips:",
             markdown_table(("", *WORDS), apart),
-            READING,
         ]
     )
 
@@ -253,25 +252,6 @@ def _percent(value_N: np.ndarray) -> str:
     drawn = rng.integers(0, len(value_N), (NUM_RESAMPLES, len(value_N)))
     low, high = np.percentile(value_N[drawn].mean(1), (2.5, 97.5))
     return f"{100 * value_N.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-READING = """\
-## What to take from it
-
-- **Lips are in the features that the model gets**: a third of the letters, nine of ten digits.
-  That pretraining on GRID names 6 and 9 % of them by the face ([masked words](pairing_grid.md))
-  is not for want of information in the stream. The probe is told when the word is said and learns
-  nothing else; the model has 900 steps from new weights, must find the frames of a word by
-  itself, and nearly always has the speech beside, which tells more.
-- **Some is lost**, more for letters than for digits: pictures of the mouth at the same rate tell
-  9 points more letters; at 25 a second, 20 more. Half of that is the rate: a letter has two or
-  three frames at 10 a second.
-- **The network loses little**: of the crops that it sees the features keep all but 3 points of
-  letters (not shown) and of digits. The crops are of the whole face, 48 pixels wide; the mouth's
-  are finer.
-- Who wants words from faces adds a stream of mouths at the video's rate, not another expression
-  encoder. One speaker, seen in training and test: of other people a linear probe would tell
-  less."""
 
 
 def main(argv: list[str] | None = None) -> int:
