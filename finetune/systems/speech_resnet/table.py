@@ -3,7 +3,7 @@
 What SpecAugment and transfer are worth, on RAVDESS and on EmoDB, judged on speakers that nobody
 learned from. It is a list of commands that a user could give, and a page made of what they leave;
 each goes on where it was, so a table that was stopped is given again. It goes seed by seed, all
-settings and folds of one before the next, and the page is written after each. About three hours
+settings and folds of one before the next, and the page is written after each. About four hours
 of one CPU core.
 """
 
