@@ -234,6 +234,25 @@ def read_shard(
         one.check_end()
 
 
+def verify_shard(tar_path: str | Path, streams: Collection[str] = ()) -> int:
+    """Compare the bytes of a shard, and of those of `streams` that were added to it, with their
+    manifests: what read_shard does before its first sample, with nothing parsed or kept.
+
+    Returns the bytes that were read. Raises ShardError.
+    """
+    tar_path, num_bytes = Path(tar_path), 0
+    added = (tar_path.with_suffix(f".{name}.tar") for name in sorted(streams))
+    for path in (tar_path, *(path for path in added if path.with_suffix(".json").is_file())):
+        manifest = _open_manifest(path)
+        check_size(path, manifest)
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            digest = hashlib.file_digest(file, "sha256")
+        _check_digest(path, stat, digest.hexdigest(), manifest)
+        num_bytes += stat.st_size
+    return num_bytes
+
+
 def added_tar(tar_path: Path, stream: str) -> Path:
     """Where a stream that was added to a shard lies. Raises ShardError when it is not there."""
     path = tar_path.with_suffix(f".{stream}.tar")
@@ -374,16 +393,24 @@ def _checked_bytes(tar_path: Path, manifest: ShardManifest, verify: bool) -> byt
     except FileNotFoundError:
         raise ShardError(f"{tar_path} is gone, its manifest is there; {_AGAIN}") from None
     _check_length(tar_path, len(data), manifest)
-    key = (str(tar_path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if verify or key not in _verified:
-        found = hashlib.sha256(data).hexdigest()
-        if found != manifest.sha256:
-            raise ShardError(
-                f"{tar_path} has sha256 {found[:12]}..., its manifest says "
-                f"{manifest.sha256[:12]}...: altered. Remove it and {_AGAIN}"
-            )
-        _verified.add(key)
+    if verify or _key(tar_path, stat) not in _verified:
+        _check_digest(tar_path, stat, hashlib.sha256(data).hexdigest(), manifest)
     return data
+
+
+def _check_digest(
+    tar_path: Path, stat: os.stat_result, sha256: str, manifest: ShardManifest
+) -> None:
+    if sha256 != manifest.sha256:
+        raise ShardError(
+            f"{tar_path} has sha256 {sha256[:12]}..., its manifest says "
+            f"{manifest.sha256[:12]}...: altered. Remove it and {_AGAIN}"
+        )
+    _verified.add(_key(tar_path, stat))
+
+
+def _key(tar_path: Path, stat: os.stat_result) -> tuple[str, int, int]:
+    return str(tar_path.resolve()), stat.st_size, stat.st_mtime_ns
 
 
 def _grouped(

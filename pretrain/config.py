@@ -112,6 +112,9 @@ class DataSettings:
     """Most clips held out."""
     validation_shards: list[PathText] = field(default_factory=list)
     """Folders with the held-out clips, in place of a share of `shards`."""
+    verify: bool = True
+    """Read every shard once before the first step, each rank its part, so that a flipped bit ends a
+    run when it starts and not hours later. false: when a shard is first read."""
     workers: NonNegativeInt | None = None
     """Processes of a rank that read and mask its clips; 0 does so in the thread below. null: on a
     GPU up to 4, as the rank has cores, and on a CPU none. The clips and masks are the same."""

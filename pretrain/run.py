@@ -6,6 +6,7 @@ pretrain(config, start(config.run))
 import contextlib
 import functools
 import os
+import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from pretrain.config import DataSettings, PretrainConfig
 from pretrain.data.loader import Loader
 from pretrain.data.manifests import Manifests, read_manifests
 from pretrain.data.survey import RunClips, Survey, survey_shards
+from pretrain.data.verify import verify_shards
 from pretrain.engine.build import build_engine
 from pretrain.engine.protocol import Engine
 from pretrain.interrupt import asked_to_stop, saving_when_asked
@@ -129,7 +131,21 @@ def _clips(config: PretrainConfig, runtime: Runtime) -> tuple[RunClips, Survey |
     runtime.on_every_rank(lambda: _check_folders(folders))
     survey = runtime.on_main(lambda: survey_shards(config.data, _streams(config)))
     arrays = runtime.from_main(survey.clips.to_arrays() if survey else None)
-    return RunClips.from_arrays(arrays), survey
+    clips = RunClips.from_arrays(arrays)
+    if config.data.verify:
+        _verify(clips, _streams(config), runtime)
+    return clips, survey
+
+
+def _verify(clips: RunClips, streams: set[str], runtime: Runtime) -> None:
+    """Every rank its part of the shards; where one is bad, all ranks end."""
+    begin, indices = time.perf_counter(), [clips.train, clips.held_out]
+    read = runtime.on_every_rank(
+        lambda: verify_shards(indices, streams, runtime.rank, runtime.world_size)
+    )
+    total = int(runtime.sum_over_ranks(torch.tensor(read)))
+    seconds = time.perf_counter() - begin
+    runtime.log.info(f"{total / 1e6:.1f} MB of shards are as written; read in {seconds:.1f} s")
 
 
 def shards_passport(config: PretrainConfig) -> Passport:

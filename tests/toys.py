@@ -127,6 +127,13 @@ def write_shards(folder: Path, clips: list[ClipSample], num_shards: int) -> Path
     return folder
 
 
+def flip_bit(path: Path, at: int = 2000) -> None:
+    """Of one byte, as a disk or a copy does it."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
 def add_stream(
     folder: Path,
     spec: FeatureSpec,

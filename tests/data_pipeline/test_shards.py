@@ -25,6 +25,7 @@ from data_pipeline.shards import (
     load_passport,
     read_manifest,
     read_shard,
+    verify_shard,
     write_shard,
 )
 
@@ -126,9 +127,7 @@ def test_a_cut_tar_gives_no_sample_at_all(tmp_path):
 def test_an_altered_byte_is_found_on_first_opening(tmp_path):
     write(tmp_path, [make_sample(n) for n in range(2)])
     tar = tmp_path / "000000.tar"
-    data = bytearray(tar.read_bytes())
-    data[5000] ^= 1
-    tar.write_bytes(data)
+    toys.flip_bit(tar)
     with pytest.raises(ShardError, match="sha256"):
         next(read_shard(tar))
 
@@ -233,6 +232,21 @@ def test_an_added_stream_is_joined_by_id_and_the_shard_stays_as_it_is(tmp_path):
     assert load_passport(tmp_path) == PASSPORT
     both = load_passport(tmp_path, ["speech", "fbank", "eeg"])
     assert both == {"speech": PASSPORT["speech"], **FBANK}
+
+
+def test_verified_are_the_bytes_of_a_shard_and_of_the_streams_that_are_asked_for(tmp_path):
+    samples = [make_sample(n) for n in range(4)]
+    add(tmp_path, map(fbank_of, samples), write(tmp_path, samples).sha256)
+    tar, added = tmp_path / "000000.tar", tmp_path / "000000.fbank.tar"
+    assert verify_shard(tar, ["face", "eeg"]) == tar.stat().st_size
+    assert verify_shard(tar, ["fbank"]) == tar.stat().st_size + added.stat().st_size
+    toys.flip_bit(added)
+    verify_shard(tar, ["face"])
+    with pytest.raises(ShardError, match="000000.fbank.tar has sha256"):
+        verify_shard(tar, ["fbank"])
+    toys.flip_bit(tar)
+    with pytest.raises(ShardError, match="000000.tar has sha256"):
+        verify_shard(tar)
 
 
 def test_a_stream_that_nobody_added_says_how(tmp_path):

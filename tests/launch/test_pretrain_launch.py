@@ -346,14 +346,14 @@ def test_a_full_disk_under_the_state_of_two_ranks_is_one_message(
     [
         ("few", "1 shards for 2 ranks; extract again with fewer clips a shard"),
         ("cut", "000001.tar has 1000 bytes, its manifest says"),
-        ("flipped", "000001.tar has sha256"),
+        ("flipped", "rank 1: "),
         ("foreign", "(read by "),
     ],
 )
 def test_shards_that_two_ranks_cannot_use_are_refused_by_one_message(
     overrides, launch, tmp_path, harm, words
 ):
-    """Before a step is taken. A flipped bit is found by the rank that is about to read it."""
+    """Before a model is built. A flipped bit is found by the rank that verifies the shard."""
     mine, output = tmp_path / "shards", tmp_path / "run"
     clips = [toys.numbered(number) for number in range(40)]
     toys.write_shards(mine, clips, 1 if harm == "few" else 2)
@@ -365,10 +365,11 @@ def test_shards_that_two_ranks_cannot_use_are_refused_by_one_message(
         for path in mine.glob("*.json"):
             path.write_text(path.read_text().replace("f" * 64, "e" * 64))
     elif harm != "few":
-        for path in mine.glob("*.tar") if harm == "flipped" else [mine / "000001.tar"]:
-            content = bytearray(path.read_bytes())
-            content[2000] ^= 1
-            path.write_bytes(content if harm == "flipped" else content[:1000])
+        tar = mine / "000001.tar"
+        if harm == "flipped":
+            toys.flip_bit(tar)
+        else:
+            tar.write_bytes(tar.read_bytes()[:1000])
     metrics = output / "metrics.csv"
     before = metrics.read_text() if harm == "foreign" else ""
     done = launch(*command)
@@ -376,10 +377,8 @@ def test_shards_that_two_ranks_cannot_use_are_refused_by_one_message(
     told = done.stdout + done.stderr
     assert told.count("pretrain: ") == 1, told
     assert words in told
-    assert metrics.exists() == (harm in ("flipped", "foreign"))
-    if harm == "flipped":
-        assert losses(output) == [] and not (output / "checkpoints/latest").exists()
-    elif harm == "foreign":
+    assert metrics.exists() == (harm == "foreign")
+    if harm == "foreign":
         assert metrics.read_text() == before
 
 
