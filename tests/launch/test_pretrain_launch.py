@@ -346,7 +346,7 @@ def test_a_full_disk_under_the_state_of_two_ranks_is_one_message(
     [
         ("few", "1 shards for 2 ranks; extract again with fewer clips a shard"),
         ("cut", "000001.tar has 1000 bytes, its manifest says"),
-        ("flipped", "rank 1: "),
+        ("flipped", "000001.tar has sha256"),
         ("foreign", "(read by "),
     ],
 )
