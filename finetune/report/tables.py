@@ -273,8 +273,14 @@ def _notes(
     for what, name in (("fold_file_sha256", "fold files"), ("data_sha256", "shards")):
         if len({getattr(row, what) for row in shown}) > 1:
             notes.append(f"the settings were run on different {name} and cannot be compared")
+    modalities = {s: rows[0].modalities for s, rows in groups.items()}
+    if len(set(modalities.values())) > 1:
+        each = "; ".join(f"{s}: {read}" for s, read in modalities.items())
+        notes.append(
+            f"the settings read different modalities ({each}), so that they differ in what they "
+            "are told as well as in what they make of it"
+        )
     facts = {
-        "run on different modalities": {s: rows[0].modalities for s, rows in groups.items()},
         "run on different classes": {s: ", ".join(recipes[s].classes) for s in groups},
         "given their step by different splits": {
             s: rows[0].selection for s, rows in groups.items()

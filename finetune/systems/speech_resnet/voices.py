@@ -62,8 +62,8 @@ def read_voices(config: SpeakerConfig) -> Voices:
     speakers = sorted(counts.keys() - rare - set(config.leave_out))
     if len(speakers) < 2:
         raise UserError(
-            f"{len(speakers)} speakers to tell apart ({', '.join(speakers) or 'none'}), and at "
-            f"least two are needed: of {len(clips)} clips with {config.stream} and a speaker, "
+            f"speakers to tell apart: {', '.join(speakers) or 'none'}; at least two are needed. "
+            f"Of {len(clips)} clips with {config.stream} and a speaker, "
             f"{len(rare)} speakers have fewer than min_clips={config.min_clips}, "
             f"{len(config.leave_out)} are in leave_out, and {nameless} clips name none; give "
             "shards of more people, or fill the column `speaker` of the clip table"
