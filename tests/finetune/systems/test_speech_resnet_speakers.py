@@ -77,7 +77,11 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_never_was(
 @pytest.mark.parametrize(
     ("voices", "settings", "message"),
     [
-        (dict(num_speakers=1, per_speaker=9), [], "speakers to tell apart: toy/0; at least two are needed"),
+        (
+            dict(num_speakers=1, per_speaker=9),
+            [],
+            "speakers to tell apart: toy/0; at least two are needed",
+        ),
         (dict(num_speakers=3, per_speaker=2), [], "3 speakers have fewer than min_clips=4"),
         (
             dict(num_speakers=2, per_speaker=6),
