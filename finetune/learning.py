@@ -3,8 +3,8 @@
 What the ways to pretrain are worth that this project or its paper chose: several objectives in a
 step or one, a task that is sometimes left out (dice) or never, spans of three masked frames or
 single ones, packed rows or padded ones (which must not matter), real times or places of frames. On
-the composed pool, by the prompt that is finetuned on a tenth of the labels, and on GRID, by the
-masked words that the model names. It is a list of commands that a user could give, and a page made
+the composed pool, by held-out masked words and by the prompt that is finetuned on a tenth of the
+labels, and on GRID, by the masked words that the model names. It is a list of commands that a user could give, and a page made
 of what they leave; each goes on where it was, so a study that was stopped is given again. The unit
 is a pretraining: three seeds of each, from the same number of clips. Hours of two CPU cores.
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 COMMAND = "python -m finetune.learning"
 RUNS = Path("runs/learning")
 SEEDS = (1, 2, 3)
+STEPS = 400
+"""Of the composed pool's pretrainings."""
 BASE = "as it is"
 
 
@@ -72,8 +74,9 @@ def composed_commands(way: str) -> list[str]:
     for seed in SEEDS:
         folder = folder_of("composed", way) / f"seed-{seed}"
         commands += [
-            "bash launch/pretrain.sh --config configs/pretrain/composed.yaml optim.steps=600 "
-            f"optim.warmup_steps=60 run.seed={seed} run.output={folder}/pretrain "
+            "bash launch/pretrain.sh --config configs/pretrain/composed.yaml "
+            f"optim.steps={STEPS} optim.warmup_steps={STEPS // 10} run.validate_every={STEPS} "
+            f"run.seed={seed} run.output={folder}/pretrain "
             f"{ways_of('composed')[way].changes}".strip(),
             "accelerate launch --quiet finetune/run.py --config "
             "configs/finetune/composed_settings.yaml 'settings=[pretrain_prompt]' label_share=0.1 "
@@ -109,27 +112,50 @@ def composed_scores(way: str) -> np.ndarray:
     return np.array(scores)
 
 
+def composed_words(way: str) -> np.ndarray:
+    """[S] share of the held-out masked words that are named right, with all that a clip has.
+    Raises UserError where it was not run."""
+    scores = []
+    for seed in SEEDS:
+        path = folder_of("composed", way) / f"seed-{seed}/pretrain/validation.csv"
+        wanted = (str(STEPS), "text+face+speech", "wwmlm")
+        found = [
+            float(row["word_accuracy"])
+            for row in _read(path)
+            if (row["step"], row["subset"], row["objective"]) == wanted
+        ]
+        if not found:
+            raise UserError(f"{path} has no step {STEPS}; run {COMMAND}")
+        scores += found
+    return np.array(scores)
+
+
 def grid_scores(way: str, word: str, condition: str) -> np.ndarray:
     """[S] share of the words that are named right. Raises UserError where it was not run."""
-    path = folder_of("grid", way) / "words.csv"
+    of_seed = {
+        int(row["seed"]): float(row["accuracy"])
+        for row in _read(folder_of("grid", way) / "words.csv")
+        if (row["position"], row["condition"]) == (word, condition)
+    }
+    return np.array([of_seed[seed] for seed in SEEDS])
+
+
+def _read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise UserError(f"no {path}; run {COMMAND}")
     with open(path, newline="", encoding="utf-8") as file:
-        of_seed = {
-            int(row["seed"]): float(row["accuracy"])
-            for row in csv.DictReader(file)
-            if (row["position"], row["condition"]) == (word, condition)
-        }
-    return np.array([of_seed[seed] for seed in SEEDS])
+        return list(csv.DictReader(file))
 
 
 def page() -> str:
     """Of all that was run."""
-    composed = {way: composed_scores(way) for way in ways_of("composed")}
+    composed = ways_of("composed")
     parts = [
         HEAD,
         "## The composed pool: emotions by the prompt, a tenth of the labels",
-        _table("composed", {"UA": composed}),
+        _table("composed", {"UA": {way: composed_scores(way) for way in composed}}),
+        "## The composed pool: held-out masked words, with speech and face",
+        _table("composed", {"words": {way: composed_words(way) for way in composed}}),
         "## GRID: masked words with the clip's own speech and face",
         _table(
             "grid",
@@ -176,7 +202,7 @@ HEAD = f"""# What the choices of pretraining are worth
 {COMMAND}
 ```
 
-Three pretrainings of each kind, seeds 1 to 3, each of the same number of clips: 600 steps of 32 on
+Three pretrainings of each kind, seeds 1 to 3, each of the same number of clips: {STEPS} steps of 32 on
 the composed pool (semi-synthetic, see `data_pipeline/corpora/composed.py`), 900 of 32 on GRID's one
 speaker. ± is the deviation over pretrainings; differences are of the same seeds, with Student's
 95 % interval and the paired t-test over these three, which can show large effects alone. The

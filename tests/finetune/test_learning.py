@@ -57,6 +57,9 @@ def test_the_page_has_means_and_distances(tmp_path, monkeypatch):
         return [SimpleNamespace(ua=ua[way] + 0.01 * seed * (way == "padded"))] * len(SEEDS)
 
     monkeypatch.setattr(results, "read_rows", rows)
+    for way in ways_of("composed"):
+        for seed in SEEDS:
+            _write_validation(learning.folder_of("composed", way) / f"seed-{seed}/pretrain")
     for way in ways_of("grid"):
         _write_words(learning.folder_of("grid", way) / "words.csv")
     path = tmp_path / "page.md"
@@ -65,6 +68,7 @@ def test_the_page_has_means_and_distances(tmp_path, monkeypatch):
     (padded,) = (line for line in lines if line.startswith("| padded") and "62.0" in line)
     assert "62.0 ± 1.0" in padded and "+12.0 [+9.5, +14.5]" in padded
     assert any(line.startswith(f"| {BASE}") and "50.0 ± 0.0" in line for line in lines)
+    assert any(line.startswith(f"| {BASE}") and "17.5 ± 0.0" in line for line in lines)
     assert any(line.startswith("| places") for line in lines)
 
 
@@ -77,6 +81,20 @@ def test_what_was_not_run_is_told(tmp_path, monkeypatch, capsys):
 def _config_of(words: list[str]) -> tuple[str, list[str]]:
     at = words.index("--config")
     return words[at + 1], words[at + 2 :]
+
+
+def _write_validation(folder) -> None:
+    folder.mkdir(parents=True)
+    rows = [
+        (0, "text+face+speech", "wwmlm", 0.0),
+        (learning.STEPS, "text+face+speech", "span_mafr", ""),
+        (learning.STEPS, "text+face+speech", "wwmlm", 0.175),
+        (learning.STEPS, "text", "wwmlm", 0.1),
+    ]
+    with open(folder / "validation.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "subset", "objective", "word_accuracy"])
+        writer.writerows(rows)
 
 
 def _write_words(path) -> None:
