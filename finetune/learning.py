@@ -4,9 +4,10 @@ What the ways to pretrain are worth that this project or its paper chose: severa
 step or one, a task that is sometimes left out (dice) or never, spans of three masked frames or
 single ones, packed rows or padded ones (which must not matter), real times or places of frames. On
 the composed pool, by held-out masked words and by the prompt that is finetuned on a tenth of the
-labels, and on GRID, by the masked words that the model names. It is a list of commands that a user could give, and a page made
-of what they leave; each goes on where it was, so a study that was stopped is given again. The unit
-is a pretraining: three seeds of each, from the same number of clips. Hours of two CPU cores.
+labels, and on GRID, by the masked words that the model names. It is a list of commands that a user
+could give, and a page made of what they leave; each goes on where it was, so a study that was
+stopped is given again. The unit is a pretraining: three seeds of each, from the same number of
+clips. Hours of two CPU cores.
 
 Needs runs/composed (configs/pretrain/composed.yaml) and runs/grid_s1
 (configs/pretrain/pairing_grid.yaml). S seeds.
@@ -202,9 +203,9 @@ HEAD = f"""# What the choices of pretraining are worth
 {COMMAND}
 ```
 
-Three pretrainings of each kind, seeds 1 to 3, each of the same number of clips: {STEPS} steps of 32 on
-the composed pool (semi-synthetic, see `data_pipeline/corpora/composed.py`), 900 of 32 on GRID's one
-speaker. ± is the deviation over pretrainings; differences are of the same seeds, with Student's
+Three pretrainings of each kind, seeds 1 to 3, each of the same number of clips: {STEPS} steps of 32
+on the composed pool (semi-synthetic, see `data_pipeline/corpora/composed.py`), 900 of 32 on GRID's
+one speaker. ± is the deviation over pretrainings; differences are of the same seeds, with Student's
 95 % interval and the paired t-test over these three, which can show large effects alone. The
 signed-rank test of three cannot fall below .25 and is not given."""
 
