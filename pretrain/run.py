@@ -140,12 +140,13 @@ def _clips(config: PretrainConfig, runtime: Runtime) -> tuple[RunClips, Survey |
 def _verify(clips: RunClips, streams: set[str], runtime: Runtime) -> None:
     """Every rank its part of the shards; where one is bad, all ranks end."""
     begin, indices = time.perf_counter(), [clips.train, clips.held_out]
+    runtime.log.info("comparing every byte of the shards with their manifests (data.verify)")
     read = runtime.on_every_rank(
         lambda: verify_shards(indices, streams, runtime.rank, runtime.world_size)
     )
     total = int(runtime.sum_over_ranks(torch.tensor(read)))
     seconds = time.perf_counter() - begin
-    runtime.log.info(f"{total / 1e6:.1f} MB of shards are as written; read in {seconds:.1f} s")
+    runtime.log.info(f"{total / 1e6:.1f} MB are as written; read in {seconds:.1f} s")
 
 
 def shards_passport(config: PretrainConfig) -> Passport:
