@@ -259,8 +259,6 @@ def page_of(faces: Faces, seed: int) -> str:
             "",
             markdown_table(("one", "other", "mean distance"), pairs),
             "",
-            READING,
-            "",
         ]
     )
 
@@ -281,30 +279,6 @@ def _distance_table(faces: Faces) -> str:
             rows.append((what, kind, str(len(apart)), *shown))
     heads = ("crops", "pair", "pairs", "median", "hardest 5%, of two people 1%", "hardest")
     return markdown_table(heads, rows)
-
-
-READING = """\
-0.45 stands. All people had been looked at when it was set, so its own row is no blind test; the
-blind ones are the two sentences below the first table. Between the two it keeps to the side of a
-person too many: a letter too many is seen in a timeline at once, two people under one letter are
-not. dlib's own 0.6, meant for pairs of photographs, joins people here.
-
-The small grey crops of an extraction tell people apart as well as large ones in color, so that no
-video is decoded a second time for it.
-
-## Limits
-
-- **Few people, mostly in one clip of one shot each**: the same room, light and clothes. Over other
-  films and years, from the side or behind a hand, distances grow and one person becomes two: the
-  farthest apart of one person here is `pexels_crying_woman`.
-- **Not equally good for everybody.** By eye, the five nearest pairs are all of the five East Asian
-  men among these people. The network learned from 7,485 people, about half of its pictures from
-  FaceScrub and VGG Face, which are of celebrities. It is known to mix up children; there are none
-  here.
-- **Terms.** The weights are in the public domain (CC0) by their author's word
-  (https://github.com/davisking/dlib-models); the pictures it learned from were collected on the
-  web. An embedding of a face is biometric data, for which many laws want consent: a prediction
-  leaves them in its folder `faces/`."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,11 +34,6 @@ CORPORA = {
 }
 """Folder, the column that names who speaks, and how many utterances."""
 DISTANCES = (0.20, 0.24, 0.28, 0.32, 0.36, 0.40, 0.44)
-READING = """\
-The distance that stands is the one with the fewest people too many or too few on the
-two corpora with several utterances a person. Acted emotions are the hard case: a shout and a
-whisper of one actor lie as far apart as two people. GRID has one utterance a person, so there it
-can only err by joining."""
 CONVERSATIONS, MOST_PEOPLE, MOST_UTTERANCES = 100, 3, 10
 
 
@@ -132,8 +127,6 @@ def _main(argv: list[str] | None) -> int:
             "which on two voices are two people.",
             "",
             markdown_table(("distance", *names), rows),
-            "",
-            READING,
             "",
         ]
     )
