@@ -26,6 +26,7 @@ from pretrain.bench.models import SIZES
 from pretrain.bench.products import against_mm
 from pretrain.bench.results import Row, as_markdown, hardware, write_csv
 from pretrain.bench.speed import clips_a_second
+from pretrain.bench.ways import ROW_TOKENS
 
 PARTS = ("clips", "products", "growth", "host", "waiting", "start", "all")
 CAPS = {"capped": CAPPED, "whole": WHOLE}
@@ -132,7 +133,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help="of the model")
     parser.add_argument("--clips", type=int, default=64, help="that each way trains on")
     parser.add_argument("--batch-clips", type=int, default=32, help="of a padded batch")
-    parser.add_argument("--row-tokens", type=int, default=4096, help="at most, of a packed row")
+    parser.add_argument(
+        "--row-tokens", type=int, default=ROW_TOKENS, help="at most, of a packed row"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of part clips")
     parser.add_argument(
         "--shards", type=Path, help="of part host: a folder, in place of clips that are made"

@@ -24,6 +24,7 @@ from data_pipeline.files.weights import resolve_weights
 from pretrain.bench.results import Row
 from pretrain.bench.shards import make_shards, word_tokenizer
 from pretrain.bench.timing import Times, by_turns
+from pretrain.bench.ways import ROW_TOKENS
 from pretrain.data.clip_index import ClipIndex, build_index
 from pretrain.data.example import Limits
 from pretrain.data.loader import Loader
@@ -34,7 +35,6 @@ from pretrain.objectives import OBJECTIVES
 
 CPU = torch.device("cpu")
 LANES, STEPS = 4, 6
-ROW_TOKENS = 8192
 MADE_CLIPS = 1024
 
 

@@ -25,6 +25,8 @@ from pretrain.objectives import OBJECTIVES
 
 BUCKET = 8192
 """Clips that the reference sorts together."""
+ROW_TOKENS = 8192
+"""Most positions of a row, as data.micro_batch_tokens has it by default."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from pretrain.bench.clips import make_clips, real_share
 from pretrain.bench.ladder import ladder
 from pretrain.bench.lengths import CAPPED, WHOLE, draw_lengths
 from pretrain.bench.models import SIZES, Size, build
-from pretrain.bench.ways import padded, ways, windows
+from pretrain.bench.ways import ROW_TOKENS, padded, ways, windows
+from pretrain.config import DataSettings
 from pretrain.data.packing import length_of
 from pretrain.data.words import word_pieces
 from pretrain.objectives import OBJECTIVES
@@ -55,6 +56,10 @@ def test_every_way_has_the_same_losses_and_gradients(clips):
         found[way.name] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     for name, grads in found.items():
         torch.testing.assert_close(grads, found["a"], rtol=1e-3, atol=1e-5, msg=f"{name} is not a")
+
+
+def test_a_row_is_as_long_as_a_run_has_it_by_default():
+    assert DataSettings().micro_batch_tokens == ROW_TOKENS
 
 
 def test_windows_of_a_sorted_bucket_are_of_one_length():
