@@ -47,7 +47,7 @@ from pretrain.objectives import OBJECTIVES
 from pretrain.optim import build_adamw
 from pretrain.output import held_output
 from pretrain.runtime import Runtime, seed_rank
-from pretrain.train import train
+from pretrain.train import Training
 
 MAY_CHANGE = ("model.attention", "model.dropout")
 """Settings of the model that leave its weights what they are; other ones, even of the same shapes,
@@ -104,9 +104,22 @@ def _pretrain(config: PretrainConfig, runtime: Runtime, closing: contextlib.Exit
     flops = functools.partial(encoder_flops, **encoder_shape(engine.model.encoder))
     meter = Meter(runtime, config.optim.clip_norm, flops)
     bar = closing.enter_context(progress_bar(runtime, last_step, config.optim.steps))
-    parts = (engine, loader, validation, store, meter, metrics, bar, tokenizer, passport, progress)
+    training = Training(
+        config=config,
+        runtime=runtime,
+        engine=engine,
+        loader=loader,
+        validation=validation,
+        store=store,
+        meter=meter,
+        metrics=metrics,
+        bar=bar,
+        tokenizer=tokenizer,
+        passport=passport,
+        start=progress,
+    )
     with saving_when_asked():
-        last_step = train(config, runtime, *parts)
+        last_step = training.run()
     if last_step < config.optim.steps:
         who = asked_to_stop() or "another rank's signal"
         runtime.log.info(

@@ -15,6 +15,7 @@ adds nothing to it, and the shares of the others are not raised: such a step wei
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from tqdm import tqdm
@@ -25,10 +26,12 @@ from pretrain.checkpoint import CheckpointStore, Progress, read_latest
 from pretrain.config import PretrainConfig
 from pretrain.data.loader import Loader, StepData
 from pretrain.data.masking import DROP_REASONS
+from pretrain.data.passed_over import PassedOver
 from pretrain.divergence import Watch
 from pretrain.engine.protocol import Engine
 from pretrain.integrity import way_back
 from pretrain.interrupt import asked_to_stop
+from pretrain.model.batch import AnyBatch
 from pretrain.monitoring.meter import AMOUNTS, Meter
 from pretrain.monitoring.metrics import Metrics, describe, objectives_line, words_line
 from pretrain.monitoring.validation import Answers, Validation
@@ -41,123 +44,149 @@ LARGE_SQUARE = 4.0
 nothing."""
 
 
-def train(
-    config: PretrainConfig,
-    runtime: Runtime,
-    engine: Engine,
-    loader: Loader,
-    validation: Validation | None,
-    store: CheckpointStore,
-    meter: Meter,
-    metrics: Metrics | None,
-    bar: tqdm,
-    tokenizer: PreTrainedTokenizerBase,
-    passport: Passport,
-    progress: Progress | None,
-) -> int:
-    """Train from `progress` (None: from the start) to config.optim.steps, or, where some rank is
-    asked to stop (pretrain.interrupt), to the end of the step that is under way; the last step,
-    which is saved.
+@dataclass(kw_only=True, eq=False)
+class Training:
+    """A run whose parts are built, and how far it is.
 
-    Raises DivergedError when a loss, the gradient or a weight is not finite, before that can reach
-    a checkpoint.
+    last_step = Training(config=config, runtime=runtime, ...).run()
     """
-    log, run, steps = runtime.log, config.run, config.optim.steps
-    shares = config.objectives.shares()
-    step = progress.step if progress else 0
-    dropped = dict(progress.dropped) if progress else {}
-    drawn = progress.drawn if progress else 0
-    told: set[str] = set()  # reasons for which clips are passed over, each told once
 
-    def validate() -> None:
-        if validation is None:
-            return
-        answers = validation(engine.whole_model(), runtime)
-        if metrics is not None and answers:
-            row = _held_out_row([a for a in answers if a.subset == validation.everything], shares)
-            metrics.write(step, "validation", row)
-            metrics.write_answers(step, answers)
-            log.info(f"step {step} | held out | {objectives_line(row)}")
-            if words := words_line(answers):
-                log.info(f"step {step} | held out, words right | {words}")
-            if step == 0:
-                _warn_of_scale(row, log)
+    config: PretrainConfig
+    runtime: Runtime
+    engine: Engine
+    loader: Loader
+    validation: Validation | None
+    store: CheckpointStore
+    meter: Meter
+    metrics: Metrics | None
+    """Of rank 0."""
+    bar: tqdm
+    tokenizer: PreTrainedTokenizerBase
+    passport: Passport
+    start: Progress | None
+    """What it goes on from; None: from new."""
+    step: int = field(init=False)
+    """Optimizer steps done."""
 
-    if step == 0 or progress.owes_validation:
-        validate()
-    engine.model.train()
-    meter.reset()
-    watch = Watch(runtime, lambda: _after_divergence(config, store))
-    if progress and progress.meter:
-        meter.go_on_from(progress.meter)
-    stop = False
-    while step < steps and not stop:
-        data = loader.next_step()
-        counts, amounts, drops, stop = _over_ranks(data, runtime)
-        passes = engine.passes(data.batches, shares)
+    def __post_init__(self) -> None:
+        start, self.shares = self.start, self.config.objectives.shares()
+        self.step = start.step if start else 0
+        self.passed_over = PassedOver(start.drawn, start.dropped) if start else PassedOver()
+        self.watch = Watch(self.runtime, lambda: _after_divergence(self.config, self.store))
+
+    def run(self) -> int:
+        """Train to config.optim.steps, or, where some rank is asked to stop (pretrain.interrupt),
+        to the end of the step that is under way; the last step, which is saved.
+
+        Raises DivergedError when a loss, the gradient or a weight is not finite, before that can
+        reach a checkpoint.
+        """
+        every, steps = self.config.run, self.config.optim.steps
+        if self.step == 0 or self.start.owes_validation:
+            self._validate()
+        self.engine.model.train()
+        self.meter.reset()
+        if self.start and self.start.meter:
+            self.meter.go_on_from(self.start.meter)
+        stop = False
+        while self.step < steps and not stop:
+            stop, rate = self._learn()
+            last = self.step == steps
+            if last or self.passed_over.drawn >= self.loader.num_clips:  # all were drawn once
+                for line in self.passed_over.untold(self.config.data):
+                    self.runtime.log.info(line)
+            if last or self.step % every.log_every == 0:
+                self._tell(rate)
+            self.meter.pause()
+            due = last or self.step % every.validate_every == 0
+            put_off = due and stop and not last  # whoever asked may not wait for so long
+            if due and not put_off:
+                self._validate()
+            if last or stop or self.step % every.checkpoint_every == 0:
+                self._save(owes_validation=put_off)
+            self.meter.go_on()
+        return self.step
+
+    def _learn(self) -> tuple[bool, float]:
+        """One step: whether it is the last, since somebody asked, and its learning rate."""
+        data = self.loader.next_step()
+        counts, amounts, dropped, stop = _over_ranks(data, self.runtime)
+        passes = self.engine.passes(data.batches, self.shares)
         for number, batch in enumerate(passes, 1):
-            batch = batch.to(runtime.device, non_blocking=True)
-            sums = {
-                name: OBJECTIVES[name].loss(predicted, batch.targets[name].values)[0]
-                for name, predicted in engine(batch).items()
-            }
-            weights = shares if config.objectives.mixing == "clip" else dict.fromkeys(shares, 1.0)
-            # A step may ask for no word at all (masking.force_word=false): its sum is zero, too.
-            loss = sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums)
-            engine.backward(loss, last=number == len(passes))
-            meter.add_loss(loss, sums)
-            watch.add_pass(loss, batch.ids)
+            loss, sums = self._loss(batch.to(self.runtime.device, non_blocking=True), counts)
+            self.engine.backward(loss, last=number == len(passes))
+            self.meter.add_loss(loss, sums)
+            self.watch.add_pass(loss, batch.ids)
+        optim = self.config.optim
         rate = learning_rate(
-            step + 1,
-            peak=config.optim.peak_learning_rate,
-            warmup=config.optim.warmup_steps,
-            total=steps,
-            floor=config.optim.floor_learning_rate,
+            self.step + 1,
+            peak=optim.peak_learning_rate,
+            warmup=optim.warmup_steps,
+            total=optim.steps,
+            floor=optim.floor_learning_rate,
         )
-        grad_norm = engine.step(rate)
-        step += 1
-        watch.add_step(step, grad_norm)
-        meter.add_step(counts, amounts, grad_norm)
-        bar.update()
+        grad_norm = self.engine.step(rate)
+        self.step += 1
+        self.watch.add_step(self.step, grad_norm)
+        self.meter.add_step(counts, amounts, grad_norm)
+        self.passed_over.add(amounts["clips"], dropped)
+        self.bar.update()
+        return stop, rate
 
-        drawn += amounts["clips"] + sum(drops.values())
-        for reason, count in drops.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-        if drawn >= loader.num_clips or step == steps:  # all were drawn once
-            for reason in sorted(dropped.keys() - told):
-                told.add(reason)
-                log.info(_why_dropped(reason, dropped[reason], drawn, config))
+    def _loss(
+        self, batch: AnyBatch, counts: dict[str, int]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """This pass's part of the step's loss, and the sums that it is made of."""
+        sums = {
+            name: OBJECTIVES[name].loss(predicted, batch.targets[name].values)[0]
+            for name, predicted in self.engine(batch).items()
+        }
+        mixed = self.config.objectives.mixing == "clip"
+        weights = self.shares if mixed else dict.fromkeys(self.shares, 1.0)
+        # A step may ask for no word at all (masking.force_word=false): its sum is zero, too.
+        return sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums), sums
 
-        if step % run.log_every == 0 or step == steps:
-            watch.check()
-            row = {**meter.read(), "learning_rate": rate}
-            if metrics is not None:
-                metrics.write(step, "train", row)
-                log.info(describe(step, row))
-                bar.set_postfix_str(f"loss {row['loss']:.3f}", refresh=False)
-        meter.pause()
-        due = step % run.validate_every == 0 or step == steps
-        put_off = due and stop and step < steps  # whoever asked may not wait for so long
-        if due and not put_off:
-            validate()
-        if step % run.checkpoint_every == 0 or step == steps or stop:
-            watch.check()
-            # The loss above is that of the weights before this step's update.
-            watch.check_weights(engine.whole_model(), step)
-            state = loader.state_dict()
-            places = runtime.max_over_ranks(torch.from_numpy(state["places_L2"]))
-            progress = Progress(
-                step=step,
-                loader={**state, "places_L2": places.tolist()},
-                dropped=dict(dropped),
-                drawn=drawn,
-                meter=meter.state(),
-                owes_validation=put_off,
-            )
-            folder = store.save(engine, progress, tokenizer, passport, config)
-            log.info(f"step {step} | saved {folder}")
-        meter.go_on()
-    return step
+    def _tell(self, rate: float) -> None:
+        """The line of the log; waits for the device."""
+        self.watch.check()
+        row = {**self.meter.read(), "learning_rate": rate}
+        if self.metrics is not None:
+            self.metrics.write(self.step, "train", row)
+            self.runtime.log.info(describe(self.step, row))
+            self.bar.set_postfix_str(f"loss {row['loss']:.3f}", refresh=False)
+
+    def _validate(self) -> None:
+        if self.validation is None:
+            return
+        answers = self.validation(self.engine.whole_model(), self.runtime)
+        if self.metrics is None or not answers:
+            return
+        everything = [a for a in answers if a.subset == self.validation.everything]
+        row, log = _held_out_row(everything, self.shares), self.runtime.log
+        self.metrics.write(self.step, "validation", row)
+        self.metrics.write_answers(self.step, answers)
+        log.info(f"step {self.step} | held out | {objectives_line(row)}")
+        if words := words_line(answers):
+            log.info(f"step {self.step} | held out, words right | {words}")
+        if self.step == 0:
+            _warn_of_scale(row, log)
+
+    def _save(self, *, owes_validation: bool) -> None:
+        self.watch.check()
+        # The losses so far are of the weights before this step's update.
+        self.watch.check_weights(self.engine.whole_model(), self.step)
+        state = self.loader.state_dict()
+        places = self.runtime.max_over_ranks(torch.from_numpy(state["places_L2"]))
+        progress = Progress(
+            step=self.step,
+            loader={**state, "places_L2": places.tolist()},
+            dropped=dict(self.passed_over.dropped),
+            drawn=self.passed_over.drawn,
+            meter=self.meter.state(),
+            owes_validation=owes_validation,
+        )
+        parts = (self.engine, progress, self.tokenizer, self.passport, self.config)
+        self.runtime.log.info(f"step {self.step} | saved {self.store.save(*parts)}")
 
 
 def _held_out_row(answers: Sequence[Answers], shares: dict[str, float]) -> dict[str, float]:
@@ -181,20 +210,6 @@ def _warn_of_scale(first_losses: dict[str, float], log: logging.Logger) -> None:
                 "states that end in a norm (streams.speech.layer=-1), or lower "
                 f"objectives.weights.{name}"
             )
-
-
-def _why_dropped(reason: str, count: int, drawn: int, config: PretrainConfig) -> str:
-    """How many clips are passed over, and the setting that changes it."""
-    data = config.data
-    change = {
-        "text_too_long": f"more word pieces than data.limits.text={data.limits.get('text')} "
-        "(null: as many as the model has positions for)",
-        "beyond_positions": "frames beyond the model's positions; set data.limits of that stream",
-        "no_word_pieces": "none of their words can be masked",
-        "no_objective": "no objective that is on can be asked of them",
-    }
-    why = change.get(reason, "the objective of the step needs it")
-    return f"{count} of {drawn} clips drawn so far were passed over, {reason}: {why}"
 
 
 def _after_divergence(config: PretrainConfig, store: CheckpointStore) -> str:

@@ -627,7 +627,7 @@ def test_ctrl_c_is_one_line(arguments, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pretrain.run.train", interrupted)
+    monkeypatch.setattr("pretrain.train.Training.run", interrupted)
     assert main(arguments(tmp_path)) == 130
     told = capsys.readouterr().err
     assert told == "pretrain: interrupted; the same command goes on from the last checkpoint\n"
