@@ -3,8 +3,8 @@
 Why tars: training reads thousands of small arrays in order, and one sequential file of 10-100 MB
 is what disks, network file systems and `webdataset` like best. On disk, for shard 3:
 
-    000003.tar           {id}.json  {id}.face.npy  {id}.face_seconds.npy  {id}.face_probs.npy
-                         {id}.speech.npy  ...      (what a clip lacks is simply not there)
+    000003.tar           {id}.json  {id}.face.npy  {id}.face_seconds.npy  {id}.speech.npy  ...
+                         (data_pipeline.files.samples)
     000003.json          ShardManifest: ids, bytes, sha256, feature passport, rejects
     000003.fbank.tar     a stream added later: {id}.fbank.npy ...
     000003.fbank.json    its manifest, which names the tar that it stands beside
@@ -21,22 +21,25 @@ for a whole one.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
-import io
-import json
-import math
 import os
 import re
-import tarfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from data_pipeline.files.atomic import atomic_file, sync_folder
-from data_pipeline.files.tars import tar_members
+from data_pipeline.files.samples import (
+    AGAIN,
+    ShardError,
+    decode_about,
+    decode_streams,
+    encode_about,
+    encode_streams,
+    grouped,
+)
 from data_pipeline.schema import (
     ClipSample,
     Passport,
@@ -51,13 +54,6 @@ from data_pipeline.schema import (
 
 _verified: set[tuple[str, int, int]] = set()
 """Tars this process has hashed: (path, bytes, mtime in ns)."""
-
-
-class ShardError(SchemaError):
-    """A shard that is cut, altered, or not a shard."""
-
-
-_TIMES = "_seconds"
 _SHARD_FILE = re.compile(r"[0-9]{6}\.(tar|json)")
 
 
@@ -97,9 +93,9 @@ def write_shard(
                 if sample.id in digests:
                     raise SchemaError(f"clip id {sample.id!r} twice in shard {index}")
                 sample.check(passport)
-                fields = {f"{name}.npy": npy for name, npy in _arrays(sample, passport)}
+                fields = dict(encode_streams(sample, passport))
                 if added is None:
-                    fields["json"] = _about(sample)
+                    fields["json"] = encode_about(sample)
                 tar.write({"__key__": sample.id, **fields})
                 digests[sample.id] = features_digest(sample)
         # A manifest of other bytes must not stand beside the new tar, even for a moment.
@@ -129,7 +125,7 @@ def read_manifest(json_path: str | Path) -> ShardManifest:
     try:
         text = Path(json_path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ShardError(f"{json_path} is no shard manifest: {error}; {_AGAIN}") from error
+        raise ShardError(f"{json_path} is no shard manifest: {error}; {AGAIN}") from error
     return ShardManifest.from_json(text, str(json_path))
 
 
@@ -145,7 +141,7 @@ def list_folder(folder: str | Path) -> tuple[list[Path], list[Path]]:
     tars = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
     done = {name.removesuffix(".json") for name in names if name.endswith(".json")}
     if gone := sorted(done - tars):
-        raise ShardError(f"{folder / gone[0]}.tar is gone, its manifest is there; {_AGAIN}")
+        raise ShardError(f"{folder / gone[0]}.tar is gone, its manifest is there; {AGAIN}")
     finished, unfinished = (
         [folder / f"{stem}.tar" for stem in sorted(stems)] for stems in (done, tars - done)
     )
@@ -274,9 +270,6 @@ def features_digest(sample: ClipSample) -> str:
     return digest.hexdigest() if sample.streams else ""
 
 
-_AGAIN = "run the same extraction again, it makes only the shards that are missing"
-
-
 class _HashingWriter:
     """Hashes and counts what passes through to `file`."""
 
@@ -289,29 +282,6 @@ class _HashingWriter:
         self.digest.update(data)
         self.num_bytes += len(data)
         return self.file.write(data)
-
-
-def _about(sample: ClipSample) -> bytes:
-    about = {"id": sample.id, "text": sample.text, "words": sample.words, "meta": sample.meta}
-    try:
-        return json.dumps(about, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise SchemaError(f"{sample.id}: text or meta is not JSON: {error}") from error
-
-
-def _arrays(sample: ClipSample, passport: Passport) -> Iterator[tuple[str, bytes]]:
-    """The streams in the order of their names, each with its times where it keeps them itself."""
-    for name, stream in sorted(sample.streams.items()):
-        yield name, _npy(stream.values_ND)
-        if passport[name].clock == name:
-            yield name + _TIMES, _npy(stream.seconds_N)
-
-
-def _npy(array: np.ndarray) -> bytes:
-    npy = io.BytesIO()
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    np.lib.format.write_array(npy, array, version=(1, 0), allow_pickle=False)
-    return npy.getvalue()
 
 
 class _Added:
@@ -349,12 +319,12 @@ def _samples(
     data = _checked_bytes(tar_path, manifest, verify)
     expected = iter(manifest.samples)
     count = 0
-    for sample_id, fields in _grouped(data, tar_path, passport):
+    for sample_id, fields in grouped(data, tar_path, passport):
         if sample_id != next(expected, None):
             raise ShardError(f"{tar_path}: {sample_id!r} is not where the manifest has it")
         where = f"{tar_path}: {sample_id}"
-        about = {} if manifest.beside else _read_about(sample_id, fields, where)
-        sample = ClipSample(id=sample_id, **about, streams=_streams(fields, passport, where))
+        about = {} if manifest.beside else decode_about(sample_id, fields, where)
+        sample = ClipSample(id=sample_id, **about, streams=decode_streams(fields, passport, where))
         sample.check(passport)
         count += 1
         yield sample
@@ -366,7 +336,7 @@ def _open_manifest(tar_path: Path) -> ShardManifest:
     try:
         return read_manifest(tar_path.with_suffix(".json"))
     except FileNotFoundError:
-        raise ShardError(f"{tar_path} has no manifest, so it is not done; {_AGAIN}") from None
+        raise ShardError(f"{tar_path} has no manifest, so it is not done; {AGAIN}") from None
 
 
 def check_size(tar_path: Path, manifest: ShardManifest) -> None:
@@ -374,14 +344,14 @@ def check_size(tar_path: Path, manifest: ShardManifest) -> None:
     try:
         _check_length(tar_path, tar_path.stat().st_size, manifest)
     except FileNotFoundError:
-        raise ShardError(f"{tar_path} is gone, its manifest is there; {_AGAIN}") from None
+        raise ShardError(f"{tar_path} is gone, its manifest is there; {AGAIN}") from None
 
 
 def _check_length(tar_path: Path, num_bytes: int, manifest: ShardManifest) -> None:
     if num_bytes != manifest.num_bytes:
         raise ShardError(
             f"{tar_path} has {num_bytes} bytes, its manifest says {manifest.num_bytes}: cut or "
-            f"altered. Remove it and {_AGAIN}"
+            f"altered. Remove it and {AGAIN}"
         )
 
 
@@ -391,7 +361,7 @@ def _checked_bytes(tar_path: Path, manifest: ShardManifest, verify: bool) -> byt
         with open(tar_path, "rb") as file:
             stat, data = os.fstat(file.fileno()), file.read()
     except FileNotFoundError:
-        raise ShardError(f"{tar_path} is gone, its manifest is there; {_AGAIN}") from None
+        raise ShardError(f"{tar_path} is gone, its manifest is there; {AGAIN}") from None
     _check_length(tar_path, len(data), manifest)
     if verify or _key(tar_path, stat) not in _verified:
         _check_digest(tar_path, stat, hashlib.sha256(data).hexdigest(), manifest)
@@ -404,95 +374,10 @@ def _check_digest(
     if sha256 != manifest.sha256:
         raise ShardError(
             f"{tar_path} has sha256 {sha256[:12]}..., its manifest says "
-            f"{manifest.sha256[:12]}...: altered. Remove it and {_AGAIN}"
+            f"{manifest.sha256[:12]}...: altered. Remove it and {AGAIN}"
         )
     _verified.add(_key(tar_path, stat))
 
 
 def _key(tar_path: Path, stat: os.stat_result) -> tuple[str, int, int]:
     return str(tar_path.resolve()), stat.st_size, stat.st_mtime_ns
-
-
-def _grouped(
-    data: bytes, where: Path, passport: Passport
-) -> Iterator[tuple[str, dict[str, memoryview]]]:
-    """Neighbouring members of one id, as field name to bytes."""
-    times = {f"{name}{_TIMES}.npy" for name, spec in passport.items() if spec.clock == name}
-    known = {"json", *(f"{name}.npy" for name in passport), *times}
-    current, fields = None, {}
-    try:
-        for member, payload in tar_members(data):
-            sample_id, _, name = member.partition(".")
-            if payload is None or "/" in member or name not in known:
-                raise ShardError(
-                    f"{where}: member {member!r} is none of a sample's fields: "
-                    + ", ".join(sorted(known))
-                )
-            if sample_id != current:
-                if current is not None:
-                    yield current, fields
-                current, fields = sample_id, {}
-            if name in fields:
-                raise ShardError(f"{where}: member {member!r} twice")
-            fields[name] = payload
-    except tarfile.TarError as error:
-        raise ShardError(f"{where} is no whole tar: {error}. Remove it and {_AGAIN}") from error
-    if current is not None:
-        yield current, fields
-
-
-def _read_about(sample_id: str, fields: dict[str, memoryview], where: str) -> dict[str, Any]:
-    """text, words and meta of a sample."""
-    try:
-        about: dict[str, Any] = json.loads(bytes(fields["json"]))
-        found = {name: about[name] for name in ("text", "words", "meta")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ShardError(f"{where}: no readable json member: {error!r}. {_AGAIN}") from error
-    if about.get("id") != sample_id:
-        raise ShardError(f"{where}: its json member says id {about.get('id')!r}")
-    return found
-
-
-def _streams(fields: dict[str, memoryview], passport: Passport, where: str) -> dict[str, Stream]:
-    """The streams of one sample; those of one clock share their times."""
-    values = {
-        name: _array(fields[f"{name}.npy"], np.dtype(spec.dtype), f"{where}.{name}.npy")
-        for name, spec in passport.items()
-        if f"{name}.npy" in fields
-    }
-    streams = {}
-    for name, array in values.items():
-        clock = passport[name].clock
-        if clock is None:
-            seconds_N = passport[name].seconds(len(array))
-        else:
-            member = f"{clock}{_TIMES}.npy"
-            if member not in fields:
-                raise ShardError(f"{where}: {name} is timed by {member}, which is not there")
-            seconds_N = _array(fields[member], np.dtype("<f4"), f"{where}.{member}")
-        streams[name] = Stream(values_ND=array, seconds_N=seconds_N)
-    return streams
-
-
-def _array(payload: memoryview, expected: np.dtype, where: str) -> np.ndarray:
-    """A writable copy of a version-1 npy. The length is checked before anything is allocated."""
-    begin = 10 + int.from_bytes(payload[8:10], "little")
-    try:
-        shape, fortran, dtype = _npy_header(bytes(payload[:begin]))
-    except ValueError as error:
-        raise ShardError(f"{where} is no npy array: {error}") from error
-    size = math.prod(shape) * dtype.itemsize
-    if dtype != expected or fortran or size != len(payload) - begin:
-        raise ShardError(
-            f"{where}: {dtype} {shape} in {len(payload) - begin} bytes is not as written here"
-        )
-    return np.frombuffer(payload, dtype, offset=begin).reshape(shape).copy()
-
-
-@functools.lru_cache(maxsize=4096)  # numpy parses it as Python, 50 us; clips of a length share it
-def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether in Fortran's order, and type."""
-    file = io.BytesIO(header)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("not version 1.0")
-    return np.lib.format.read_array_header_1_0(file)
