@@ -13,8 +13,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from data_pipeline.markdown import markdown_table
 from finetune.runs.results import ResultsRow
-from pretrain.card import LICENCES
-from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.card import LICENCES
+from pretrain.checkpoint.folder import Checkpoint
 
 OF_OWNERS = "under its owners' licence, by which the copy was got"
 CORPORA = {

@@ -86,7 +86,7 @@ def export(source: Path, folder: Path) -> Source:
     if folder.is_dir() and any(folder.iterdir()):
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
         raise ExportError(f"{folder} is not empty (it holds {there}); name a new folder")
-    from pretrain.integrity import write_digests
+    from pretrain.checkpoint.integrity import write_digests
 
     found = read_source(source)
     card = hub_card(found)
@@ -142,9 +142,9 @@ def _recognizer(folder: Path) -> Source:
 
 
 def _checkpoint(folder: Path) -> Source:
-    from pretrain.card import model_card
-    from pretrain.checkpoint import load_checkpoint
-    from pretrain.integrity import DIGESTS
+    from pretrain.checkpoint.card import model_card
+    from pretrain.checkpoint.folder import load_checkpoint
+    from pretrain.checkpoint.integrity import DIGESTS
 
     read = load_checkpoint(folder)
     names = {path.name for path in read.folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES}

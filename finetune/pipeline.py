@@ -29,9 +29,9 @@ from data_pipeline.schema import Reject
 from data_pipeline.table.clips import load_clips
 from finetune.config import FinetuneConfig, config_digest
 from finetune.runs.results import missing_runs, read_recipes, write_text
-from pretrain.checkpoint import read_latest
+from pretrain.checkpoint.folder import read_latest
+from pretrain.checkpoint.integrity import weights_sha256
 from pretrain.config import PretrainConfig
-from pretrain.integrity import weights_sha256
 from pretrain.run import check_same_run, shards_passport
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -35,7 +35,7 @@ from data_pipeline.schema import ClipSample, Passport, SchemaError, check_passpo
 from data_pipeline.shards import list_shards, load_passport, read_shard
 from finetune.card import Origin, recognizer_card
 from finetune.runs.results import write_text
-from pretrain.integrity import system_error
+from pretrain.checkpoint.integrity import system_error
 from pretrain.runtime import git_commit
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from data_pipeline.markdown import markdown_table
 from data_pipeline.schema import ClipSample
 from data_pipeline.shards import load_passport
 from pretrain.build import build_limits
-from pretrain.checkpoint import load_checkpoint
+from pretrain.checkpoint.folder import load_checkpoint
 from pretrain.config import PairingConfig
 from pretrain.data.clip_index import ClipIndex
 from pretrain.data.example import Limits, collate, make_example

@@ -10,7 +10,7 @@ from typing import IO
 
 from data_pipeline.config import ConfigError
 from data_pipeline.paths import check_stage
-from pretrain.checkpoint import CheckpointError
+from pretrain.checkpoint.integrity import CheckpointError
 from pretrain.runtime import Runtime
 
 LOCK = ".lock"

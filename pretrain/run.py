@@ -24,11 +24,8 @@ from pretrain.build import (
     build_tokenizer,
     check_objectives,
 )
-from pretrain.checkpoint import (
-    CheckpointStore,
-    read_config,
-    read_passport,
-)
+from pretrain.checkpoint.folder import read_config, read_passport
+from pretrain.checkpoint.store import CheckpointStore
 from pretrain.config import DataSettings, PretrainConfig
 from pretrain.data.loader import Loader
 from pretrain.data.manifests import Manifests, read_manifests

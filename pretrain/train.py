@@ -22,14 +22,15 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_pipeline.schema import Passport
-from pretrain.checkpoint import CheckpointStore, Progress, read_latest
+from pretrain.checkpoint.folder import read_latest
+from pretrain.checkpoint.integrity import way_back
+from pretrain.checkpoint.store import CheckpointStore, Progress
 from pretrain.config import PretrainConfig
 from pretrain.data.loader import Loader, StepData
 from pretrain.data.masking import DROP_REASONS
 from pretrain.data.passed_over import PassedOver
 from pretrain.divergence import Watch
 from pretrain.engine.protocol import Engine
-from pretrain.integrity import way_back
 from pretrain.interrupt import asked_to_stop
 from pretrain.model.batch import AnyBatch
 from pretrain.monitoring.meter import AMOUNTS, Meter

@@ -44,7 +44,7 @@ MAY_IMPORT = {
 """The rooms of data_pipeline from the lowest up, and what each may import beside itself."""
 HUB = {"huggingface_hub", "safetensors"}
 """Of the mixin that gives from_pretrained and save_pretrained."""
-CHECKS_FILES = "pretrain.integrity"
+CHECKS_FILES = "pretrain.checkpoint.integrity"
 """Compares a folder's files with their digests before from_pretrained reads them."""
 READS_BERT = "bert_init.py"
 """Brings a BERT checkpoint into the model: reading files is its work."""

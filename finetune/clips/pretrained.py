@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune.clips.labelled import LabelledClip, LabelledSet
-from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.folder import Checkpoint
 from pretrain.data.seen import FILE, Found, SeenClips
 
 WITHOUT_LABELS = "without their labels"

@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from data_pipeline.files.atomic import atomic_file, remove_leftovers
-from pretrain.integrity import system_error
+from pretrain.checkpoint.integrity import system_error
 from pretrain.runtime import git_commit
 
 STATE_FOLDER = "state"

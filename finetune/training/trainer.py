@@ -25,7 +25,7 @@ from finetune.training.classifier import Classifier
 from finetune.training.predictions import Examples
 from finetune.training.sampling import batches_of
 from finetune.training.whole_batch import WholeBatch
-from pretrain.checkpoint import random_state, set_random_state
+from pretrain.checkpoint.generators import random_state, set_random_state
 from pretrain.data.example import Example
 from pretrain.model.batch import Batch
 from pretrain.optim import build_adamw, learning_rate

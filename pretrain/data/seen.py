@@ -16,8 +16,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pretrain.checkpoint.integrity import CheckpointError
 from pretrain.data.manifests import ShardRecord
-from pretrain.integrity import CheckpointError
 
 FILE = "clips.safetensors"
 

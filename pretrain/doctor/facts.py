@@ -191,8 +191,8 @@ def checkpoint_seen(config: PretrainConfig, passport: Passport | None) -> list[A
 
     Raises CheckpointError, or what tells another passport, model or length.
     """
-    from pretrain.checkpoint import read_latest
-    from pretrain.integrity import DIGESTS, check_whole, step_of
+    from pretrain.checkpoint.folder import read_latest
+    from pretrain.checkpoint.integrity import DIGESTS, check_whole, step_of
     from pretrain.run import check_length, check_same_run
 
     newest = read_latest(Path(config.run.output) / "checkpoints")

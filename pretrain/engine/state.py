@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from data_pipeline.errors import UserError
-from pretrain.integrity import way_back
+from pretrain.checkpoint.integrity import way_back
 
 ADAMW = "adamw.pt"
 """As torch.optim.AdamW.state_dict() has it: {"state": {number of a weight: {"step", "exp_avg",

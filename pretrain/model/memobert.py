@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import load_file
 from torch import nn
 
-from pretrain.integrity import check_whole, weight_files
+from pretrain.checkpoint.integrity import check_whole, weight_files
 from pretrain.model.batch import AnyBatch, Batch, JoinedBatch
 from pretrain.model.embeddings import FrameEmbedder, TextEmbedder
 from pretrain.model.encoder import Encoder, Pooler
@@ -240,7 +240,7 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
         Raises CheckpointError where there is none, a run's folder has no whole one yet, or a file
         of it is gone, cut or altered; WeightsMismatch where the weights are of another model.
         """
-        from pretrain.checkpoint import find_checkpoint  # which knows this class
+        from pretrain.checkpoint.folder import find_checkpoint  # which knows this class
 
         of_hub = {name: settings.pop(name) for name in HUB_SETTINGS if name in settings}
         folder = find_checkpoint(pretrained_model_name_or_path, **of_hub)
@@ -249,7 +249,7 @@ class MEmoBert(nn.Module, PyTorchModelHubMixin, library_name="memobert", license
 
     def generate_model_card(self, card: str | None = None, **_: Any) -> ModelCard:
         """`card`, or the one that lay beside the weights, or what the model itself knows."""
-        from pretrain.card import model_card  # which knows settings and passports
+        from pretrain.checkpoint.card import model_card  # which knows settings and passports
 
         return ModelCard(card or self.card or model_card(self._hub_mixin_config or {}))
 

@@ -28,8 +28,8 @@ class StepsFile:
     """A CSV whose rows are of steps.
 
     A run that goes on from step S drops the rows after S first: they are about to be written
-    again, and so is the validation of S that it owes (pretrain.checkpoint.Progress). Those that it
-    keeps get today's columns, empty where an older version had none.
+    again, and so is the validation of S that it owes (pretrain.checkpoint.store.Progress). Those
+    that it keeps get today's columns, empty where an older version had none.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 from data_pipeline.schema import ClipSample, Passport, Stream
 from data_pipeline.shards import write_shard
 from finetune.run import main
-from pretrain.checkpoint import save_checkpoint
+from pretrain.checkpoint.folder import save_checkpoint
 from pretrain.config import PretrainConfig
 from pretrain.model.memobert import MEmoBert
 

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 
 from finetune.export import main
 from finetune.recognizer import RecognizerError, load_recognizer
-from pretrain.checkpoint import CheckpointError, load_checkpoint
-from pretrain.integrity import check_whole, write_digests
+from pretrain.checkpoint.folder import load_checkpoint
+from pretrain.checkpoint.integrity import CheckpointError, check_whole, write_digests
 from pretrain.model.memobert import MEmoBert
 
 

@@ -22,7 +22,8 @@ import toys
 
 from data_pipeline.config import load_config
 from pretrain.build import build_model
-from pretrain.checkpoint import save_checkpoint
+from pretrain.checkpoint.folder import save_checkpoint
+from pretrain.checkpoint.integrity import write_digests
 from pretrain.config import PretrainConfig
 from pretrain.doctor import disk, meeting
 from pretrain.doctor.disk import Seen, check_disk, check_room, probe
@@ -38,7 +39,6 @@ from pretrain.doctor.group import check_sums
 from pretrain.doctor.meeting import LeaderRefused, Meeting, MeetingError, open_meeting
 from pretrain.doctor.page import page
 from pretrain.doctor.visit import check_meeting, visit
-from pretrain.integrity import write_digests
 from pretrain.output import holder_of
 
 VERSIONS = {"python": "3.11.9", "torch": "2.8.0", "driver": "570.1", "deepspeed": "0.19.0"}

@@ -8,9 +8,9 @@ import torch
 import toys
 from safetensors.torch import load_file, save_file
 
+from pretrain.checkpoint.integrity import CheckpointError
 from pretrain.data.example import Example, ExampleFrames, collate
 from pretrain.data.masking import MaskingSettings, mask_spans, random_generator
-from pretrain.integrity import CheckpointError
 from pretrain.model import embeddings, heads
 from pretrain.model.memobert import MEmoBert, WeightsMismatch
 from pretrain.objectives import OBJECTIVES

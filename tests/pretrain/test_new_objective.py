@@ -8,7 +8,7 @@ import pytest
 import toys
 
 from data_pipeline.schema import FeatureSpec
-from pretrain.checkpoint import load_checkpoint
+from pretrain.checkpoint.folder import load_checkpoint
 from pretrain.cli import main
 from pretrain.model.heads import FrameHead
 from pretrain.objectives import OBJECTIVES, Objective, squared_error

@@ -22,10 +22,10 @@ from transformers import BertConfig
 from data_pipeline.files.weights import sha256_of
 from data_pipeline.shards import list_shards, read_manifest, write_shard
 from pretrain.build import build_model
-from pretrain.checkpoint import CheckpointError, load_checkpoint
+from pretrain.checkpoint.folder import load_checkpoint
+from pretrain.checkpoint.integrity import CheckpointError, write_digests
 from pretrain.cli import main
 from pretrain.data.seen import SeenClips
-from pretrain.integrity import write_digests
 from pretrain.objectives import OBJECTIVES
 from pretrain.output import held_output
 from pretrain.runtime import RuntimeSettings, seed_everything, start

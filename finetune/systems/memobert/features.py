@@ -24,7 +24,7 @@ from finetune.config import Weights
 from finetune.heads.rows import mean_of, rows_of
 from finetune.systems.memobert.source import Source
 from pretrain.build import build_tokenizer, model_streams
-from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.folder import Checkpoint
 from pretrain.config import DataSettings
 from pretrain.model.batch import Batch
 from pretrain.model.bert_init import bert_shape, bert_word_vectors

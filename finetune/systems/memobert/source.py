@@ -14,9 +14,9 @@ from data_pipeline.shards import load_passport
 from finetune.clips.labelled import LabelledClip, Modality
 from finetune.config import Weights
 from pretrain.build import build_tokenizer, model_streams, target_widths
-from pretrain.checkpoint import Checkpoint, load_checkpoint
+from pretrain.checkpoint.folder import Checkpoint, load_checkpoint
+from pretrain.checkpoint.integrity import weights_sha256
 from pretrain.config import DataSettings
-from pretrain.integrity import weights_sha256
 from pretrain.model.bert_init import bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
 from pretrain.objectives import OBJECTIVES

@@ -28,7 +28,7 @@ from finetune.training.classifier import Classifier
 from finetune.training.fit import Examples, Fit, fit
 from finetune.training.refit import CasesChoice, choose_and_refit
 from finetune.training.state import TrainingState
-from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.folder import Checkpoint
 from pretrain.data.example import Example, collate
 from pretrain.model.batch import Batch
 from pretrain.model.bert_init import bert_sha256

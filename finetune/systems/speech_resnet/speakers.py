@@ -37,8 +37,8 @@ from finetune.systems.speech_resnet.trunk import (
 )
 from finetune.systems.speech_resnet.voices import Voices, read_voices
 from finetune.training.sampling import balanced_batches
+from pretrain.checkpoint.integrity import WEIGHTS, CheckpointError
 from pretrain.engine.state import read_state, write_state
-from pretrain.integrity import WEIGHTS, CheckpointError
 from pretrain.optim import build_adamw, learning_rate
 from pretrain.output import held_output
 from pretrain.runtime import LaunchError, Runtime, git_commit

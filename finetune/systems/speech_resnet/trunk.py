@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from data_pipeline.files.atomic import atomic_file, sync_folder
 from data_pipeline.schema import Passport, passport_from_json
 from finetune.systems.speech_resnet.network import SpeechResNet
-from pretrain.checkpoint import find_checkpoint, read_latest
-from pretrain.integrity import (
+from pretrain.checkpoint.folder import find_checkpoint, read_latest
+from pretrain.checkpoint.integrity import (
     WEIGHTS,
     CheckpointError,
     check_whole,

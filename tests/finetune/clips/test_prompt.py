@@ -10,7 +10,7 @@ from finetune.clips.prompt import Prompt, PromptError, Verbalizer
 from finetune.clips.reader import ClipReader, modality_cases
 from finetune.heads.prompt import PromptHead
 from finetune.training.classifier import Classifier
-from pretrain.checkpoint import load_checkpoint
+from pretrain.checkpoint.folder import load_checkpoint
 from pretrain.data.example import Limits, collate
 
 from ..conftest import EMOTIONS, VOCABULARY, make_clips

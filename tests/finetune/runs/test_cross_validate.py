@@ -26,7 +26,7 @@ from finetune.report import ReportError, finetune_report
 from finetune.report.missing_modalities import as_markdown
 from finetune.run import main
 from finetune.runs.results import ResultsRow, read_all_rows, read_recipes, read_rows, run_folder
-from pretrain.checkpoint import load_checkpoint, save_checkpoint
+from pretrain.checkpoint.folder import load_checkpoint, save_checkpoint
 from pretrain.config import DataSettings, PretrainConfig
 from pretrain.data.manifests import read_manifests
 from pretrain.data.seen import SeenClips

@@ -18,7 +18,7 @@ from finetune.runs.results import read_rows
 from finetune.systems.speech_resnet.__main__ import main as speech_resnet
 from finetune.timeline.config import PredictConfig, extraction_config
 from finetune.timeline.recognition import of_silence
-from pretrain.checkpoint import find_checkpoint
+from pretrain.checkpoint.folder import find_checkpoint
 
 from .conftest import LABELS, SPEC, make_voices, stream_of
 from .test_speech_resnet_speakers import pretrain

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from finetune.systems.speech_resnet import speakers
 from finetune.systems.speech_resnet.__main__ import main
 from finetune.systems.speech_resnet.trunk import Trunk
-from pretrain.checkpoint import find_checkpoint
+from pretrain.checkpoint.folder import find_checkpoint
 
 from .conftest import SPEC, make_voices
 

@@ -18,7 +18,7 @@ from finetune.metrics import score
 from finetune.training.classifier import Classifier
 from finetune.training.fit import Examples, FitError, fit
 from finetune.training.sampling import balanced_batches, shuffled_batches
-from pretrain.checkpoint import load_checkpoint
+from pretrain.checkpoint.folder import load_checkpoint
 from pretrain.data.example import Limits, collate
 
 from ..conftest import EMOTIONS, make_clips

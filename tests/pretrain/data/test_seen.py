@@ -8,9 +8,9 @@ import toys
 
 from data_pipeline.schema import ClipSample, Stream
 from data_pipeline.shards import features_digest, write_shard
+from pretrain.checkpoint.integrity import CheckpointError
 from pretrain.data.manifests import ShardRecord, read_manifests
 from pretrain.data.seen import SeenClips
-from pretrain.integrity import CheckpointError
 
 PASSPORT = toys.passport(speech_width=4)
 

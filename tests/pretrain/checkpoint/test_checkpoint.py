@@ -18,18 +18,16 @@ from transformers import AutoTokenizer
 from data_pipeline.config import load_config
 from data_pipeline.files.weights import sha256_of
 from pretrain.build import build_model
-from pretrain.checkpoint import (
-    CheckpointError,
-    CheckpointStore,
-    Progress,
+from pretrain.checkpoint.folder import (
     find_checkpoint,
     load_checkpoint,
     read_latest,
     save_checkpoint,
 )
+from pretrain.checkpoint.integrity import CheckpointError, weights_sha256, write_digests
+from pretrain.checkpoint.store import CheckpointStore, Progress
 from pretrain.config import PretrainConfig
 from pretrain.engine.torch_engine import TorchEngine
-from pretrain.integrity import weights_sha256, write_digests
 from pretrain.model.memobert import MEmoBert
 from pretrain.optim import build_adamw
 from pretrain.runtime import RuntimeSettings, start
@@ -96,7 +94,7 @@ def test_a_folder_that_transformers_users_know(tmp_path, model, bert_tokenizer, 
 
 def test_where_deepspeed_is_not_installed_torchs_engine_saves_as_well(save, monkeypatch):
     installed = {"torch", "transformers"}
-    monkeypatch.setattr("pretrain.checkpoint.find_spec", lambda name: name in installed)
+    monkeypatch.setattr("pretrain.checkpoint.folder.find_spec", lambda name: name in installed)
     provenance = json.loads((save(3) / "provenance.json").read_text())
     assert provenance["versions"].keys() == installed
 
@@ -150,7 +148,7 @@ def test_a_half_written_checkpoint_is_never_loaded(store, save, engine, monkeypa
         raise KeyboardInterrupt
 
     for name in ("_sync_tree", "save_checkpoint"):  # after the files, before the files
-        monkeypatch.setattr(f"pretrain.checkpoint.{name}", killed)
+        monkeypatch.setattr(f"pretrain.checkpoint.store.{name}", killed)
         with pytest.raises(KeyboardInterrupt):
             save(6)
         assert read_latest(store.root) == whole
@@ -167,7 +165,7 @@ def test_killed_between_rename_and_latest_the_one_before_is_in_force(store, save
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pretrain.checkpoint.atomic_file", killed)
+    monkeypatch.setattr("pretrain.checkpoint.store.atomic_file", killed)
     with pytest.raises(KeyboardInterrupt):
         save(6)
     monkeypatch.undo()
@@ -388,7 +386,7 @@ def test_a_disk_that_is_full_just_at_latest_keeps_the_one_before_in_force(
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("pretrain.checkpoint.atomic_file", full)
+    monkeypatch.setattr("pretrain.checkpoint.store.atomic_file", full)
     with pytest.raises(CheckpointError, match="No space left.*goes on from step-000003, which is"):
         save(6)
     monkeypatch.undo()

@@ -9,8 +9,9 @@ import toys
 from huggingface_hub import ModelCard
 
 from data_pipeline.shards import list_shards, read_shard
-from pretrain.card import held_out_losses
-from pretrain.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
+from pretrain.checkpoint.card import held_out_losses
+from pretrain.checkpoint.folder import find_checkpoint, load_checkpoint
+from pretrain.checkpoint.integrity import CheckpointError
 from pretrain.cli import main
 from pretrain.data.example import Limits, collate, make_example
 from pretrain.data.masking import MaskingSettings
