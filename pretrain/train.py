@@ -28,13 +28,13 @@ from pretrain.checkpoint.store import CheckpointStore, Progress
 from pretrain.config import PretrainConfig
 from pretrain.data.loader import Loader, StepData
 from pretrain.data.masking import DROP_REASONS
-from pretrain.data.passed_over import PassedOver
 from pretrain.divergence import Watch
 from pretrain.engine.protocol import Engine
 from pretrain.interrupt import asked_to_stop
 from pretrain.model.batch import AnyBatch
 from pretrain.monitoring.meter import AMOUNTS, Meter
 from pretrain.monitoring.metrics import Metrics, describe, objectives_line, words_line
+from pretrain.monitoring.passed_over import PassedOver
 from pretrain.monitoring.validation import Answers, Validation
 from pretrain.objectives import OBJECTIVES, squared_error
 from pretrain.optim import learning_rate
