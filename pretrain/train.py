@@ -49,7 +49,9 @@ nothing."""
 class Training:
     """A run whose parts are built, and how far it is.
 
-    last_step = Training(config=config, runtime=runtime, ...).run()
+        last_step = Training(config=config, runtime=runtime, ...).run()
+
+    pretrain.run builds them.
     """
 
     config: PretrainConfig
