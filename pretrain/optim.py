@@ -1,7 +1,7 @@
 """AdamW, which parameters it decays, and the learning rate over the steps.
 
-torch's own AdamW, its fused kernel on GPUs, under DeepSpeed too: DeepSpeed's fused one does not
-resume exactly.
+torch's own AdamW, its fused kernel, under DeepSpeed too: DeepSpeed's fused one does not resume
+exactly. On a CPU too, where it is several times faster than a kernel for every operation.
 """
 
 from typing import Any
@@ -36,10 +36,9 @@ def build_adamw(
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-6,
 ) -> torch.optim.AdamW:
-    """The reference's AdamW, with bias correction; on a GPU one kernel updates many weights."""
+    """The reference's AdamW, with bias correction; one kernel updates many weights."""
     groups = parameter_groups(model, weight_decay)
-    fused = groups[0]["params"][0].device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), eps=eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), eps=eps, fused=True)
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, total: int, floor: float = 1e-8) -> float:
