@@ -15,7 +15,7 @@ adds nothing to it, and the shares of the others are not raised: such a step wei
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -68,12 +68,11 @@ class Training:
     passport: Passport
     start: Progress | None
     """What it goes on from; None: from new."""
-    step: int = field(init=False)
-    """Optimizer steps done."""
 
     def __post_init__(self) -> None:
         start, self.shares = self.start, self.config.objectives.shares()
         self.step = start.step if start else 0
+        """Optimizer steps done."""
         self.passed_over = PassedOver(start.drawn, start.dropped) if start else PassedOver()
         self.watch = Watch(self.runtime, lambda: _after_divergence(self.config, self.store))
 
@@ -93,13 +92,13 @@ class Training:
             self.meter.go_on_from(self.start.meter)
         stop = False
         while self.step < steps and not stop:
-            stop, rate = self._learn()
+            stop = self._learn()
             last = self.step == steps
             if last or self.passed_over.drawn >= self.loader.num_clips:  # all were drawn once
                 for line in self.passed_over.untold(self.config.data):
                     self.runtime.log.info(line)
             if last or self.step % every.log_every == 0:
-                self._tell(rate)
+                self._tell()
             self.meter.pause()
             due = last or self.step % every.validate_every == 0
             put_off = due and stop and not last  # whoever asked may not wait for so long
@@ -110,8 +109,8 @@ class Training:
             self.meter.go_on()
         return self.step
 
-    def _learn(self) -> tuple[bool, float]:
-        """One step: whether it is the last, since somebody asked, and its learning rate."""
+    def _learn(self) -> bool:
+        """One step; whether it is the last, since somebody asked."""
         data = self.loader.next_step()
         counts, amounts, dropped, stop = _over_ranks(data, self.runtime)
         passes = self.engine.passes(data.batches, self.shares)
@@ -120,21 +119,23 @@ class Training:
             self.engine.backward(loss, last=number == len(passes))
             self.meter.add_loss(loss, sums)
             self.watch.add_pass(loss, batch.ids)
-        optim = self.config.optim
-        rate = learning_rate(
-            self.step + 1,
-            peak=optim.peak_learning_rate,
-            warmup=optim.warmup_steps,
-            total=optim.steps,
-            floor=optim.floor_learning_rate,
-        )
-        grad_norm = self.engine.step(rate)
+        grad_norm = self.engine.step(self._rate(self.step + 1))
         self.step += 1
         self.watch.add_step(self.step, grad_norm)
         self.meter.add_step(counts, amounts, grad_norm)
         self.passed_over.add(amounts["clips"], dropped)
         self.bar.update()
-        return stop, rate
+        return stop
+
+    def _rate(self, step: int) -> float:
+        optim = self.config.optim
+        return learning_rate(
+            step,
+            peak=optim.peak_learning_rate,
+            warmup=optim.warmup_steps,
+            total=optim.steps,
+            floor=optim.floor_learning_rate,
+        )
 
     def _loss(
         self, batch: AnyBatch, counts: dict[str, int]
@@ -149,10 +150,10 @@ class Training:
         # A step may ask for no word at all (masking.force_word=false): its sum is zero, too.
         return sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums), sums
 
-    def _tell(self, rate: float) -> None:
+    def _tell(self) -> None:
         """The line of the log; waits for the device."""
         self.watch.check()
-        row = {**self.meter.read(), "learning_rate": rate}
+        row = {**self.meter.read(), "learning_rate": self._rate(self.step)}
         if self.metrics is not None:
             self.metrics.write(self.step, "train", row)
             self.runtime.log.info(describe(self.step, row))
