@@ -7,8 +7,8 @@
         streams = decode_streams(fields, passport, sample_id)
 
 What a clip lacks is simply not there. Streams of one clock share the times of the stream that the
-clock is named after; one without a clock is evenly spaced and keeps none. Arrays are npy of version 1,
-little-endian, in C's order: whatever else is found is an error, and nothing is unpickled.
+clock is named after; one without a clock is evenly spaced and keeps none. Arrays are npy of version
+1, little-endian, in C's order: whatever else is found is an error, and nothing is unpickled.
 """
 
 import functools
