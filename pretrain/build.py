@@ -137,11 +137,7 @@ def build_rows(config: PretrainConfig, passport: Passport) -> Rows | None:
             f"data.micro_batch_tokens={data.micro_batch_tokens}, but a clip may have {longest} "
             f"tokens (data.limits, model.max_frame_positions); set it to {longest} or more"
         )
-    return Rows(
-        tokens=data.micro_batch_tokens,
-        clips=data.micro_batch_clips,
-        longest=longest if config.engine.compile else 0,
-    )
+    return Rows(tokens=data.micro_batch_tokens, clips=data.micro_batch_clips)
 
 
 def check_objectives(config: PretrainConfig, passport: Passport) -> None:

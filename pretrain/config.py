@@ -207,8 +207,8 @@ class EngineSettings:
     """Keep of each encoder layer what goes into it alone, and compute the rest again in the
     backward pass: longer passes fit, each for about a third more work. The losses are the same."""
     compile: bool = False
-    """Let torch.compile make one program of an encoder layer. Every forward pass is then filled to
-    data.micro_batch_tokens, so that this happens once."""
+    """Let torch.compile make one program of an encoder layer, at the first step: faster on a GPU
+    (docs/results/gpu.md), slower on a CPU."""
 
     def __post_init__(self) -> None:
         _need(
@@ -260,13 +260,6 @@ class PretrainConfig:
     optim: OptimSettings = field(default_factory=OptimSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     run: RunSettings = field(default_factory=RunSettings)
-
-    def __post_init__(self) -> None:
-        _need(
-            not self.engine.compile or self.data.packing == "rows",
-            "engine.compile=true with data.packing=none: padded passes differ in shape, and each "
-            "would be compiled anew; set data.packing=rows",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

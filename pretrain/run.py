@@ -265,7 +265,7 @@ def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Eng
     a_pass = f"{data.micro_batch_clips} clips, padded"
     if data.packing == "rows":
         a_pass = f"{data.micro_batch_clips} clips and {data.micro_batch_tokens} tokens, joined"
-        a_pass += ", filled to that length and compiled" if config.engine.compile else ""
+        a_pass += ", compiled" if config.engine.compile else ""
     kind = config.engine.kind
     zero = f" at ZeRO stage {config.engine.zero_stage}" if kind == "deepspeed" else ""
     runtime.log.info(

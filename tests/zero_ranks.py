@@ -20,7 +20,7 @@ from pretrain.config import EngineSettings, ModelSettings
 from pretrain.data.collate import Example, collate
 from pretrain.data.example import Limits, make_example
 from pretrain.data.masking import MaskingSettings, random_generator
-from pretrain.data.packing import Rows, join
+from pretrain.data.packing import join
 from pretrain.engine import deepspeed_engine
 from pretrain.engine.build import build_engine
 from pretrain.engine.protocol import Engine
@@ -49,7 +49,6 @@ def cases() -> dict[str, dict[str, Any]]:
             found[f"{stage}-{precision}"] = {"stage": stage, "precision": precision}
     found |= {f"{s}-padded": {"stage": s, "layout": "padded"} for s in (2, 3)}
     found |= {f"{s}-overlap": {"stage": s, "overlap": True} for s in (1, 2, 3)}
-    found["3-filled"] = {"stage": 3, "layout": "filled"}
     found["3-small-whole"] = {"stage": 3, "split_all": False}
     for recompute in (False, True):
         found[f"3-dropout-{recompute}"] = {"stage": 3, "dropout": 0.1, "recompute": recompute}
@@ -73,8 +72,7 @@ def examples(rank: int) -> list[list[Example]]:
 def batches(passes: list[list[Example]], layout: str = "joined") -> list[AnyBatch]:
     if layout == "padded":
         return [collate(one) for one in passes]
-    rows = Rows(tokens=256, clips=4, longest=128) if layout == "filled" else None
-    return [join(one, rows) for one in passes]
+    return [join(one) for one in passes]
 
 
 def toy_engine(

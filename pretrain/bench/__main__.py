@@ -31,9 +31,9 @@ from pretrain.bench.ways import ROW_TOKENS
 PARTS = ("clips", "products", "growth", "host", "waiting", "start", "all")
 CAPS = {"capped": CAPPED, "whole": WHOLE}
 
-
-GPU_CLIPS, GPU_ROW_TOKENS = 320, 12_288
-"""Clips of a step, half the reference's, and positions of a pass."""
+GPU_CLIPS, GPU_ROW_TOKENS = 640, 65_536
+"""The reference's step, in one pass: the host that starts the kernels is what shorter ones wait
+for."""
 
 
 class BenchError(UserError):

@@ -1,6 +1,6 @@
 """On a GPU: tokens a second, share of the peak and memory, by model size and batching.
 
-A step is forward and backward of 320 clips and one update, under bf16 autocast, from batches that
+A step is forward and backward of some clips and one update, under bf16 autocast, from batches that
 are on the device. The peak is the card's dense bf16 one. Real positions alone count, in tokens and
 in arithmetic, which is that of the encoder (pretrain.monitoring.flops).
 """
@@ -26,20 +26,19 @@ from pretrain.optim import build_adamw
 def ladder(
     size: Size, caps: Caps, num_clips: int, row_tokens: int, repeats: int, device: torch.device
 ) -> Iterator[Row]:
-    """Padded, packed, and packed into rows of one length, eager and compiled.
+    """Padded and packed, eager and compiled.
 
     A padded batch has as many clips as fit `row_tokens` with the longest. What fails, such as for
     want of memory, is a row that says so.
     """
     clips = make_clips(draw_lengths(caps, num_clips, seed=2), seed=3)
     longest = max(map(length_of, clips))
-    bound = min(caps.pieces + 2 + caps.faces + caps.states, row_tokens)
-    fixed = Rows(tokens=row_tokens, clips=row_tokens // 8, longest=bound)
+    batches, rows = padded(row_tokens // longest), Rows(tokens=row_tokens, clips=num_clips)
     kinds = [
-        Way(name="padded", batches=padded(row_tokens // longest)),
-        Way(name="packed", batches=Rows(tokens=row_tokens, clips=num_clips)),
-        Way(name="packed, filled", batches=fixed),
-        Way(name="packed, filled, compiled", batches=fixed),
+        Way(name="padded", batches=batches),
+        Way(name="padded, compiled", batches=batches),
+        Way(name="packed", batches=rows),
+        Way(name="packed, compiled", batches=rows),
     ]
     for way in kinds:
         about = {"part": f"{device.type}, bf16", "setting": f"{size.name}, {caps.name}"}
@@ -57,6 +56,7 @@ def _measure(
     batches = [batch.to(device) for batch in way.batches(clips)]
     model = build(size).to(device)
     if way.name.endswith("compiled"):
+        torch._dynamo.reset()  # which gives up on a layer after some models
         model.encoder.compile_layers()
     optimizer = build_adamw(model, weight_decay=0.01)
 

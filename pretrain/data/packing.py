@@ -32,22 +32,13 @@ class Rows:
     """Most positions of one batch."""
     clips: int
     """Most clips of one batch."""
-    longest: int = 0
-    """Of batches of fixed length: positions of the longest clip there can be. 0: each batch is as
-    long as its clips are together."""
 
     def __call__(self, examples: Sequence[Example]) -> list[JoinedBatch]:
-        return [join(row, self) for row in self.cut(examples)]
+        return [join(row) for row in self.cut(examples)]
 
     def cut(self, examples: Sequence[Example]) -> list[list[Example]]:
         """The clips of each batch."""
-        lengths = [length_of(e) for e in examples]
-        if self.longest and max(lengths) > self.longest:
-            raise PackingError(
-                f"a clip of {max(lengths)} positions, but compiled for at most {self.longest}; set "
-                "data.limits of its streams, or engine.compile=false"
-            )
-        rows = first_fit(lengths, self.tokens, self.clips)
+        rows = first_fit([length_of(e) for e in examples], self.tokens, self.clips)
         return [[examples[at] for at in row] for row in rows]
 
 
@@ -82,8 +73,8 @@ def first_fit(lengths: Sequence[int], budget: int, most: int) -> list[list[int]]
     return rows
 
 
-def join(examples: Sequence[Example], rows: Rows | None = None) -> JoinedBatch:
-    """The clips one after another; filled to a fixed length where `rows` says so."""
+def join(examples: Sequence[Example]) -> JoinedBatch:
+    """The clips one after another."""
     streams = list(dict.fromkeys(name for e in examples for name in e.frames))
     lengths_NK = np.array(
         [
@@ -97,10 +88,7 @@ def join(examples: Sequence[Example], rows: Rows | None = None) -> JoinedBatch:
     per_part_K = lengths_NK.sum(0)
     rows_NK = np.cumsum(lengths_NK, 0) - lengths_NK + np.cumsum(per_part_K) - per_part_K
     total = int(lengths_N.sum())
-    fill = rows.tokens - total if rows and rows.longest else 0
-    parts = lengths_NK.ravel()
-    row_P = np.zeros(total + fill, dtype=np.int64)
-    row_P[:total] = np.arange(total) + np.repeat(rows_NK.ravel() - begins_NK.ravel(), parts)
+    row_P = np.arange(total) + np.repeat((rows_NK - begins_NK).ravel(), lengths_NK.ravel())
     targets = _targets(examples, begins_NK, streams)
     return JoinedBatch(
         ids=[e.id for e in examples],
@@ -109,27 +97,18 @@ def join(examples: Sequence[Example], rows: Rows | None = None) -> JoinedBatch:
         longest_text=int(lengths_NK[:, 0].max()),
         frames={s: _join_frames(s, examples, lengths_NK[:, 1 + k]) for k, s in enumerate(streams)},
         row_P=torch.from_numpy(row_P),
-        segments=_segments(lengths_N.tolist(), fill, rows),
+        segments=_segments(lengths_N),
         targets=targets,
         counts={name: t.values.numel() for name, t in targets.items()},
         num_tokens=total,
     )
 
 
-def _segments(lengths: list[int], fill: int, rows: Rows | None) -> Segments:
-    """Of the clips, and of what fills the batch, which attends to itself in pieces no longer than a
-    clip may be."""
-    fixed = rows is not None and rows.longest > 0
-    longest = rows.longest if fixed else max(lengths)
-    lengths = [*lengths, *(min(longest, fill - at) for at in range(0, fill, longest))]
-    ends = np.cumsum([0, *lengths])
-    if fixed:
-        number = 1 + rows.clips + -(-rows.tokens // longest)
-        ends = np.pad(ends, (0, number - len(ends)), mode="edge")
+def _segments(lengths_N: np.ndarray) -> Segments:
     return Segments(
-        lengths=tuple(lengths),
-        ends_E=torch.from_numpy(ends.astype(np.int32)),
-        longest=longest,
+        lengths=tuple(lengths_N.tolist()),
+        ends_E=torch.from_numpy(np.cumsum([0, *lengths_N]).astype(np.int32)),
+        longest=int(lengths_N.max()),
     )
 
 

@@ -1,7 +1,6 @@
 """What the model reads: a batch of clips, padded to one shape or joined end to end.
 
-Both hold the same clips and ask the same; a joined batch has no position that is not a clip's, but
-those that fill it to a fixed length.
+Both hold the same clips and ask the same; a joined batch has no position that is not a clip's.
 
 Shapes: N clips, T word pieces with [CLS] and [SEP], F rows of a stream, C their width, M target
 positions of an objective in the whole batch. Joined: R word pieces, or rows of a stream, of all
@@ -121,12 +120,11 @@ class Segments:
     """Where the clips lie among the joined positions."""
 
     lengths: tuple[int, ...]
-    """Of each clip, then of the pieces of what fills the batch; together they are P."""
+    """Of each clip; together they are P."""
     ends_E: torch.Tensor
-    """int32: 0 and the end of each of them (`cu_seqlens`); the last one again, up to a fixed
-    number."""
+    """int32: 0 and the end of each of them (`cu_seqlens`)."""
     longest: int
-    """None is longer. Of batches of fixed length it is the same number for all."""
+    """Of `lengths`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +139,7 @@ class JoinedBatch(_OnDevices):
     frames: dict[str, JoinedFrames]
     row_P: torch.Tensor
     """int64: of each position, its place among the R of the text, then of the streams in the order
-    of `frames`. What fills the batch repeats the first."""
+    of `frames`."""
     segments: Segments
     targets: dict[str, Targets]
     counts: dict[str, int]
@@ -150,7 +148,7 @@ class JoinedBatch(_OnDevices):
 
     @property
     def num_positions(self) -> int:
-        """Those that are computed, what fills the batch too."""
+        """Those that are computed: its clips' own."""
         return len(self.row_P)
 
 

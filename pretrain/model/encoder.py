@@ -74,14 +74,14 @@ class Encoder(nn.Module):
         )
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """Let torch.compile make a program of a layer, one for all of them, at the first batch.
+        """Let torch.compile make a program of a layer, one for all of them and for all lengths, at
+        the first batch.
 
-        Of the last layer it is the attention alone: behind it are the positions that are asked for,
-        whose number differs from batch to batch.
+        Of the last layer it is the attention alone: behind it are the positions that are asked for.
         """
         *lower, last = self.layer
         for module in (*lower, last.attention.self):
-            module.compile(backend=backend)
+            module.compile(backend=backend, dynamic=True)
 
     def forward(
         self,

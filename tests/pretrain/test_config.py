@@ -120,8 +120,3 @@ def test_an_objective_with_weight_zero_is_off():
     config = load_config(PretrainConfig, None, [f"objectives.weights={weights}"])
     assert list(config.objectives.shares()) == ["span_mvfr", "span_mvfc_kl", "span_mafr"]
     assert sum(config.objectives.shares().values()) == pytest.approx(1)
-
-
-def test_compiled_passes_are_joined_ones():
-    with pytest.raises(ConfigError, match="set data.packing=rows"):
-        load_config(PretrainConfig, None, ["engine.compile=true", "data.packing=none"])

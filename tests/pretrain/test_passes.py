@@ -26,7 +26,7 @@ def model() -> MEmoBert:
     return build_model(ModelSettings(**text, **sizes), toys.passport())[0]
 
 
-@pytest.fixture(params=["joined", "padded", "filled"])
+@pytest.fixture(params=["joined", "padded"])
 def dealt(request) -> list[list[AnyBatch]]:
     """Two ranks' batches: three without a face, and one of faces alone."""
     return [zero_ranks.batches(zero_ranks.examples(rank), request.param) for rank in (0, 1)]

@@ -8,12 +8,12 @@ from pretrain.data.collate import Example, collate
 from pretrain.data.example import Limits
 from pretrain.data.loader import Loader
 from pretrain.data.masking import MaskingSettings
-from pretrain.data.packing import PackingError, Rows, first_fit, join, length_of
+from pretrain.data.packing import PackingError, Rows, first_fit, join
+from pretrain.model.attention import JOINED_KERNELS
 from pretrain.objectives import OBJECTIVES
 
 from ..test_model import clip, losses, toy
 
-FIXED = Rows(tokens=512, clips=16, longest=128)
 FULL = [clip(name, 5 + i, 20 + 3 * i, 30 - i, name=name) for i, name in enumerate(OBJECTIVES)]
 TEXTS = [clip("wwmlm", 5 + i, 0, 0, name=f"text {i}") for i in range(3)]
 WITHOUT = {
@@ -40,14 +40,13 @@ def gradients(model, batch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Te
     return {name: mean.detach() for name, mean in means.items()}, grads
 
 
-@pytest.mark.parametrize("rows", [None, FIXED], ids=["as long as its clips", "of fixed length"])
 @pytest.mark.parametrize("examples", WITHOUT.values(), ids=[f"without {name}" for name in WITHOUT])
 @pytest.mark.parametrize(
     "changes", [{}, {"positions": "seconds", "centered": ["speech", "face"]}], ids=["", "seconds"]
 )
-def test_joined_clips_lose_and_learn_as_padded_ones(examples, rows, changes):
+def test_joined_clips_lose_and_learn_as_padded_ones(examples, changes):
     model = toy(**changes)
-    padded, joined = collate(examples), join(examples, rows)
+    padded, joined = collate(examples), join(examples)
     assert (joined.counts, joined.num_tokens) == (padded.counts, padded.num_tokens)
     (found, grads), (expected, wanted) = gradients(model, joined), gradients(model, padded)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -85,15 +84,15 @@ def test_no_number_of_one_clip_reaches_another():
 def test_positions_by_hand():
     """Two clips of [text | speech | face] and of [text | face]."""
     first, second = clip("span_mafr", 3, 1, 2), clip("wwmlm", 4, 2, 0)
-    batch = join([first, second], Rows(tokens=16, clips=3, longest=6))
+    batch = join([first, second])
     assert list(batch.frames) == ["face", "speech"]
     # Rows: text 0-2 and 3-6, face 7 and 8-9, speech 10-11.
-    assert batch.row_P.tolist() == [0, 1, 2, 7, 10, 11, 3, 4, 5, 6, 8, 9, 0, 0, 0, 0]
+    assert batch.row_P.tolist() == [0, 1, 2, 7, 10, 11, 3, 4, 5, 6, 8, 9]
     assert batch.text_index_R.tolist() == [0, 1, 2, 0, 1, 2, 3]
     assert batch.frames["face"].index_R.tolist() == [0, 0, 1]
     assert batch.frames["face"].clip_R.tolist() == [0, 1, 1]
-    assert batch.segments.lengths == (6, 6, 4)
-    assert batch.segments.ends_E.tolist() == [0, 6, 12, 16, 16, 16, 16]
+    assert batch.segments.lengths == (6, 6) and batch.segments.longest == 6
+    assert batch.segments.ends_E.tolist() == [0, 6, 12]
     assert batch.targets["span_mafr"].index_M.tolist() == (4 + first.target_at_M).tolist()
     assert batch.targets["wwmlm"].index_M.tolist() == [7, 8]
 
@@ -107,19 +106,6 @@ def test_first_fit_by_hand():
 def test_a_clip_too_long_is_told_with_the_setting():
     with pytest.raises(PackingError, match="data.micro_batch_tokens=130; set it to 131 or more"):
         first_fit([9, 131], 130, 8)
-    with pytest.raises(PackingError, match="55 positions, but .* at most 50"):
-        Rows(tokens=100, clips=8, longest=50)(FULL[:1])
-
-
-def test_rows_of_fixed_length_have_one_shape():
-    rng = np.random.default_rng(0)
-    examples = [clip("wwmlm", *map(int, rng.integers(3, 40, size=3))) for _ in range(40)]
-    batches = FIXED(examples)
-    assert len(batches) > 2
-    assert {len(b.row_P) for b in batches} == {512}
-    assert {(len(b.segments.ends_E), b.segments.longest) for b in batches} == {(21, 128)}
-    assert sum(b.num_tokens for b in batches) == sum(map(length_of, examples))
-    assert [max(b.segments.lengths) <= 128 for b in batches] == [True] * len(batches)
 
 
 def asked(batches) -> dict[str, list[float]]:
@@ -163,33 +149,44 @@ def test_a_step_is_of_the_same_clips_and_masks_however_it_is_cut(toy_index, bert
     assert padded.state_dict()["places_L2"].tolist() == joined.state_dict()["places_L2"].tolist()
 
 
-def test_compiled_rows_are_one_program():
-    """However many targets there are, and of whatever objectives."""
+def in_one_program(query_PAD, key_PAD, value_PAD, segments, p):
+    """What torch.compile sees of flash attention, which is a GPU's alone: ends and the longest."""
+    ends_E, longest = segments.ends_E, segments.longest
+    scale = ends_E.sum() + longest
+    return (query_PAD + key_PAD + value_PAD) / scale
+
+
+@pytest.mark.parametrize("layout", ["joined", "padded"])
+@pytest.mark.parametrize("kernel", ["clipwise", "a GPU's"])
+def test_compiled_layers_are_one_program_whatever_the_shape(layout, kernel, monkeypatch):
+    """However many clips, positions and targets there are, and of whatever objectives."""
+    if kernel != "clipwise":
+        monkeypatch.setitem(JOINED_KERNELS, "clipwise", in_one_program)
     torch._dynamo.reset()
     model = toy(dropout=0.1).train()
     model.encoder.compile_layers(backend="eager")
     rng = np.random.default_rng(0)
-    rows = Rows(tokens=256, clips=16, longest=128)
+    rows = Rows(tokens=256, clips=16)
 
     def step() -> None:
         names = rng.permutation(list(OBJECTIVES))[: rng.integers(1, 5)]
-        sizes = rng.integers(8, 40, size=(12, 3))
+        sizes = rng.integers(3, 40, size=(rng.integers(3, 12), 3))
         examples: list[Example] = [clip(str(rng.choice(names)), *map(int, s)) for s in sizes]
-        for batch in rows(examples):
+        for batch in rows(examples) if layout == "joined" else [collate(examples)]:
             sum(total for total, _ in losses(model, batch).values()).backward()
 
     step()
     step()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for _ in range(4):
+        for _ in range(6):
             step()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs > 0
 
 
-def test_a_compiled_model_has_the_same_losses():
+@pytest.mark.parametrize("batch", [join(FULL), collate(FULL)], ids=["joined", "padded"])
+def test_a_compiled_model_has_the_same_losses(batch):
     torch._dynamo.reset()
     plain, compiled = toy(), toy()
     compiled.encoder.compile_layers(backend="eager")
-    batch = join(FULL, FIXED)
     torch.testing.assert_close(gradients(compiled, batch), gradients(plain, batch))
