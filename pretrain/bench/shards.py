@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 from transformers import BertTokenizerFast, PreTrainedTokenizerBase
 
 from data_pipeline.schema import ClipSample, FeatureSpec, Passport, Stream, clip_id
@@ -58,13 +59,13 @@ def _sample(
     face_seconds_F = (np.arange(faces) / RATES_HZ["face"]).astype(np.float32)
     state_seconds_F = (np.arange(states) / RATES_HZ["speech"]).astype(np.float32)
     seconds = {"face": face_seconds_F, "face_probs": face_seconds_F, "speech": state_seconds_F}
+    values = {
+        name: rng.standard_normal((len(seconds_F), WIDTH_OF[name]), dtype=np.float32)
+        for name, seconds_F in seconds.items()
+    }
+    values["face_probs"] = softmax(values["face_probs"], axis=1)
     streams = {
-        name: Stream(
-            values_ND=rng.standard_normal(
-                (len(seconds_F), WIDTH_OF[name]), dtype=np.float32
-            ).astype(np.float16),
-            seconds_N=seconds_F,
-        )
+        name: Stream(values_ND=values[name].astype(np.float16), seconds_N=seconds_F)
         for name, seconds_F in seconds.items()
     }
     return ClipSample(

@@ -141,7 +141,7 @@ class Validation:
     def _batch(self, examples: list[Example]) -> AnyBatch:
         if self.rows is None:
             return collate(examples, self.tokenizer.pad_token_id)
-        return join(examples, self.rows)
+        return join(examples)
 
     def _examples(self, sample: ClipSample) -> Iterator[Example]:
         masking = dataclasses.replace(self.masking, dice=False)
