@@ -57,7 +57,7 @@ def _main(argv: list[str] | None) -> int:
             f"({row.least:.3g} to {row.most:.3g})",
             flush=True,
         )
-    write_csv(options.csv, rows, on)
+        write_csv(options.csv, rows, on)  # all so far, for a job that is ended
     print(f"\n{on}: the median of {options.repeats} repeats, and the least and most.\n")
     print(as_markdown(rows))
     return 0

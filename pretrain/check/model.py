@@ -106,7 +106,7 @@ def packing(place: Place) -> Iterator[Row]:
 
 def memory(place: Place) -> Iterator[Row]:
     """GB of the GPU that a rank of the reference's size takes: a pass of data.micro_batch_tokens
-    and an update, in bf16."""
+    as they are by default, and an update, in bf16."""
     if not place.on_gpu:
         raise Skipped("torch counts the memory of GPUs; memory_gb of metrics.csv has a process's")
     card = torch.cuda.get_device_properties(place.device).total_memory / 1e9

@@ -113,7 +113,7 @@ def waits(place: Place) -> Iterator[Row]:
 
 def finetuning(place: Place) -> Iterator[Row]:
     """A finetuning of the plain twin's checkpoint in bf16 against fp32: its test probabilities."""
-    need("pandas", "scipy", "sklearn", "accelerate", *PACKAGES)
+    need("pandas", "scipy", "sklearn", "accelerate", "datasets", *PACKAGES)
     found, expected = (finetune(place, precision) for precision in ("bf16", "fp32"))
     yield Row.judged(
         "finetuning, bf16 and fp32",

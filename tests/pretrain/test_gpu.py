@@ -148,7 +148,9 @@ def test_flash_attention_keeps_clips_apart(p):
     assert torch.equal(before[same], after[same])
 
 
-def test_a_compiled_model_has_the_losses_of_the_eager_one_and_is_one_program(model, bert_tokenizer):
+def test_a_compiled_model_has_the_losses_of_the_eager_one_and_is_one_program(
+    model, bert_tokenizer, monkeypatch
+):
     """Whatever the number of clips and their lengths."""
     examples = [
         make_example(
@@ -162,6 +164,7 @@ def test_a_compiled_model_has_the_losses_of_the_eager_one_and_is_one_program(mod
         for n in range(8)
     ]
     torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # its processes would stay
     eager, compiled = engine(model, "cuda", "bf16"), engine(model, "cuda", "bf16")
     compiled.model.encoder.compile_layers()
     for turn, some in enumerate((examples, examples[:5], examples[5:], examples[2:4])):
