@@ -122,8 +122,13 @@ def write_shard(
 
 def read_manifest(json_path: str | Path) -> ShardManifest:
     """The manifest at `json_path`. Raises SchemaError, or FileNotFoundError."""
+    return parse_manifest(Path(json_path).read_bytes(), json_path)
+
+
+def parse_manifest(content: bytes, json_path: str | Path) -> ShardManifest:
+    """What was read at `json_path`. Raises SchemaError."""
     try:
-        text = Path(json_path).read_text(encoding="utf-8")
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise ShardError(f"{json_path} is no shard manifest: {error}; {AGAIN}") from error
     return ShardManifest.from_json(text, str(json_path))
@@ -163,7 +168,8 @@ def load_passport(
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
     tars = [tar for folder in folders for tar in list_shards(folder)]
-    found = ((tar, shard_passport(tar, _open_manifest(tar), streams)) for tar in tars)
+    owns = (passport_from_json(_open_manifest(tar).passport) for tar in tars)
+    found = ((tar, with_added(tar, own, streams)) for tar, own in zip(tars, owns, strict=True))
     return agreed_passport(found, folders)
 
 
@@ -186,13 +192,11 @@ def agreed_passport(
     return passport
 
 
-def shard_passport(
-    tar_path: Path, manifest: ShardManifest, streams: Collection[str] | None
-) -> Passport:
-    """Of one shard, whose manifest was read; `streams` as load_passport takes them."""
-    passport = passport_from_json(manifest.passport)
+def with_added(tar_path: Path, own: Passport, streams: Collection[str] | None) -> Passport:
+    """Of one shard, whose `own` passport was read; `streams` as load_passport takes them."""
     if streams is None:
-        return passport
+        return own
+    passport = dict(own)
     for name in streams:
         added = tar_path.with_suffix(f".{name}.tar")
         if name not in passport and added.with_suffix(".json").is_file():

@@ -10,21 +10,24 @@ that is worked out of them, ten million clips are 1 GB at the peak, on the one r
 C: clips of a shard.
 """
 
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from data_pipeline.schema import Passport, ShardManifest
+from data_pipeline.schema import Passport, ShardManifest, passport_from_json
 from data_pipeline.shards import (
     ShardError,
     agreed_passport,
     check_size,
     list_folder,
-    read_manifest,
-    shard_passport,
+    parse_manifest,
+    with_added,
 )
 
 THREADS = 16
@@ -32,6 +35,7 @@ THREADS = 16
 CHUNK = 32
 """Manifests a thread reads at a time: handing over each alone costs as much as parsing it."""
 _NO_STREAM = "0" * 16
+Given, Made = TypeVar("Given"), TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,19 +93,24 @@ def read_manifests(folders: Collection[str], streams: Collection[str] | None = N
     """
     listed = {folder: list_folder(folder) for folder in folders}
     tars = [tar for finished, _ in listed.values() for tar in finished]
-    chunks = [tars[at : at + CHUNK] for at in range(0, len(tars), CHUNK)]
     records: list[ShardRecord] = []
     passports: list[Passport] = []
     pool = ThreadPoolExecutor(THREADS)
     try:
-        for chunk in pool.map(lambda chunk: [_read(tar, streams) for tar in chunk], chunks):
-            for record, passport in chunk:
-                same = bool(passports) and passports[-1] == passport
-                records.append(record)
-                passports.append(passports[-1] if same else passport)  # one object, not 100,000
+        for tar, (content, num_bytes) in zip(tars, _by_chunks(pool, _fetch, tars), strict=True):
+            manifest = _parse(tar, content, num_bytes)
+            records.append(ShardRecord.of(tar, manifest))
+            _append(passports, passport_from_json(manifest.passport))
+        if streams is not None and any(not own.keys() >= set(streams) for own in passports):
+            pairs, owns = list(zip(tars, passports, strict=True)), len(passports)
+            for joined in _by_chunks(pool, lambda pair: with_added(*pair, streams), pairs):
+                _append(passports, joined)
+            del passports[:owns]
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, not all the rest first
     passport = agreed_passport(zip(tars, passports, strict=True), folders)
+    if streams is not None:
+        passport = {name: spec for name, spec in passport.items() if name in streams}
     left = iter(records)
     return Manifests(
         shards={folder: [next(left) for _ in finished] for folder, (finished, _) in listed.items()},
@@ -114,16 +123,49 @@ def read_manifests(folders: Collection[str], streams: Collection[str] | None = N
     )
 
 
-def _read(tar: Path, streams: Collection[str] | None) -> tuple[ShardRecord, Passport]:
+def _append(passports: list[Passport], passport: Passport) -> None:
+    """One object for all that are alike, not 100,000."""
+    passports.append(passports[-1] if passports and passports[-1] == passport else passport)
+
+
+def _by_chunks(
+    pool: ThreadPoolExecutor, work: Callable[[Given], Made], things: Sequence[Given]
+) -> Iterator[Made]:
+    """`work` of each, in order, by threads, which are some chunks ahead and no more."""
+
+    def do(at: int) -> Future[list[Made]]:
+        return pool.submit(lambda: [work(one) for one in things[at : at + CHUNK]])
+
+    places = iter(range(0, len(things), CHUNK))
+    ahead = deque(map(do, itertools.islice(places, 2 * THREADS)))
+    while ahead:
+        done = ahead.popleft().result()
+        ahead.extend(map(do, itertools.islice(places, 1)))
+        yield from done
+
+
+def _fetch(tar: Path) -> tuple[bytes, int]:
+    """A manifest's bytes and the size of its tar, -1 of one that is gone: what a disk is asked for.
+    Threads that parse as well would wait for one another's turn at Python, twice as long."""
+    path = tar.with_suffix(".json")
     try:
-        manifest = read_manifest(tar.with_suffix(".json"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ShardError(
-            f"{tar.with_suffix('.json')} went away after its folder was listed; start again once "
-            f"nothing else writes to {tar.parent} or clears it"
+            f"{path} went away after its folder was listed; start again once nothing else writes "
+            f"to {tar.parent} or clears it"
         ) from None
-    check_size(tar, manifest)  # a copy that broke off; a flipped bit is seen when it is read
-    return ShardRecord.of(tar, manifest), shard_passport(tar, manifest, streams)
+    try:
+        return content, tar.stat().st_size
+    except FileNotFoundError:
+        return content, -1
+
+
+def _parse(tar: Path, content: bytes, num_bytes: int) -> ShardManifest:
+    manifest = parse_manifest(content, tar.with_suffix(".json"))
+    if num_bytes != manifest.num_bytes:
+        check_size(tar, manifest)  # a copy that broke off; a flipped bit is seen when it is read
+    return manifest
 
 
 def _unfinished(folder: str, finished: int, unfinished: int) -> str:

@@ -43,13 +43,9 @@ def test_the_records_are_what_the_manifests_say(folders):
 
 def test_each_manifest_is_read_once_and_each_folder_listed_once(folders, monkeypatch):
     opened, listed = [], []
-    monkeypatch.setattr(
-        "pretrain.data.manifests.read_manifest",
-        lambda path: opened.append(path) or read_manifest(path),
-    )
-    real = os.listdir
+    read, real = Path.read_bytes, os.listdir
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read(path))
     monkeypatch.setattr("os.listdir", lambda path: listed.append(str(path)) or real(path))
-    monkeypatch.setattr("data_pipeline.shards.read_manifest", None)
     read_manifests(folders, {"face", "speech"})
     assert len(opened) == len(set(opened)) == 5
     assert listed == folders
@@ -114,12 +110,14 @@ def edited(text: str, **fields: list) -> str:
 
 
 def test_a_shard_that_goes_away_after_the_listing_is_named(folders, monkeypatch):
+    read = Path.read_bytes
+
     def vanishing(path):
         if path.name == "000002.json":
             path.unlink()
-        return read_manifest(path)
+        return read(path)
 
-    monkeypatch.setattr("pretrain.data.manifests.read_manifest", vanishing)
+    monkeypatch.setattr(Path, "read_bytes", vanishing)
     with pytest.raises(ShardError, match="a/000002.json went away after its folder was listed"):
         read_manifests(folders)
 
