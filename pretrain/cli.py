@@ -45,6 +45,8 @@ def _main(argv: list[str] | None) -> int:
         "      data.shards=[runs/mine] run.output=runs/pretrain optim.steps=200",
     )
     # Torch takes seconds: help, and a slip in the config, are told before.
+    import torch
+
     from pretrain.run import pretrain
     from pretrain.runtime import start
 
@@ -56,6 +58,14 @@ def _main(argv: list[str] | None) -> int:
         raise UserError(
             f"{os_error_text(error, config.run.output)}; run.output must be a folder with room "
             "left. The same command goes on from the last checkpoint"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        data, told = config.data, str(error).partition(". ")[0]
+        raise UserError(
+            f"{told}, in passes of at most {data.micro_batch_clips} clips and "
+            f"{data.micro_batch_tokens} tokens: halve data.micro_batch_tokens (data.packing=none: "
+            "data.micro_batch_clips), or set engine.activation_checkpointing=true; a step keeps "
+            "its clips and its loss. The same command goes on from the last checkpoint"
         ) from error
     return 0 if done else GO_ON_EXIT
 

@@ -386,9 +386,10 @@ def test_metrics_half_written_by_a_killed_run_are_dropped(arguments, tmp_path):
 
 @pytest.mark.slow
 def test_the_reference_takes_a_step_on_a_shrunken_width(arguments, tmp_path):
-    """All of the paper's run but width, depth and length: 640 clips in 4 micro-batches. The last
-    step's rate is the floor, so the first of two must move the weights."""
+    """All of the paper's run but width, depth and length: 640 clips in one pass, not compiled. The
+    last step's rate is the floor, so the first of two must move the weights."""
     length = ("optim.steps=2", "optim.warmup_steps=0", "run.checkpoint_every=1")
+    length += ("engine.compile=false",)
     assert main(arguments(tmp_path, *length, "run.seed=5", config="reference.yaml")) == 0
     assert len(of(tmp_path, "train")) == 2
     trained = load_checkpoint(tmp_path)
@@ -680,6 +681,17 @@ def test_an_output_that_is_read_only_is_told(arguments, tmp_path, capsys, monkey
     monkeypatch.setattr("pathlib.Path.touch", full)  # a user root may write anywhere
     assert main(arguments(tmp_path)) == 2
     assert "No space left on device; give a folder that can" in capsys.readouterr().err
+
+
+def test_a_pass_that_does_not_fit_the_gpu_is_told(arguments, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.88 GiB. GPU 0 has")
+
+    monkeypatch.setattr("pretrain.train.Training._loss", full)
+    assert main(arguments(tmp_path, *SHORT, "data.micro_batch_tokens=700")) == 2
+    told = capsys.readouterr().err
+    assert "pretrain: CUDA out of memory, in passes of at most" in told
+    assert "and 700 tokens: halve data.micro_batch_tokens" in told
 
 
 def test_ranks_other_than_0_tell_their_own_errors_a_little_later(
