@@ -201,6 +201,11 @@ def with_added(tar_path: Path, own: Passport, streams: Collection[str] | None) -
         added = tar_path.with_suffix(f".{name}.tar")
         if name not in passport and added.with_suffix(".json").is_file():
             passport |= passport_from_json(_open_manifest(added).passport)
+    return only(passport, streams)
+
+
+def only(passport: Passport, streams: Collection[str]) -> Passport:
+    """Of these streams, those that it has."""
     return {name: spec for name, spec in passport.items() if name in streams}
 
 

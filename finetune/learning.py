@@ -206,7 +206,7 @@ HEAD = f"""# What the choices of pretraining are worth
 Three pretrainings of each kind, seeds 1 to 3, each of the same number of clips: {STEPS} steps of 32
 on the composed pool (semi-synthetic, see `data_pipeline/corpora/composed.py`), 900 of 32 on GRID's
 one speaker. ± is the deviation over pretrainings; differences are of the same seeds, with Student's
-95 % interval and the paired t-test over these three, which can show large effects alone. The
+95 % interval and the paired t-test over these three, which can show only large effects. The
 signed-rank test of three cannot fall below .25 and is not given."""
 
 

@@ -207,8 +207,8 @@ class EngineSettings:
     """Keep of each encoder layer what goes into it alone, and compute the rest again in the
     backward pass: longer passes fit, each for about a third more work. The losses are the same."""
     compile: bool = False
-    """Let torch.compile make one program of an encoder layer, at the first step: faster on a GPU
-    (docs/results/gpu.md), slower on a CPU."""
+    """Let torch.compile make one program of an encoder layer, at the first step: on a GPU faster at
+    BERT's base size (docs/results/gpu.md), on a CPU slower."""
 
     def __post_init__(self) -> None:
         _need(

@@ -173,7 +173,8 @@ def shards_manifests(config: PretrainConfig) -> Manifests:
 
 def _streams(config: PretrainConfig) -> set[str]:
     """Those whose passport a run asks for."""
-    return {*config.model.streams, *(objective.target for objective in OBJECTIVES.values())}
+    targets = {objective.target for objective in OBJECTIVES.values()} - {"text"}
+    return {*config.model.streams, *targets}
 
 
 def _distinct_folders(data: DataSettings) -> list[str]:
@@ -265,7 +266,7 @@ def _engine(config: PretrainConfig, runtime: Runtime, passport: Passport) -> Eng
     a_pass = f"{data.micro_batch_clips} clips, padded"
     if data.packing == "rows":
         a_pass = f"{data.micro_batch_clips} clips and {data.micro_batch_tokens} tokens, joined"
-        a_pass += ", compiled" if config.engine.compile else ""
+    a_pass += ", compiled" if config.engine.compile else ""
     kind = config.engine.kind
     zero = f" at ZeRO stage {config.engine.zero_stage}" if kind == "deepspeed" else ""
     runtime.log.info(

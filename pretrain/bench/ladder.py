@@ -56,7 +56,7 @@ def _measure(
     batches = [batch.to(device) for batch in way.batches(clips)]
     model = build(size).to(device)
     if way.name.endswith("compiled"):
-        torch._dynamo.reset()  # which gives up on a layer after some models
+        torch._dynamo.reset()  # it stops compiling a function after 8 times
         model.encoder.compile_layers()
     optimizer = build_adamw(model, weight_decay=0.01)
 

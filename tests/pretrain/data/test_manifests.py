@@ -9,7 +9,9 @@ import toys
 
 from data_pipeline.schema import SchemaError
 from data_pipeline.shards import ShardError, list_shards, load_passport, read_manifest, write_shard
-from pretrain.data.manifests import CHUNK, ShardRecord, read_manifests
+from pretrain.config import DataSettings, PretrainConfig
+from pretrain.data.manifests import ShardRecord, read_manifests
+from pretrain.run import shards_manifests
 
 
 @pytest.fixture
@@ -51,8 +53,10 @@ def test_each_manifest_is_read_once_and_each_folder_listed_once(folders, monkeyp
     assert listed == folders
 
 
-def test_more_than_one_chunk_comes_in_order(tmp_path):
-    clips = [toys.sample(f"c{n:03d}", faces=0, states=2) for n in range(CHUNK + 3)]
+def test_more_chunks_than_are_read_ahead_come_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("pretrain.data.manifests.CHUNK", 2)
+    monkeypatch.setattr("pretrain.data.manifests.THREADS", 2)
+    clips = [toys.sample(f"c{n:03d}", faces=0, states=2) for n in range(21)]
     folder = str(toys.write_shards(tmp_path / "s", clips, len(clips)))
     found = read_manifests([folder]).shards[folder]
     assert sum(map(ids, found), []) == [clip.id for clip in clips]
@@ -67,6 +71,27 @@ def test_a_stream_that_was_added_is_in_the_passport_where_it_is_wanted(folders):
         "fbank",
     }
     assert "fbank" not in read_manifests(folders).passport
+
+
+def test_where_each_shard_has_all_that_a_run_asks_for_no_added_one_is_looked_for(
+    folders, monkeypatch
+):
+    monkeypatch.setattr("pretrain.data.manifests.with_added", None)
+    config = PretrainConfig(data=DataSettings(shards=folders))
+    assert shards_manifests(config).passport.keys() == {"face", "face_probs", "speech"}
+
+
+def test_folders_need_to_agree_on_what_is_wanted_alone(folders, tmp_path):
+    face = dataclasses.replace(toys.passport()["face"], weights_sha256="0" * 64)
+    other = toys.passport() | {"face": face}
+    (tmp_path / "c").mkdir()
+    write_shard(tmp_path / "c", 0, [toys.numbered(20)], [], other, {}, "t")
+    three = [*folders, str(tmp_path / "c")]
+    assert read_manifests(three, {"speech"}).passport.keys() == {"speech"}
+    assert read_manifests(three, {"speech", "eeg"}).passport.keys() == {"speech"}
+    for wanted in ({"speech", "face"}, None):
+        with pytest.raises(SchemaError, match="face"):
+            read_manifests(three, wanted)
 
 
 def test_tars_without_a_manifest_are_told(folders):
@@ -119,6 +144,19 @@ def test_a_shard_that_goes_away_after_the_listing_is_named(folders, monkeypatch)
 
     monkeypatch.setattr(Path, "read_bytes", vanishing)
     with pytest.raises(ShardError, match="a/000002.json went away after its folder was listed"):
+        read_manifests(folders)
+
+
+def test_a_tar_that_goes_away_after_the_listing_is_named(folders, monkeypatch):
+    read = Path.read_bytes
+
+    def vanishing(path):
+        if path.name == "000002.json":
+            path.with_suffix(".tar").unlink()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", vanishing)
+    with pytest.raises(ShardError, match="a/000002.tar is gone, its manifest is there"):
         read_manifests(folders)
 
 
