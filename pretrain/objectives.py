@@ -10,7 +10,7 @@ A new objective is one more entry of OBJECTIVES: config, masking, model, log and
 Shapes: M target positions of the batch, V word pieces, C feature width, E expressions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -114,3 +114,8 @@ OBJECTIVES: dict[str, Objective] = {
     objective.name: objective for objective in (WWMLM, SPAN_MVFR, SPAN_MVFC_KL, SPAN_MAFR)
 }
 """Those of MEmoBERT (ICASSP 2022), with its weights and ratios."""
+
+
+def streams_of(frames: Iterable[str], objectives: Iterable[str]) -> set[str]:
+    """The streams of a clip to read: those of `frames`, and what `objectives` ask for."""
+    return {*frames, *(OBJECTIVES[name].target for name in objectives)} - {"text"}

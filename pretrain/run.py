@@ -40,7 +40,7 @@ from pretrain.monitoring.metrics import Metrics
 from pretrain.monitoring.progress import progress_bar
 from pretrain.monitoring.trackers import check_trackers, open_trackers
 from pretrain.monitoring.validation import Validation
-from pretrain.objectives import OBJECTIVES
+from pretrain.objectives import OBJECTIVES, streams_of
 from pretrain.optim import build_adamw
 from pretrain.output import held_output
 from pretrain.runtime import Runtime, seed_rank
@@ -173,8 +173,7 @@ def shards_manifests(config: PretrainConfig) -> Manifests:
 
 def _streams(config: PretrainConfig) -> set[str]:
     """Those whose passport a run asks for."""
-    targets = {objective.target for objective in OBJECTIVES.values()} - {"text"}
-    return {*config.model.streams, *targets}
+    return streams_of(config.model.streams, OBJECTIVES)
 
 
 def _distinct_folders(data: DataSettings) -> list[str]:

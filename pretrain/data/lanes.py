@@ -21,7 +21,7 @@ from pretrain.data.collate import Example
 from pretrain.data.example import Limits, available_objectives, make_example
 from pretrain.data.masking import ClipDropped, MaskingSettings, draw_objective, random_generator
 from pretrain.data.order import ClipOrder
-from pretrain.objectives import OBJECTIVES
+from pretrain.objectives import OBJECTIVES, streams_of
 
 
 class LoaderError(UserError):
@@ -67,7 +67,7 @@ class LaneReader:
         self.weights = weights
         self.mixing = mixing
         self.seed = seed
-        self.streams = {*limits.frames, *(OBJECTIVES[name].target for name in weights)} - {"text"}
+        self.streams = streams_of(limits.frames, weights)
         self.order = ClipOrder(clips.counts_S, seed, keep=2 * len(lanes))  # left and entered
         self.step = 0
         self.places = dict.fromkeys(lanes, (0, 0))

@@ -27,7 +27,7 @@ from pretrain.data.masking import ClipDropped, MaskingSettings, random_generator
 from pretrain.data.packing import Rows, join
 from pretrain.model.batch import AnyBatch
 from pretrain.model.memobert import MEmoBert
-from pretrain.objectives import OBJECTIVES
+from pretrain.objectives import OBJECTIVES, streams_of
 from pretrain.runtime import Runtime
 
 COUNTED = ("loss", "count", "clips", "words", "words_right", "pieces", "pieces_right")
@@ -114,8 +114,7 @@ class Validation:
         self, rank: int, world_size: int
     ) -> Iterator[tuple[tuple[str, ...], list[Example]]]:
         """The examples of each batch, all given the same subset."""
-        targets = {OBJECTIVES[name].target for name in self.objectives}
-        streams = {*self.limits.frames, *targets} - {"text"}
+        streams = streams_of(self.limits.frames, self.objectives)
         waiting: dict[tuple[str, ...], list[Example]] = {subset: [] for subset in self._subsets()}
         number = 0
         for shard in range(len(self.clips)):

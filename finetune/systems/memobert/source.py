@@ -19,7 +19,7 @@ from pretrain.checkpoint.integrity import weights_sha256
 from pretrain.config import DataSettings
 from pretrain.model.bert_init import bert_shape, load_bert
 from pretrain.model.memobert import MEmoBert
-from pretrain.objectives import OBJECTIVES
+from pretrain.objectives import OBJECTIVES, streams_of
 from pretrain.runtime import seed_everything
 
 DEFAULT_STREAMS = ("face", "speech")
@@ -71,8 +71,8 @@ class Source:
     @classmethod
     def _of_bert(cls, bert: str, shards: Sequence[str], modalities: Sequence[Modality]) -> "Source":
         names = [n for n in dict.fromkeys((*DEFAULT_STREAMS, *modalities)) if n != "text"]
-        targets = {o.target for o in OBJECTIVES.values() if o.stream in names} - {"text"}
-        passport = load_passport(shards, {*names, *targets})
+        answered = [name for name, o in OBJECTIVES.items() if o.stream in names]
+        passport = load_passport(shards, streams_of(names, answered))
         shape: dict[str, Any] = bert_shape(bert) | {
             "streams": model_streams(names, passport),
             "objectives": target_widths(names, passport),
