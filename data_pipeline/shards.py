@@ -168,8 +168,10 @@ def load_passport(
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
     tars = [tar for folder in folders for tar in list_shards(folder)]
-    owns = (passport_from_json(_open_manifest(tar).passport) for tar in tars)
-    found = ((tar, with_added(tar, own, streams)) for tar, own in zip(tars, owns, strict=True))
+    found = (
+        (tar, with_added(tar, passport_from_json(_open_manifest(tar).passport), streams))
+        for tar in tars
+    )
     return agreed_passport(found, folders)
 
 

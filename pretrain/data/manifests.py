@@ -104,10 +104,9 @@ def read_manifests(folders: Collection[str], streams: Collection[str] | None = N
             own = passport_from_json(manifest.passport)
             _append(passports, own if streams is None else only(own, streams))
         if streams is not None and any(not own.keys() >= set(streams) for own in passports):
-            pairs, owns = list(zip(tars, passports, strict=True)), len(passports)
+            pairs, passports = list(zip(tars, passports, strict=True)), []
             for joined in _by_chunks(pool, lambda pair: with_added(*pair, streams), pairs):
                 _append(passports, joined)
-            del passports[:owns]
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, not all the rest first
     passport = agreed_passport(zip(tars, passports, strict=True), folders)
