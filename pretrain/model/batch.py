@@ -124,7 +124,7 @@ class Segments:
     ends_E: torch.Tensor
     """int32: 0 and the end of each of them (`cu_seqlens`)."""
     longest: int
-    """Of `lengths`."""
+    """Of `lengths`; kept, since torch.compile would make a program for each that it looks at."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

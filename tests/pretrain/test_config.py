@@ -47,9 +47,9 @@ def test_the_defaults_are_the_reference(root):
     """Only names of folders, how often to log, and what makes a GPU fast differ."""
     c = load_config(PretrainConfig, root / "configs/pretrain/reference.yaml", [])
     default = PretrainConfig()
-    cut = ("shards", "micro_batch_clips", "micro_batch_tokens")
-    same = {name: getattr(default.data, name) for name in cut}
-    assert dataclasses.replace(c.data, **same) == default.data
+    others = ("shards", "micro_batch_clips", "micro_batch_tokens")
+    changes = {name: getattr(default.data, name) for name in others}
+    assert dataclasses.replace(c.data, **changes) == default.data
     assert dataclasses.replace(c.engine, compile=False) == default.engine
     assert (c.model, c.optim) == (default.model, default.optim)
     # Spelled out there; the objectives' own where nothing is said.

@@ -149,11 +149,9 @@ def test_a_step_is_of_the_same_clips_and_masks_however_it_is_cut(toy_index, bert
     assert padded.state_dict()["places_L2"].tolist() == joined.state_dict()["places_L2"].tolist()
 
 
-def in_one_program(query_PAD, key_PAD, value_PAD, segments, p):
-    """What torch.compile sees of flash attention, which is a GPU's alone: ends and the longest."""
-    ends_E, longest = segments.ends_E, segments.longest
-    scale = ends_E.sum() + longest
-    return (query_PAD + key_PAD + value_PAD) / scale
+def with_the_inputs_of_flash_attention(query_PAD, key_PAD, value_PAD, segments, p):
+    """As torch.compile sees that of a GPU: it reads where clips end, and the longest."""
+    return (query_PAD + key_PAD + value_PAD) / (segments.ends_E.sum() + segments.longest)
 
 
 @pytest.mark.parametrize("layout", ["padded", "joined", "joined, as on a GPU"])
@@ -161,7 +159,7 @@ def test_compiled_layers_are_one_program_whatever_the_shape(layout, monkeypatch)
     """However many clips, positions and targets there are, and of whatever objectives: nothing is
     compiled after the first batch."""
     if layout == "joined, as on a GPU":
-        monkeypatch.setitem(JOINED_KERNELS, "clipwise", in_one_program)
+        monkeypatch.setitem(JOINED_KERNELS, "clipwise", with_the_inputs_of_flash_attention)
     torch._dynamo.reset()
     model = toy(dropout=0.1).train()
     model.encoder.compile_layers(backend="eager")
