@@ -26,14 +26,10 @@ from pretrain.bench.models import SIZES
 from pretrain.bench.products import against_mm
 from pretrain.bench.results import Row, as_markdown, hardware, write_csv
 from pretrain.bench.speed import clips_a_second
-from pretrain.bench.ways import ROW_TOKENS
+from pretrain.bench.ways import GPU_CLIPS, GPU_ROW_TOKENS, ROW_TOKENS
 
 PARTS = ("clips", "products", "growth", "host", "waiting", "start", "all")
 CAPS = {"capped": CAPPED, "whole": WHOLE}
-
-GPU_CLIPS, GPU_ROW_TOKENS = 640, 65_536
-"""The reference's step, in one pass: the host that starts the kernels is what shorter ones wait
-for."""
 
 
 class BenchError(UserError):

@@ -27,6 +27,8 @@ BUCKET = 8192
 """Clips that the reference sorts together."""
 ROW_TOKENS = 8192
 """Most positions of a row, as data.micro_batch_tokens has it by default."""
+GPU_CLIPS, GPU_ROW_TOKENS = 640, 65_536
+"""Clips of a step, and most positions of a row, as configs/pretrain/reference.yaml has them."""
 
 
 @dataclass(frozen=True, kw_only=True)

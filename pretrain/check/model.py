@@ -12,7 +12,7 @@ import torch
 from pretrain.bench.clips import make_clips
 from pretrain.bench.lengths import CAPPED, draw_lengths
 from pretrain.bench.models import SIZES, Size, build
-from pretrain.bench.ways import Way, padded
+from pretrain.bench.ways import ROW_TOKENS, Way, padded
 from pretrain.check.table import Place, Row, Skipped, difference
 from pretrain.data.packing import Rows
 from pretrain.objectives import OBJECTIVES
@@ -105,16 +105,17 @@ def packing(place: Place) -> Iterator[Row]:
 
 
 def memory(place: Place) -> Iterator[Row]:
-    """GB of the GPU that a rank of the reference's size takes: a pass of data.micro_batch_tokens
-    as they are by default, and an update, in bf16."""
+    """GB of the GPU that a rank of BERT's base size takes: a pass of the default length, and an
+    update, in bf16."""
     if not place.on_gpu:
         raise Skipped("torch counts the memory of GPUs; memory_gb of metrics.csv has a process's")
     card = torch.cuda.get_device_properties(place.device).total_memory / 1e9
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(place.device)
     clips = make_clips(draw_lengths(CAPPED, 160, seed=2), seed=3)
+    first = Rows(tokens=ROW_TOKENS, clips=len(clips))(clips)[:1]
     try:
-        one_pass(SIZES["base"], Rows(tokens=8192, clips=160)(clips)[:1], place.device)
+        one_pass(SIZES["base"], first, place.device)
     except torch.OutOfMemoryError:
         why = "lower data.micro_batch_tokens; the step, and what it learns, stay the same"
         yield Row(check="memory of a rank, GB", verdict="failed", tolerance=card, why=why)

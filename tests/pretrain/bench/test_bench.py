@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipeline.config import load_config
 from data_pipeline.shards import list_shards, load_passport, read_shard
 from pretrain.bench import __main__ as bench
 from pretrain.bench import host, shards, start
@@ -15,8 +16,8 @@ from pretrain.bench.clips import make_clips, real_share
 from pretrain.bench.ladder import ladder
 from pretrain.bench.lengths import CAPPED, WHOLE, draw_lengths
 from pretrain.bench.models import SIZES, Size, build
-from pretrain.bench.ways import ROW_TOKENS, padded, ways, windows
-from pretrain.config import DataSettings
+from pretrain.bench.ways import GPU_CLIPS, GPU_ROW_TOKENS, ROW_TOKENS, padded, ways, windows
+from pretrain.config import DataSettings, PretrainConfig
 from pretrain.data.packing import length_of
 from pretrain.data.words import word_pieces
 from pretrain.objectives import OBJECTIVES
@@ -60,6 +61,11 @@ def test_every_way_has_the_same_losses_and_gradients(clips):
 
 def test_a_row_is_as_long_as_a_run_has_it_by_default():
     assert DataSettings().micro_batch_tokens == ROW_TOKENS
+
+
+def test_a_step_on_a_gpu_is_the_references(root):
+    data = load_config(PretrainConfig, root / "configs/pretrain/reference.yaml", []).data
+    assert (data.batch_clips, data.micro_batch_tokens) == (GPU_CLIPS, GPU_ROW_TOKENS)
 
 
 def test_windows_of_a_sorted_bucket_are_of_one_length():
